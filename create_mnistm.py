@@ -1,0 +1,116 @@
+"""Builds MNIST-M: every MNIST digit over a random crop of a BSDS500 photograph.
+
+Once run, `model_data/dataset/` holds the two pickles that train_MNIST2MNIST_M.py reads. Both
+sources are taken from where you say, else from model_data/dataset/, else downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from utils.atomic import whole_file
+from utils.bsds500 import find_bsds500
+from utils.embedded import embedded_digits, embedded_photos
+from utils.errors import UserError, run_script
+from utils.figures import save_samples
+from utils.mnist import Digits, find_mnist
+from utils.mnist_m import RULE, blend, to_rgb
+from utils.pickles import pixel_mean, write_pickle
+
+
+@dataclasses.dataclass
+class Arguments:
+    mnist: Path | None = None
+    """An mnist.npz, or a folder of the four IDX files, gzipped or not."""
+    bsds: Path | None = None
+    """BSDS500 as a .tgz, .tar, .zip or unpacked folder."""
+    output_dir: Path = Path("model_data/dataset")
+    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go."""
+    seed: Annotated[int, tyro.conf.arg(metavar="0..2³²-1")] = 42
+    """Of the one generator behind all choices: the same seed gives the same bytes."""
+    embedded: bool = False
+    """Use small data that ships with the packages instead: no download, for trying things out."""
+    unverified: bool = False
+    """Accept digits or photographs that are not the official MNIST and BSDS500."""
+    picture: Path = Path("image/mnist_m.png")
+    """Where the picture of samples goes."""
+
+
+def main() -> None:
+    args = tyro.cli(
+        Arguments,
+        description=__doc__,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"seed: {args.seed} must lie in 0..2³²-1")
+    random = np.random.RandomState(args.seed)
+    if args.embedded:
+        digits, photos = embedded_digits(random), embedded_photos()
+        photos_digest = hashlib.sha256(
+            b"".join(photo.tobytes() for photo in photos)
+        ).hexdigest()
+    else:
+        digits = find_mnist(args.mnist, args.output_dir, args.unverified)
+        bsds = find_bsds500(args.bsds, args.output_dir, args.unverified)
+        photos, photos_digest = bsds.images, bsds.digest
+    mnist, mnist_m = domains(digits, photos, random)
+    provenance = {
+        "seed": args.seed,
+        "rule": RULE,
+        "digits": "scikit-learn digits" if args.embedded else "MNIST",
+        "digits_sha256": digits.digest,
+        "photos": "scikit-image and scikit-learn"
+        if args.embedded
+        else "BSDS500 training",
+        "photos_sha256": photos_digest,
+    }
+    with contextlib.ExitStack() as files:  # all of them appear, or none
+        for name, arrays in (("MNIST/mnist", mnist), ("MNIST_M/mnist_m", mnist_m)):
+            path = args.output_dir / f"{name}_data.pkl"
+            write_pickle(files.enter_context(whole_file(path)), arrays)
+            report(path, arrays)
+        sidecar = files.enter_context(whole_file(args.output_dir / "mnist_m.json"))
+        sidecar.write_text(json.dumps(provenance, indent=2) + "\n")
+        picture = files.enter_context(whole_file(args.picture))
+        save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
+    print(f"samples: {args.picture}\nnext:    python train_MNIST2MNIST_M.py")
+
+
+def domains(
+    digits: Digits, photos: list[np.ndarray], random: np.random.RandomState
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the source and target data sets, ready to be pickled; labels carry over."""
+    labels = {
+        "train_label": digits.train_label.astype(np.int32),
+        "val_label": digits.val_label.astype(np.int32),
+    }
+    mnist = {"train": to_rgb(digits.train), "val": to_rgb(digits.val), **labels}
+    mnist_m = {
+        "train": blend(digits.train, photos, random),
+        "val": blend(digits.val, photos, random),
+        **labels,
+    }
+    return mnist, mnist_m
+
+
+def report(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Prints a data set's shapes and the pixel mean of its training images."""
+    shapes = ", ".join(
+        f"{key} {array.dtype}{list(array.shape)}" for key, array in arrays.items()
+    )
+    mean = ", ".join(f"{value:.2f}" for value in pixel_mean(arrays["train"]))
+    print(f"{path}: {shapes}; pixel mean ({mean})")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,196 @@
+"""Reads the BSDS500 training photographs from an archive or a folder, and proves they are those."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.downloads import download
+from utils.errors import UserError
+
+URLS = (
+    # The official address.
+    "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
+    # The BIDS mirror: the same photographs, packed as a zip under another prefix.
+    "https://github.com/BIDS/BSDS500/archive/refs/heads/master.zip",
+    # The original repository's release.
+    "https://github.com/Daipuwei/DANN-MNIST-tf2/releases/download/master/BSR_bsds500.zip",
+)
+# `Photos.digest` of the official 200 training photographs.
+OFFICIAL_DIGEST = "28dd4917eb4fcf4c271a123a59610423f4a732da14ec6813be4e4cb1713477ee"
+TRAINING_PHOTO = re.compile(r"(?:.*/)?data/images/train/([^/]+\.jpe?g)", re.IGNORECASE)
+MAX_PHOTO_BYTES = (
+    2**22
+)  # the largest of the 200 has 0.1 MB; more is not a BSDS500 photograph
+MAX_PHOTOS = 10_000
+MIN_SIDE = 28
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Colour photographs: each uint8 `[H, W, 3]` RGB in [0, 255], sorted by name."""
+
+    images: list[np.ndarray]
+    digest: str
+
+
+def find_bsds500(
+    path: Path | None, dataset_dir: Path, unverified: bool = False
+) -> Photos:
+    """Reads the BSDS500 training photographs from `path`, else `dataset_dir`, else a download.
+
+    Args:
+        path: a `.tgz`, `.tar` or `.zip` archive or an unpacked folder, whatever prefix stands
+            before `data/images/train/`; None looks further.
+        dataset_dir: where an earlier download lies, or the next one will.
+        unverified: accept photographs that are not the official 200.
+
+    Raises:
+        UserError: nothing to read, a damaged or hostile archive, or not BSDS500.
+    """
+    if path is None:
+        names = ("BSR_bsds500.tgz", "BSR_bsds500.tar", "BSDS500.zip", "BSR", "BSDS500")
+        path = next(
+            (dataset_dir / name for name in names if (dataset_dir / name).exists()),
+            None,
+        )
+    if path is None:
+        # An archive says by its first bytes what it is, so one name serves for every mirror.
+        path = download(URLS, dataset_dir / "BSR_bsds500.tgz", read_official)
+    return read_photos(path) if unverified else read_official(path)
+
+
+def read_official(path: Path) -> Photos:
+    """Reads the photographs and raises `UserError` unless they are the official 200."""
+    photos = read_photos(path)
+    if photos.digest != OFFICIAL_DIGEST:
+        raise UserError(
+            f"{path}: its {len(photos.images)} training photographs are not BSDS500's 200 (content "
+            f"digest {photos.digest[:12]}…); fetch it again, or accept them with --unverified"
+        )
+    return photos
+
+
+def read_photos(path: Path) -> Photos:
+    """Decodes every `data/images/train/*.jpg` of an archive or folder.
+
+    Nothing is unpacked to disk, so a path-traversal name in an archive can harm nothing; it is
+    refused all the same.
+
+    Raises:
+        UserError: no photograph in it, one that does not decode, or a damaged archive.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file or folder; --bsds takes an archive or a folder"
+        )
+    files = {}
+    try:
+        for name, data in training_files(path):
+            files[name] = data
+            if len(files) > MAX_PHOTOS:
+                raise UserError(f"{path}: more than {MAX_PHOTOS} training photographs")
+    except (
+        OSError,
+        EOFError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(
+            f"{path}: damaged or unreadable ({error}); fetch it again"
+        ) from error
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # zip: encrypted, unknown compression
+        raise UserError(
+            f"{path}: cannot be unpacked ({error}); fetch it again"
+        ) from error
+    if not files:
+        raise UserError(f"{path}: no data/images/train/*.jpg in it; is this BSDS500?")
+    digest = hashlib.sha256()
+    images = []
+    for name, data in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
+        images.append(decode_photo(data, f"{path}: {name}"))
+    return Photos(images, digest.hexdigest())
+
+
+def training_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields name and bytes of every training photograph in a folder, tar or zip."""
+    if path.is_dir():
+        for file in path.rglob("*"):
+            match = TRAINING_PHOTO.fullmatch(file.as_posix())
+            if match and file.is_file():
+                yield match[1], checked_size(file.read_bytes(), file.as_posix())
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                match = TRAINING_PHOTO.fullmatch(safe_name(path, entry.filename))
+                if match:
+                    with archive.open(entry) as member:
+                        data = member.read(MAX_PHOTO_BYTES + 1)
+                    yield match[1], checked_size(data, entry.filename)
+    else:
+        with tarfile.open(path) as tar:
+            for info in tar:
+                match = TRAINING_PHOTO.fullmatch(safe_name(path, info.name))
+                member_file = tar.extractfile(info) if match and info.isfile() else None
+                if match and member_file:
+                    yield (
+                        match[1],
+                        checked_size(member_file.read(MAX_PHOTO_BYTES + 1), info.name),
+                    )
+
+
+def safe_name(path: Path, name: str) -> str:
+    """Returns an archive member's name, or raises `UserError` if it points out of the archive."""
+    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+        raise UserError(
+            f"{path}: holds the unsafe name {name!r}; do not trust this archive"
+        )
+    return name
+
+
+def checked_size(data: bytes, name: str) -> bytes:
+    """Returns `data`, or raises `UserError` if it is larger than any photograph may be."""
+    if len(data) > MAX_PHOTO_BYTES:
+        raise UserError(
+            f"{name}: larger than {MAX_PHOTO_BYTES} bytes: not a BSDS500 photograph"
+        )
+    return data
+
+
+def decode_photo(data: bytes, name: str) -> np.ndarray:
+    """Decodes one photograph to uint8 `[H, W, 3]` RGB.
+
+    Raises:
+        UserError: it does not decode, or is smaller than one crop.
+    """
+    try:
+        image = (
+            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            if data
+            else None
+        )
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(
+            f"{name}: does not decode as a picture; fetch the archive again"
+        )
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise UserError(
+            f"{name}: {image.shape[1]}×{image.shape[0]} is smaller than a 28×28 crop"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

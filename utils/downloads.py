@@ -1,0 +1,73 @@
+"""Downloads that are checked, retried, shown, and never left half done under their final name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pooch
+import requests
+
+from utils.errors import UserError
+
+ATTEMPTS = 2  # per address: a server that fails twice in a row is left for the next one
+TIMEOUT = 20.0  # seconds without a byte before an attempt is given up
+
+
+def download(
+    urls: Sequence[str],
+    path: Path,
+    check: Callable[[Path], object],
+    timeout: float = TIMEOUT,
+) -> Path:
+    """Fetches `path` from the first address that delivers a file which passes `check`.
+
+    Args:
+        urls: the addresses, in the order in which they are tried.
+        path: the final name. The file gets it only after `check` has passed.
+        check: raises `UserError` if the file at the path it is given is not the right one.
+        timeout: seconds without a byte before an attempt is given up.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: no address delivered; names each with its reason.
+    """
+    pooch.get_logger().setLevel(logging.WARNING)
+    partial = path.with_name(f".{path.name}.partial")
+    failures = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for url in urls:
+            for _ in range(ATTEMPTS):
+                try:
+                    print(f"downloading {url}", flush=True)
+                    partial.unlink(missing_ok=True)
+                    pooch.retrieve(
+                        url,
+                        known_hash=None,
+                        fname=partial.name,
+                        path=partial.parent,
+                        downloader=pooch.HTTPDownloader(
+                            progressbar=True, timeout=timeout
+                        ),
+                    )
+                    check(partial)
+                    os.replace(partial, path)
+                    return path
+                except (requests.RequestException, ValueError, UserError) as error:
+                    reason = str(error).replace(str(partial), "the download")
+            failures.append(f"{url} ({reason})")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error})"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    raise UserError(
+        f"{path.name}: could not be downloaded; fetch it on a machine with network and name it "
+        f"on the command line, or use --embedded, which needs none. Tried: {'; '.join(failures)}"
+    )

@@ -1,0 +1,144 @@
+"""The data set pickles: written whole, read without trusting them.
+
+A pickle can run any code when it is loaded. The reader here lets it call nothing but the three
+functions that rebuild a NumPy array, and then checks keys, types, shapes and ranges.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+KEYS = ("train", "train_label", "val", "val_label")
+# Protocol 5 keeps arrays as one run of bytes: no copy on the way out or in, Python 3.8 and later.
+PROTOCOL = 5
+REBUILDERS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    *(
+        (f"numpy.{core}.{module}", name)
+        for core in ("core", "_core")
+        for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
+    ),
+    ("_codecs", "encode"),  # how protocols 0 to 2 spell bytes
+}
+REMEDY = "make it again with create_mnistm.py"
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles dictionaries of NumPy arrays; anything else in the file is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in REBUILDERS:
+            raise pickle.UnpicklingError(f"it would call {module}.{name} when loaded")
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+
+
+def write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a data set to exactly `path`; `utils.atomic.whole_file` makes that safe."""
+    with path.open("wb") as file:
+        pickle.dump(
+            {key: np.ascontiguousarray(arrays[key]) for key in KEYS}, file, PROTOCOL
+        )
+
+
+def read_pickle(
+    path: str | Path, image_shape: tuple[int, ...] = (28, 28, 3), num_labels: int = 10
+) -> dict[str, np.ndarray]:
+    """Reads and checks a data set pickle.
+
+    Args:
+        path: the file.
+        image_shape: what each image must measure.
+        num_labels: labels must lie in 0..num_labels-1.
+
+    Returns:
+        `train` and `val`: uint8 `[N, *image_shape]` in [0, 255]; `train_label` and `val_label`:
+        int32 `[N]`.
+
+    Raises:
+        UserError: missing, damaged, hostile, or not of this form; names the file and the remedy.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            arrays = ArrayUnpickler(io.BufferedReader(file)).load()  # type: ignore[arg-type]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; {REMEDY}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; name the pickle in it") from error
+    except (OSError, MemoryError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: refused, {error}; {REMEDY}") from error
+    except Exception as error:  # a damaged pickle raises anything at all
+        raise UserError(
+            f"{path}: damaged ({error or type(error).__name__}); {REMEDY}"
+        ) from error
+    if not isinstance(arrays, dict):
+        raise UserError(
+            f"{path}: holds a {type(arrays).__name__}, not a dictionary; {REMEDY}"
+        )
+    for key in KEYS:
+        check_array(path, key, arrays.get(key), image_shape, num_labels)
+    for split in ("train", "val"):
+        images, labels = len(arrays[split]), len(arrays[f"{split}_label"])
+        if images != labels:
+            raise UserError(
+                f"{path}: {images} {split} images but {labels} labels; {REMEDY}"
+            )
+    return {key: arrays[key] for key in KEYS}
+
+
+def check_array(
+    path: Path, key: str, array: Any, image_shape: tuple[int, ...], num_labels: int
+) -> None:
+    """Raises `UserError` unless `array` is what `key` promises."""
+    if array is None:
+        raise UserError(f"{path}: has no key {key!r}; {REMEDY}")
+    is_label = key.endswith("_label")
+    dtype, shape = (np.int32, ()) if is_label else (np.uint8, image_shape)
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype != dtype
+        or array.shape[1:] != shape
+    ):
+        found = (
+            f"{array.dtype} {list(array.shape)}"
+            if isinstance(array, np.ndarray)
+            else type(array).__name__
+        )
+        wanted = f"{np.dtype(dtype)} {['N', *shape]}".replace("'", "")
+        raise UserError(f"{path}: {key} is {found}, should be {wanted}; {REMEDY}")
+    if array.ndim == 0 or len(array) == 0:
+        raise UserError(f"{path}: {key} is empty; {REMEDY}")
+    if is_label and (array.min() < 0 or array.max() >= num_labels):
+        raise UserError(
+            f"{path}: {key} has values {array.min()}..{array.max()}, "
+            f"should lie in 0..{num_labels - 1}; {REMEDY}"
+        )
+
+
+def pixel_sums(images: np.ndarray) -> np.ndarray:
+    """Sums uint8 images `[N, H, W, C]` per channel, exactly: int64 `[C]`.
+
+    Divided by `N·H·W` it is the pixel mean. The original repository summed in float32, which
+    stops growing at 2³², and published 45.652287 = 2³²/(120000·784) as the mean.
+    """
+    channels = images.shape[-1]
+    per_pixel = images.reshape(len(images), -1).sum(axis=0, dtype=np.int64)
+    return per_pixel.reshape(-1, channels).sum(axis=0)
+
+
+def pixel_mean(*image_sets: np.ndarray) -> tuple[float, ...]:
+    """Mean per channel over several uint8 arrays `[N, H, W, C]` together, in [0, 255]."""
+    total = np.sum([pixel_sums(images) for images in image_sets], axis=0)
+    count = sum(images[..., 0].size for images in image_sets)
+    return tuple((total / count).tolist())
