@@ -1,0 +1,194 @@
+"""Every hyperparameter of a run: edit the defaults here, or give them as command-line flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.atomic import whole_file
+from utils.errors import UserError
+
+Method = Literal["dann", "source_only", "target_only"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    method: Method = "dann"
+    """dann; or its controls with λ = 0: source_only (lower bound), target_only (upper bound)."""
+    epoch: int = 100
+    """Epochs; one is a pass over the source images."""
+    init_learning_rate: float = 0.01
+    """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, section 4. Above 0.02 training may collapse."""
+    lr_alpha: float = 10.0
+    """α of the learning rate schedule; ICML 2015, section 4. 0 keeps the rate constant."""
+    lr_beta: float = 0.75
+    """β of the learning rate schedule; ICML 2015, section 4."""
+    momentum_rate: float = 0.9
+    """Momentum of SGD; ICML 2015, section 4."""
+    grl_lambda: float = 1.0
+    """Ceiling of the reversal's λ_p; 1 in ICML 2015, equation 14. 0 is source-only training."""
+    gamma: float = 10.0
+    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
+    batch_size: int = 256
+    """Images of a batch, half source, half target; the original repository's 256 (paper: 128)."""
+    seed: int = 0
+    """Of the initial weights and of the order of the images."""
+    image_input_shape: tuple[int, int, int] = (28, 28, 3)
+    """Height, width (pixels) and channels of an image; at least 16 pixels a side."""
+    pixel_mean: tuple[float, ...] | None = None
+    """Mean subtracted per channel, in [0, 255]. None: measured on the training images."""
+    source_dataset_path: str = "model_data/dataset/MNIST/mnist_data.pkl"
+    """Pickle of the labelled domain."""
+    target_dataset_path: str = "model_data/dataset/MNIST_M/mnist_m_data.pkl"
+    """Pickle of the domain to adapt to; its training labels are used by target_only alone."""
+    pre_model_path: str | None = None
+    """Weights to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original."""
+    checkpoints_dir: str = "checkpoints"
+    """Where models and checkpoints go."""
+    logs_dir: str = "logs"
+    """Where TensorBoard's events, log.txt, log.csv and figures go."""
+    config_dir: str = "config"
+    """Where the settings of each run go."""
+    run_name: str | None = None
+    """Last folder of the run's path. None: the time it started."""
+    checkpoint_steps: int = 100
+    """Steps between checkpoints: what a kill costs at most. Every epoch ends with one, too."""
+    mixed_precision: bool = False
+    """Compute in bfloat16, keep weights in float32: faster on new CPUs and on GPUs since 2020."""
+    jit_compile: bool = False
+    """Compile the step with XLA: for GPUs. On a CPU it was measured to be slower."""
+    allow_collapse: bool = False
+    """Go on when the network has collapsed, instead of stopping with advice."""
+
+    def __post_init__(self) -> None:
+        for field, accepts, rule in RULES:
+            value = getattr(self, field)
+            if not accepts(value):
+                raise UserError(f"{field}: {value!r} must be {rule}")
+        if (
+            self.pixel_mean is not None
+            and len(self.pixel_mean) != self.image_input_shape[2]
+        ):
+            raise UserError(
+                f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
+                f"{self.image_input_shape[2]} channels of image_input_shape"
+            )
+
+    @property
+    def experiment(self) -> str:
+        """The run's folder below logs, checkpoints and config, as in the original repository."""
+        return (
+            f"MNIST2MNIST_M/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"
+            f"/batch_size={self.batch_size}"
+        )
+
+    def check_paths(self) -> None:
+        """Raises `UserError` if a file that the run reads is missing."""
+        for field in ("source_dataset_path", "target_dataset_path", "pre_model_path"):
+            value = getattr(self, field)
+            if value is not None and not Path(value).is_file():
+                remedy = (
+                    "python create_mnistm.py makes it"
+                    if "dataset" in field
+                    else "check it"
+                )
+                what = "is a folder" if Path(value).is_dir() else "no such file"
+                raise UserError(f"{field}: {value}: {what}; {remedy}")
+
+    def save(self, path: Path) -> None:
+        """Writes the settings as JSON."""
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Reads settings that `save` wrote; keys it does not name keep their defaults.
+
+        Raises:
+            UserError: no such file, not JSON, an unknown key, or a value of the wrong type.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a config file ({error})") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: holds a {type(values).__name__}, not an object")
+        kinds = typing.get_type_hints(cls)
+        for key, value in values.items():
+            if key not in kinds:
+                raise UserError(
+                    f"{path}: unknown key {key!r}; known are {', '.join(kinds)}"
+                )
+            values[key] = fitted(value, kinds[key], f"{path}: {key}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def fitted(value: Any, kind: Any, name: str) -> Any:
+    """Returns a JSON value as the type `kind` of a Config field, or raises `UserError`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if type(value) is kind or (origin is Literal and value in arguments):
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if value is None and type(None) in arguments:
+        return None
+    if origin is tuple and isinstance(value, list):
+        return tuple(fitted(item, arguments[0], name) for item in value)
+    if type(None) in arguments:  # X | None
+        return fitted(value, arguments[0], name)
+    raise UserError(
+        f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}"
+    )
+
+
+def _at_least(minimum: float) -> Any:
+    return lambda value: math.isfinite(value) and value >= minimum
+
+
+RULES = (
+    (
+        "method",
+        lambda value: value in typing.get_args(Method),
+        "dann, source_only or target_only",
+    ),
+    ("epoch", _at_least(1), "1 or more"),
+    (
+        "init_learning_rate",
+        lambda value: math.isfinite(value) and value > 0,
+        "more than 0",
+    ),
+    ("lr_alpha", _at_least(0), "0 or more"),
+    ("lr_beta", _at_least(0), "0 or more"),
+    ("momentum_rate", lambda value: 0 <= value < 1, "in [0, 1)"),
+    ("grl_lambda", _at_least(0), "0 or more"),
+    ("gamma", _at_least(0), "0 or more"),
+    ("batch_size", lambda value: value >= 2 and value % 2 == 0, "even and 2 or more"),
+    ("seed", lambda value: 0 <= value < 2**32, "in 0..2³²-1"),
+    (
+        "image_input_shape",
+        lambda value: min(value[:2]) >= 16 and value[2] >= 1,
+        "height and width of 16 or more, 1 channel or more",
+    ),
+    (
+        "pixel_mean",
+        lambda value: value is None or all(0 <= mean <= 255 for mean in value),
+        "numbers in [0, 255]",
+    ),
+    (
+        "run_name",
+        lambda value: (
+            value is None or (value.strip(". ") != "" and not set("/\\\0") & set(value))
+        ),
+        "a folder name without slashes",
+    ),
+    ("checkpoint_steps", _at_least(1), "1 or more"),
+)

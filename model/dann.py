@@ -1,0 +1,229 @@
+"""Domain-adversarial training of neural networks (DANN): the algorithm, beside the paper.
+
+References: Ganin & Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015;
+Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from model.gradient_reversal import GradientReversal
+from model.networks import dense_head
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
+UNLABELLED = -1
+
+
+@keras.saving.register_keras_serializable("dann")
+class DANN(keras.Model):
+    """A feature extractor whose features tell the classes apart, and the domains not.
+
+    Two heads stand on the extractor. The label predictor learns from the labelled images. The
+    domain classifier learns to tell the domains apart, but its gradient reaches the extractor
+    reversed and scaled by λ, so that the extractor learns features that look alike in every
+    domain. `call` and `predict` return class probabilities.
+
+    Args:
+        feature_extractor: a Keras model from images to features.
+        label_predictor: a Keras model from features to `num_labels` logits; None takes one dense
+            layer.
+        domain_classifier: a Keras model from features to `num_domains` logits; None takes one
+            dense layer.
+        num_labels: number of classes; needed where `label_predictor` is None.
+        num_domains: number of domains, at least 2; the source is 0.
+        grl_lambda: λ: a number ≥ 0, or a schedule over training steps such as `GRLLambda`. At 0
+            the extractor never hears of the domains, and the domain classifier is a mere probe.
+        extractor_calls: `"joint"`: one call for the whole batch; `"per_domain"`: one call per
+            domain, for batches of `num_domains` equal blocks in the order of the domains. The same
+            function, unless the extractor has batch normalisation: then "joint" normalises over
+            all domains together and "per_domain" over each by itself: two different methods.
+
+    Call arguments:
+        images: `[B, H, W, C]`, pixel values in [0, 255].
+        training: whether dropout and batch normalisation are in training mode.
+
+    Output shape: `[B, num_labels]`, float32 probabilities.
+
+    Training batches are tuples `(images, labels, domains)`: labels int32 `[B]` with -1 =
+    unlabelled, domains int32 `[B]` in 0..num_domains-1.
+
+    Example:
+        ```
+        model = DANN(feature_extractor, num_labels=10, grl_lambda=0.8)
+        model.compile(optimizer="sgd")
+        model.fit(dataset)  # of (images, labels, domains)
+        ```
+    """
+
+    def __init__(
+        self,
+        feature_extractor: keras.Model,
+        label_predictor: keras.Model | None = None,
+        domain_classifier: keras.Model | None = None,
+        num_labels: int | None = None,
+        num_domains: int = 2,
+        grl_lambda: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
+        extractor_calls: Literal["joint", "per_domain"] = "joint",
+        **model_options: Any,
+    ):
+        super().__init__(**model_options)
+        if num_domains < 2:
+            raise ValueError(f"num_domains must be 2 or more, got {num_domains}")
+        if extractor_calls not in ("joint", "per_domain"):
+            raise ValueError(
+                f"extractor_calls must be joint or per_domain, got {extractor_calls}"
+            )
+        feature_shape = feature_extractor.output_shape[1:]
+        if label_predictor is None:
+            if num_labels is None:
+                raise ValueError("give num_labels or a label_predictor")
+            label_predictor = dense_head(
+                "label_predictor", feature_shape, (), num_labels
+            )
+        if domain_classifier is None:
+            domain_classifier = dense_head(
+                "domain_classifier", feature_shape, (), num_domains
+            )
+        self.feature_extractor = feature_extractor
+        self.label_predictor = label_predictor
+        self.domain_classifier = domain_classifier
+        self.num_domains = num_domains
+        self.grl_lambda = grl_lambda
+        self.extractor_calls = extractor_calls
+        self.gradient_reversal = GradientReversal()
+        self.label_loss = keras.metrics.Mean("image_cls_loss")
+        self.domain_loss = keras.metrics.Mean("domain_cls_loss")
+        self.label_accuracy = keras.metrics.Mean("image_cls_acc")
+        self.domain_accuracy = keras.metrics.Mean("domain_cls_acc")
+        self.built = True  # all parts are
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        features = self.feature_extractor(images, training=training)
+        return tf.nn.softmax(self.label_predictor(features, training=training))
+
+    def extract(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the features of a training batch; each image passes the extractor once."""
+        if self.extractor_calls == "joint":
+            return self.feature_extractor(images, training=True)
+        blocks = tf.split(images, self.num_domains)
+        return tf.concat(
+            [self.feature_extractor(block, training=True) for block in blocks], 0
+        )
+
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """One step on one batch: descends the label loss, and the domain loss in a tug of war."""
+        images, labels, domains = batch
+        grl_lambda = self.grl_lambda
+        if callable(grl_lambda):
+            grl_lambda = grl_lambda(self.optimizer.iterations)
+        with tf.GradientTape() as tape:
+            features = self.extract(images)
+            label_logits = self.label_predictor(features, training=True)
+            domain_logits = self.domain_classifier(
+                self.gradient_reversal(features, grl_lambda=grl_lambda), training=True
+            )
+            loss = self.measure(label_logits, labels, domain_logits, domains)
+            loss += tf.add_n(self.losses) / replicas() if self.losses else 0.0
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.get_metrics_result()
+
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Measures one batch; changes nothing but the metrics."""
+        images, labels, domains = batch
+        features = self.feature_extractor(images, training=False)
+        label_logits = self.label_predictor(features, training=False)
+        domain_logits = self.domain_classifier(features, training=False)
+        self.measure(label_logits, labels, domain_logits, domains)
+        return self.get_metrics_result()
+
+    def measure(
+        self,
+        label_logits: tf.Tensor,
+        labels: tf.Tensor,
+        domain_logits: tf.Tensor,
+        domains: tf.Tensor,
+    ) -> tf.Tensor:
+        """Updates the metrics and returns this replica's share of the batch's loss.
+
+        The label loss is the mean over the labelled images, the domain loss the mean over all,
+        both of the whole batch across replicas: the shares add up to their sum.
+        """
+        labelled = tf.cast(labels != UNLABELLED, tf.float32)
+        known = tf.maximum(labels, 0)  # any class will do where the weight is 0
+        label_losses = cross_entropy(known, label_logits)
+        domain_losses = cross_entropy(domains, domain_logits)
+        self.label_loss.update_state(label_losses, labelled)
+        self.domain_loss.update_state(domain_losses)
+        self.label_accuracy.update_state(is_correct(known, label_logits), labelled)
+        self.domain_accuracy.update_state(is_correct(domains, domain_logits))
+        return mean_share(label_losses, labelled) + mean_share(
+            domain_losses, tf.ones_like(domain_losses)
+        )
+
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """Returns `loss`, the sum of the two losses, and the four metrics since the last reset."""
+        label_loss, domain_loss = self.label_loss.result(), self.domain_loss.result()
+        return {
+            "loss": label_loss + domain_loss,
+            "image_cls_loss": label_loss,
+            "domain_cls_loss": domain_loss,
+            "image_cls_acc": self.label_accuracy.result(),
+            "domain_cls_acc": self.domain_accuracy.result(),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        parts = (
+            "feature_extractor",
+            "label_predictor",
+            "domain_classifier",
+            "grl_lambda",
+        )
+        return {
+            **super().get_config(),
+            **{
+                part: keras.saving.serialize_keras_object(getattr(self, part))
+                for part in parts
+            },
+            "num_domains": self.num_domains,
+            "extractor_calls": self.extractor_calls,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DANN:
+        parts = {
+            key: keras.saving.deserialize_keras_object(
+                value, custom_objects=custom_objects
+            )
+            for key, value in config.items()
+            if isinstance(value, dict) and key != "dtype"
+        }
+        return cls(**{**config, **parts})
+
+
+def cross_entropy(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns -log softmax(logits)[class] of each example: float32 `[B]`."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
+
+
+def is_correct(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns 1 where the largest logit is the class's, else 0: float32 `[B]`."""
+    return tf.cast(
+        tf.argmax(logits, -1, tf.int32) == tf.cast(classes, tf.int32), tf.float32
+    )
+
+
+def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of the weighted mean over all replicas; 0 without weight."""
+    context = tf.distribute.get_replica_context()
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
+    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
+
+
+def replicas() -> int:
+    """Returns the number of replicas that a step runs on."""
+    return tf.distribute.get_strategy().num_replicas_in_sync

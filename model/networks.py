@@ -1,0 +1,69 @@
+"""The networks of each experiment: feature extractor, label predictor, domain classifier.
+
+Heads return logits; `DANN` applies the softmax for the user. Head outputs are float32 whatever
+the precision of the rest, since a softmax over half-precision logits loses classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+
+def mnist_feature_extractor(
+    image_shape: tuple[int, int, int], pixel_mean: Sequence[float]
+) -> keras.Model:
+    """Feature extractor of the paper's MNIST network: ICML 2015, figure 4 (a).
+
+    Pooling comes before the ReLU: the two commute, and the ReLU then works on a quarter of the
+    values. Normalisation is the first layer, so a saved model needs no side file.
+
+    Args:
+        image_shape: (height, width, channels), e.g. (28, 28, 3).
+        pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
+
+    Input shape: `[B, 28, 28, 3]`, uint8 or float pixel values in [0, 255].
+    Output shape: `[B, 768]`.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(
+                image_shape, name="image"
+            ),  # (B, 28, 28, 3) pixel values in [0, 255]
+            layers.Rescaling(
+                1 / 255,
+                offset=[-mean / 255 for mean in pixel_mean],
+                name="normalisation",
+            ),
+            layers.Conv2D(32, 5, name="conv1"),  # (B, 24, 24, 32)
+            layers.MaxPooling2D(2, name="pool1"),  # (B, 12, 12, 32)
+            layers.ReLU(name="relu1"),
+            layers.Conv2D(48, 5, name="conv2"),  # (B, 8, 8, 48)
+            layers.MaxPooling2D(2, name="pool2"),  # (B, 4, 4, 48)
+            layers.ReLU(name="relu2"),
+            layers.Flatten(name="features"),  # (B, 768)
+        ],
+        name="feature_extractor",
+    )
+
+
+def dense_head(
+    name: str, feature_shape: Sequence[int], hidden: Sequence[int], outputs: int
+) -> keras.Model:
+    """Dense layers with ReLU, then logits.
+
+    The paper's MNIST heads (figure 4 a) are `hidden=(100, 100)` for labels and `(100,)` for
+    domains.
+
+    Input shape: `[B, *feature_shape]`. Output shape: `[B, outputs]`, float32 logits.
+    """
+    dense = [
+        layers.Dense(units, activation="relu", name=f"dense{number}")
+        for number, units in enumerate(hidden, 1)
+    ]
+    logits = layers.Dense(outputs, dtype="float32", name="logits")
+    return keras.Sequential(
+        [keras.Input(feature_shape, name="features"), *dense, logits], name=name
+    )

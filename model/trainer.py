@@ -1,0 +1,282 @@
+"""The training loop: epochs, logging, checkpoints, resume. It knows no method."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from utils.atomic import whole_file
+from utils.batches import DomainBatches, evaluation_batches
+from utils.figures import save_curves
+from utils.selection import information_maximisation
+from utils.summaries import RunLog
+
+CHUNK = (
+    20  # steps run in one call: signals and the progress bar wait no longer than that
+)
+CHANCE_MARGIN = 0.01
+LN_MARGIN = 0.01
+
+
+class CollapseError(Exception):
+    """The network has stopped to tell anything apart."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything is saved. `signal_number` is which."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What is measured after each epoch: images uint8 `[N, H, W, C]`, labels int32 `[N]`."""
+
+    target: tuple[np.ndarray, np.ndarray]
+    """Test images of the target with labels: reported, never steered by."""
+    labelled: tuple[np.ndarray, np.ndarray]
+    """Held-out images of the domain that has labels in training: a watch for collapse."""
+    labelled_domain: int
+    """The number of that domain."""
+    unlabelled: np.ndarray
+    """Training images of the target: what the label-free criterion looks at."""
+
+
+class Trainer:
+    """Trains any model with `train_step` and `test_step` on `(images, labels, domains)` batches.
+
+    Args:
+        model: compiled; its `get_metrics_result` has the keys of `utils.summaries.TAGS`.
+        batches: batch t as a function of t.
+        epochs: how many.
+        log: the run's record.
+        checkpoints_dir: where checkpoints, `best.keras` and the final model go.
+        evaluation: what is measured after each epoch.
+        schedules: value at any steps of `learning_rate` and `grl_lambda`, for the record.
+        checkpoint_steps: steps between two checkpoints.
+        jit_compile: whether XLA compiles the step.
+        allow_collapse: whether to go on after a collapse.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        batches: DomainBatches,
+        epochs: int,
+        log: RunLog,
+        checkpoints_dir: Path,
+        evaluation: EvaluationData,
+        schedules: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+        checkpoint_steps: int = 100,
+        jit_compile: bool = False,
+        allow_collapse: bool = False,
+    ):
+        self.model = model
+        self.batches = batches
+        self.epochs = epochs
+        self.log = log
+        self.checkpoints_dir = checkpoints_dir
+        self.evaluation = evaluation
+        self.schedules = schedules
+        self.checkpoint_steps = checkpoint_steps
+        self.allow_collapse = allow_collapse
+        self.strategy = tf.distribute.get_strategy()
+        self.epoch_steps = batches.steps_per_epoch
+        self.total_steps = epochs * self.epoch_steps
+        model.optimizer.build(model.trainable_variables)
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.best = tf.Variable(-math.inf, dtype=tf.float64)
+        state = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+        self.checkpoint = tf.train.Checkpoint(
+            step=self.step, best=self.best, state=[variable.value for variable in state]
+        )
+        self.manager = tf.train.CheckpointManager(
+            self.checkpoint, str(checkpoints_dir), max_to_keep=2, checkpoint_name="step"
+        )
+        self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
+        self.run_steps = tf.function(self._run_steps)
+        self.run_test = tf.function(self._run_test)
+        self.run_model = tf.function(lambda images: model(images, training=False))
+        self.signal_number = 0
+
+    def _run_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        for _ in tf.range(steps):
+            self.strategy.run(self.train_step, (next(iterator),))
+        return self.model.get_metrics_result()
+
+    def _run_test(self, dataset: tf.data.Dataset) -> dict[str, tf.Tensor]:
+        # Every replica measures the whole set: the metrics are means, so they come out the same.
+        for batch in dataset:
+            self.strategy.run(self.model.test_step, (batch,))
+        return self.model.get_metrics_result()
+
+    def restore(self) -> int:
+        """Loads the newest checkpoint, if there is one, and returns the step it stands at."""
+        if self.manager.latest_checkpoint:
+            self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+        return int(self.step)
+
+    def train(self) -> None:
+        """Runs from the present step to the last one, then saves the final model and figures.
+
+        Raises:
+            CollapseError: the network collapsed and `allow_collapse` is off.
+            Interrupted: SIGINT or SIGTERM came; the checkpoint to resume from is saved.
+        """
+        start = int(self.step)
+        self.log.open(start, start // self.epoch_steps)
+        dataset = self.strategy.distribute_datasets_from_function(
+            lambda context: self.batches.dataset(start, self.total_steps, context)
+        )
+        iterator = iter(dataset)
+        with self.signals_noted():
+            for epoch in range(start // self.epoch_steps, self.epochs):
+                self.train_epoch(epoch, iterator)
+        self.log.close()
+        steps = np.arange(self.total_steps)
+        values = {name: schedule(steps) for name, schedule in self.schedules.items()}
+        save_curves(self.log.folder, self.log.rows, values)
+        with whole_file(
+            self.checkpoints_dir / "trained_dann_mnist2mnist_m.keras"
+        ) as path:
+            self.model.save(path)
+
+    def train_epoch(self, epoch: int, iterator: Iterator[Any]) -> None:
+        """Trains to the end of epoch number `epoch` (from 0), measures, records and saves."""
+        first, end = epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps
+        began = time.monotonic()
+        step = int(self.step)
+        bar = tqdm(
+            total=self.epoch_steps, initial=step - first, desc=f"epoch {epoch + 1}/{self.epochs}",
+            unit="step", leave=False, disable=None, dynamic_ncols=True,
+        )  # fmt: skip
+        with bar:
+            while step < end:
+                boundary = step - step % self.checkpoint_steps + self.checkpoint_steps
+                count = min(CHUNK, end - step, boundary - step)
+                results = self.run_steps(iterator, tf.constant(count))
+                step += count
+                self.step.assign(step)
+                train = {name: float(value) for name, value in results.items()}
+                self.stop_if_not_finite(train, epoch)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in train.items()})
+                bar.update(count)
+                if step < end and (step == boundary or self.signal_number):
+                    self.save()
+                    self.stop_if_asked()
+        trained = time.monotonic() - began
+        self.model.reset_metrics()
+        validation = self.measure(*self.evaluation.target, domain=1)
+        labelled = self.measure(
+            *self.evaluation.labelled, domain=self.evaluation.labelled_domain
+        )
+        score = information_maximisation(self.predict(self.evaluation.unlabelled))
+        line = self.log.epoch(
+            epoch + 1,
+            range(first, end),
+            self.schedules,
+            {"train": train, "validation": validation},
+            {
+                "information_maximisation": score,
+                "labelled_image_cls_acc": labelled["image_cls_acc"],
+            },
+        )
+        images, labels = self.evaluation.target
+        self.log.pictures(epoch + 1, images, labels, self.predict(images))
+        self.log.flush()
+        took = time.monotonic() - began
+        print(f"{line}  ({took:.1f} s, of which training {trained:.1f} s)", flush=True)
+        if score > float(self.best):
+            self.best.assign(score)
+            with whole_file(self.checkpoints_dir / "best.keras") as path:
+                self.model.save(path)
+        self.save()
+        self.stop_if_collapsed(labelled, epoch)
+        if end < self.total_steps:
+            self.stop_if_asked()
+
+    def measure(
+        self, images: np.ndarray, labels: np.ndarray, domain: int
+    ) -> dict[str, float]:
+        """Returns the metrics over labelled images of one domain; leaves the metrics reset."""
+        results = self.run_test(evaluation_batches(images, labels, domain))
+        values = {name: float(value) for name, value in results.items()}
+        self.model.reset_metrics()
+        return values
+
+    def predict(self, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
+        """Returns class probabilities float32 `[N, num_labels]`."""
+        starts = range(0, len(images), batch_size)
+        return np.concatenate(
+            [
+                self.run_model(images[start : start + batch_size]).numpy()
+                for start in starts
+            ]
+        )
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step; the latest two are kept."""
+        self.manager.save(checkpoint_number=int(self.step))
+
+    @contextmanager
+    def signals_noted(self) -> Iterator[None]:
+        """Inside, SIGINT and SIGTERM only leave a note: the loop saves and stops at its next look.
+
+        A second signal of the same kind acts at once.
+        """
+
+        def note(number: int, _: Any) -> None:
+            self.signal_number = number
+            signal.signal(number, signal.SIG_DFL)
+
+        before = {
+            number: signal.signal(number, note)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop_if_asked(self) -> None:
+        if self.signal_number:
+            raise Interrupted(self.signal_number)
+
+    def stop_if_not_finite(self, train: Mapping[str, float], epoch: int) -> None:
+        if not math.isfinite(train["loss"]) and not self.allow_collapse:
+            raise CollapseError(f"epoch {epoch + 1}: the loss is {train['loss']}")
+
+    def stop_if_collapsed(self, labelled: Mapping[str, float], epoch: int) -> None:
+        """Raises `CollapseError` if held-out images of the labelled domain look all the same.
+
+        Then the label predictor gives every image the same class, and the domain classifier
+        gives every domain the same probability: accuracy at chance, domain loss at ln(domains).
+        """
+        labels = self.evaluation.labelled[1]
+        chance = np.bincount(labels).max() / len(labels)
+        undecided = math.log(len(self.batches.images))
+        if (
+            not self.allow_collapse
+            and labelled["image_cls_acc"] <= chance + CHANCE_MARGIN
+            and abs(labelled["domain_cls_loss"] - undecided) < LN_MARGIN
+        ):
+            raise CollapseError(
+                f"epoch {epoch + 1}: accuracy on held-out labelled images is "
+                f"{labelled['image_cls_acc']:.4f} (chance: {chance:.4f}) and the domain loss is "
+                f"{labelled['domain_cls_loss']:.4f} (undecided: ln {len(self.batches.images)} = "
+                f"{undecided:.4f})"
+            )

@@ -1,0 +1,176 @@
+"""Trains DANN on MNIST → MNIST-M and records it for TensorBoard.
+
+First: python create_mnistm.py. Every setting of config/config.py is a flag here. Exit codes: 0
+done, 2 a mistake in the call or the data, 3 the network collapsed, 75 stopped by SIGTERM and 130
+by Ctrl-C, both saved: go on with --resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from config.config import Config
+from utils.errors import UserError, run_script
+from utils.pickles import pixel_mean, read_pickle
+from utils.runs import Run, find_run, start_run
+
+COLLAPSED, TRY_AGAIN, CTRL_C = 3, 75, 130
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    settings: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(
+        default_factory=Config
+    )
+    """Settings of the run."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
+    """Repeat the run whose config.json this is; other flags override its settings."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with an interrupted run, given its folder below logs/; alone, without other flags."""
+
+
+def parse(defaults: Config) -> Arguments:
+    """Returns the command line's arguments; what it does not name is as in `defaults`."""
+    return tyro.cli(
+        Arguments, description=__doc__, use_underscores=True, default=Arguments(defaults),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+
+
+def main() -> int:
+    args = parse(Config())
+    if args.config:
+        args = parse(dataclasses.replace(Config.load(args.config), run_name=None))
+    if args.resume:
+        if args != Arguments(resume=args.resume):
+            raise UserError(
+                "--resume: goes on with the run's own settings; give no other flag"
+            )
+        run, config = find_run(args.resume)
+        source, target = read_data(config)
+    else:
+        source, target = read_data(args.settings)
+        mean = args.settings.pixel_mean or pixel_mean(source["train"], target["train"])
+        run, config = start_run(dataclasses.replace(args.settings, pixel_mean=mean))
+    return train(run, config, source, target)
+
+
+def read_data(config: Config) -> tuple[Arrays, Arrays]:
+    """Returns the source and target data sets, each `train`, `train_label`, `val`, `val_label`."""
+    config.check_paths()
+    source = read_pickle(config.source_dataset_path, config.image_input_shape)
+    target = read_pickle(config.target_dataset_path, config.image_input_shape)
+    return source, target
+
+
+def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
+    """Trains a run to its end, or on from where it stopped; returns the exit code."""
+    print("starting TensorFlow …", flush=True)
+    # Imported here and not above: it takes seconds, and --help should not.
+    from utils.devices import prepare_device
+
+    device = prepare_device(config.seed, config.mixed_precision)
+
+    import keras
+
+    from model.dann import DANN
+    from model.networks import dense_head, mnist_feature_extractor
+    from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
+    from utils.batches import DomainBatches
+    from utils.pretrained import load_pretrained
+    from utils.schedules import AnnealedLearningRate, GRLLambda
+    from utils.summaries import RunLog
+
+    # The controls are DANN at λ = 0: the domain classifier is then a probe that teaches nothing.
+    learns_from_target = config.method == "target_only"
+    batches = DomainBatches(
+        images=[source["train"], target["train"]],
+        labels=[None, target["train_label"]]
+        if learns_from_target
+        else [source["train_label"], None],
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    labelled = target if learns_from_target else source
+    evaluation = EvaluationData(
+        target=(target["val"], target["val_label"]),
+        labelled=(labelled["val"][:2000], labelled["val_label"][:2000]),
+        labelled_domain=int(learns_from_target),
+        unlabelled=evenly(target["train"], 5000),
+    )
+    del source["train"], target["train"]  # the batches hold them now
+    total_steps = config.epoch * batches.steps_per_epoch
+    ceiling = config.grl_lambda if config.method == "dann" else 0.0
+    grl_lambda = GRLLambda(total_steps, config.gamma, ceiling)
+    learning_rate = AnnealedLearningRate(
+        total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
+    )
+    extractor = mnist_feature_extractor(
+        config.image_input_shape, config.pixel_mean or ()
+    )
+    features = extractor.output_shape[1:]
+    model = DANN(
+        extractor,
+        label_predictor=dense_head("label_predictor", features, (100, 100), outputs=10),
+        domain_classifier=dense_head("domain_classifier", features, (100,), outputs=2),
+        grl_lambda=grl_lambda,
+        extractor_calls="per_domain",
+    )
+    if config.pre_model_path:
+        load_pretrained(model, Path(config.pre_model_path))
+    model.compile(optimizer=keras.optimizers.SGD(learning_rate, config.momentum_rate))
+    log = RunLog(run.logs)
+    trainer = Trainer(
+        model,
+        batches,
+        config.epoch,
+        log,
+        run.checkpoints,
+        evaluation,
+        schedules={"learning_rate": learning_rate, "grl_lambda": grl_lambda},
+        checkpoint_steps=config.checkpoint_steps,
+        jit_compile=config.jit_compile,
+        allow_collapse=config.allow_collapse,
+    )
+    step = trainer.restore()
+    print(
+        f"run:      {run.logs}\ndevice:   {device}\n"
+        f"training: {config.method}, steps {step} to {total_steps}, {batches.steps_per_epoch} an "
+        f"epoch, {config.batch_size} images each\nwatch:    tensorboard --logdir {config.logs_dir}",
+        flush=True,
+    )
+    resume = f"python {Path(__file__).name} --resume {run.logs}"
+    try:
+        trainer.train()
+    except Interrupted as interrupted:
+        print(
+            f"\n{interrupted}: saved at step {int(trainer.step)}; go on with\n  {resume}"
+        )
+        return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
+    except CollapseError as error:
+        print(
+            f"\nThe network has collapsed: {error}.\nIts features no longer depend on the image, "
+            "so no gradient can bring it back.\nUsual cause: the learning rate is too high for "
+            "this network under the adversarial gradient.\nTry --init_learning_rate "
+            f"{config.init_learning_rate / 2:g} or a smaller --grl_lambda; another --seed may "
+            "pass by luck.\nTo go on all the same: --allow_collapse."
+        )
+        return COLLAPSED
+    print(f"models:   {run.checkpoints}\ncurves:   {run.logs}")
+    return 0
+
+
+def evenly(images: np.ndarray, count: int) -> np.ndarray:
+    """Returns at most `count` images, spread evenly over all."""
+    return images[:: max(1, len(images) // count)][:count].copy()
+
+
+if __name__ == "__main__":
+    run_script(main)

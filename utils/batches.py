@@ -1,0 +1,149 @@
+"""Training batches as a pure function of (seed, step): what a resumed run needs to go on exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+class DomainBatches:
+    """Batches of equal blocks, one from each domain, in the order of the domains.
+
+    Block `d` of batch `t` holds positions `t·n … t·n + n-1` of domain d's endless stream, which
+    is one pass over its images after another, each in an order of its own. The order comes from
+    a seeded stateless permutation, so there is nothing to shuffle, keep or restore.
+
+    Args:
+        images: per domain, uint8 `[N_d, H, W, C]`, pixel values in [0, 255]; the source first.
+        labels: per domain, int32 `[N_d]`, -1 = unlabelled; None = no labels at all.
+        batch_size: images of all domains together; a multiple of the number of domains.
+        seed: of the permutations.
+
+    Example:
+        ```
+        batches = DomainBatches([mnist, mnist_m], [mnist_labels, None], batch_size=256)
+        images, labels, domains = batches.batch(0)
+        ```
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray | None],
+        batch_size: int,
+        seed: int = 0,
+    ):
+        if batch_size < 1 or batch_size % len(images):
+            raise ValueError(
+                f"batch_size must be a multiple of the {len(images)} domains, got {batch_size}"
+            )
+        self.batch_size = batch_size
+        self.block = batch_size // len(images)
+        self.seed = seed
+        with tf.device("CPU:0"):  # the gather happens there, beside tf.data
+            self.images = [tf.constant(array) for array in images]
+            self.labels = [
+                tf.fill([len(image)], -1)
+                if label is None
+                else tf.constant(label, tf.int32)
+                for image, label in zip(images, labels, strict=True)
+            ]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every source image is seen at least once."""
+        return math.ceil(len(self.images[0]) / self.block)
+
+    def batch(
+        self, step: tf.Tensor | int, replica: tf.Tensor | int = 0, num_replicas: int = 1
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns batch `step`, or the share of it that one of several replicas works on.
+
+        Every share has images of every domain; together the shares are the batch.
+
+        Returns:
+            images uint8 `[B, H, W, C]`, labels int32 `[B]`, domains int32 `[B]`.
+        """
+        share = self.block // num_replicas
+        first = (
+            tf.cast(step, tf.int64) * self.block + tf.cast(replica, tf.int64) * share
+        )
+        positions = first + tf.range(share, dtype=tf.int64)
+        chosen = [self.permute(domain, positions) for domain in range(len(self.images))]
+        images = [
+            tf.gather(array, rows)
+            for array, rows in zip(self.images, chosen, strict=True)
+        ]
+        labels = [
+            tf.gather(array, rows)
+            for array, rows in zip(self.labels, chosen, strict=True)
+        ]
+        domains = np.repeat(np.arange(len(images), dtype=np.int32), share)
+        return tf.concat(images, 0), tf.concat(labels, 0), tf.constant(domains)
+
+    def permute(self, domain: int, positions: tf.Tensor) -> tf.Tensor:
+        """Returns the image that stands at each position of a domain's stream: int64 `[n]`."""
+        size = len(self.images[domain])
+        passes = positions // size
+        constants = [
+            tf.fill([len(positions)], tf.constant(x, tf.int64))
+            for x in (self.seed, domain)
+        ]
+        # The raw op, since tf.random.experimental.index_shuffle takes one seed for all positions,
+        # and a batch may lie across two passes. Four rounds, as there.
+        return tf.raw_ops.RandomIndexShuffle(
+            index=positions % size,
+            seed=tf.stack([*constants, passes], axis=1),
+            max_index=tf.constant(size - 1, tf.int64),
+            rounds=4,
+        )
+
+    def dataset(
+        self, start: int, stop: int, context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """Returns batches `start` to `stop - 1`, or one worker's shares of them.
+
+        Args:
+            start, stop: the range of steps.
+            context: this worker's place among several; None = alone.
+        """
+        context = context or tf.distribute.InputContext()
+        mine = context.num_replicas_in_sync // context.num_input_pipelines
+        first = context.input_pipeline_id * mine
+
+        def share(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return self.batch(
+                number // mine, first + number % mine, context.num_replicas_in_sync
+            )
+
+        numbers = tf.data.Dataset.range(start * mine, stop * mine)
+        return numbers.map(share).prefetch(2 * mine).with_options(quiet_options())
+
+
+def evaluation_batches(
+    images: np.ndarray, labels: np.ndarray, domain: int, batch_size: int = 500
+) -> tf.data.Dataset:
+    """Returns one domain's images in their order, each once, with labels and domain.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, pixel values in [0, 255].
+        labels: int32 `[N]`.
+        domain: number of the domain, 0 = source.
+        batch_size: only speed depends on it.
+    """
+    domains = np.full(len(images), domain, np.int32)
+    dataset = tf.data.Dataset.from_tensor_slices(
+        (images, labels.astype(np.int32), domains)
+    )
+    return dataset.batch(batch_size).prefetch(1).with_options(quiet_options())
+
+
+def quiet_options() -> tf.data.Options:
+    """Options that keep the order and leave out autotuning, whose thread stalls teardown."""
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    return options

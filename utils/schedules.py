@@ -1,0 +1,88 @@
+"""The two schedules of DANN, as pure functions of the step: nothing to save, nothing to resume.
+
+Progress is p = step / total_steps, 0 at the first step and just under 1 at the last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class ProgressSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A value that depends on progress alone; works wherever Keras takes a learning rate.
+
+    Args:
+        total_steps: steps of the whole run, > 0. Beyond them the value stays at its last.
+    """
+
+    def __init__(self, total_steps: int):
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be 1 or more, got {total_steps}")
+        self.total_steps = total_steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the value at `step` (0 = the first): float32, of `step`'s shape."""
+        progress = tf.cast(step, tf.float32) / self.total_steps
+        return self.at(tf.minimum(progress, 1.0))
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        """Returns the value at `progress` in [0, 1]."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@keras.saving.register_keras_serializable("dann")
+class GRLLambda(ProgressSchedule):
+    """λ_p = grl_lambda · (2 / (1 + exp(-γ·p)) - 1): from 0, so that early noise does no harm.
+
+    Args:
+        total_steps: steps of the whole run.
+        gamma: slope γ ≥ 0; 10 in the paper.
+        grl_lambda: ceiling; 1 in the paper.
+
+    Reference: Ganin & Lempitsky, ICML 2015, equation 14.
+    """
+
+    def __init__(self, total_steps: int, gamma: float = 10.0, grl_lambda: float = 1.0):
+        super().__init__(total_steps)
+        self.gamma = gamma
+        self.grl_lambda = grl_lambda
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        return self.grl_lambda * (2.0 / (1.0 + tf.exp(-self.gamma * progress)) - 1.0)
+
+
+@keras.saving.register_keras_serializable("dann")
+class AnnealedLearningRate(ProgressSchedule):
+    """μ_p = μ_0 / (1 + α·p)^β.
+
+    Args:
+        total_steps: steps of the whole run.
+        init_learning_rate: μ_0; 0.01 in the paper.
+        lr_alpha: α ≥ 0; 10 in the paper.
+        lr_beta: β ≥ 0; 0.75 in the paper.
+
+    Reference: Ganin & Lempitsky, ICML 2015, section 4, "SGD schedule".
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        init_learning_rate: float = 0.01,
+        lr_alpha: float = 10.0,
+        lr_beta: float = 0.75,
+    ):
+        super().__init__(total_steps)
+        self.init_learning_rate = init_learning_rate
+        self.lr_alpha = lr_alpha
+        self.lr_beta = lr_beta
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        return (
+            self.init_learning_rate / (1.0 + self.lr_alpha * progress) ** self.lr_beta
+        )

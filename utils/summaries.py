@@ -1,0 +1,189 @@
+"""A run's record: TensorBoard events, log.csv and log.txt, which a resumed run continues."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from config.config import Config
+from utils.atomic import whole_file
+from utils.figures import confusion_picture, prediction_picture
+
+TAGS = {
+    "loss": "loss/loss",
+    "image_cls_loss": "loss/image_cls_loss",
+    "domain_cls_loss": "loss/domain_cls_loss",
+    "image_cls_acc": "acc/image_cls_acc",
+    "domain_cls_acc": "acc/domain_cls_acc",
+}
+PREFIXES = {"train": "train", "validation": "val"}
+Schedules = Mapping[str, Callable[[np.ndarray], np.ndarray]]
+
+
+class RunLog:
+    """Writes what TensorBoard and people read; knows how to forget what a kill left unfinished.
+
+    Four TensorBoard runs: `hyperparameter` (x = training step), `train` and `validation`
+    (x = epoch), as the original repository has them, and the run's own folder for the rest.
+
+    Args:
+        folder: the run's folder below logs/.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.csv = folder / "log.csv"
+        self.text = folder / "log.txt"
+        self.rows: list[dict[str, str]] = []
+        self.writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def open(self, step: int, epoch: int) -> None:
+        """Opens the record for a run that stands at `step`, in the epoch after `epoch`.
+
+        Whatever was recorded beyond that point, by a run that was killed before it could save,
+        is dropped: it comes again, the same.
+        """
+        for name, last in (("hyperparameter", step), ("train", epoch), ("validation", epoch),
+                           (".", epoch)):  # fmt: skip
+            rewind_events(self.folder / name, last)
+            self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
+        if self.csv.exists():
+            with self.csv.open(newline="") as file:
+                self.rows = [
+                    row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch
+                ]
+        self.write_tables()
+
+    def hyperparameters(self, config: Config) -> None:
+        """Records the settings for TensorBoard's HParams tab; once per run."""
+        values = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for key, value in dataclasses.asdict(config).items()
+        }
+        metric = hparams.Metric(
+            "acc/image_cls_acc", group="validation", display_name="target acc"
+        )
+        with self.writers["."].as_default():
+            hparams.hparams_config(hparams=[], metrics=[metric])
+            hparams.hparams(values, trial_id=str(self.folder))
+
+    def epoch(
+        self,
+        epoch: int,
+        steps: range,
+        schedules: Schedules,
+        metrics: Mapping[str, Mapping[str, float]],
+        selection: Mapping[str, float],
+    ) -> str:
+        """Records one epoch and returns its line of log.txt.
+
+        Args:
+            epoch: its number, from 1.
+            steps: its training steps, the first of the run is 0. TensorBoard counts from 1.
+            schedules: value at each step of `learning_rate` and `grl_lambda`.
+            metrics: `train` and `validation`, each with the keys of `TAGS`.
+            selection: criteria for choosing a model, and what else belongs to the epoch.
+        """
+        with self.writers["hyperparameter"].as_default():
+            for name, schedule in schedules.items():
+                values = schedule(np.array(steps))
+                for step, value in zip(steps, values, strict=True):
+                    tf.summary.scalar(f"hyperparameter/{name}", value, step + 1)
+        for run, values in metrics.items():
+            with self.writers[run].as_default():
+                for name, tag in TAGS.items():
+                    tf.summary.scalar(tag, values[name], epoch)
+        with self.writers["."].as_default():
+            for name, value in selection.items():
+                tf.summary.scalar(f"selection/{name}", value, epoch)
+        row = {"epoch": f"{epoch:03d}"}
+        for name in TAGS:
+            for run, prefix in PREFIXES.items():
+                row[f"{prefix}_{name}"] = (
+                    f"{metrics[run][name]:.9g}"  # float32, to the last bit
+                )
+        row |= {name: f"{value:.9g}" for name, value in selection.items()}
+        self.rows.append(row)
+        self.write_tables()
+        return text_line(row)
+
+    def pictures(
+        self,
+        epoch: int,
+        images: np.ndarray,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+    ) -> None:
+        """Records a sample of target images with predictions, and the confusion matrix."""
+        predicted = probabilities.argmax(axis=-1)
+        with self.writers["."].as_default():
+            picture = prediction_picture(images[:40], labels[:40], probabilities[:40])
+            tf.summary.image("target/predictions", picture[None], epoch)
+            matrix = np.zeros(2 * probabilities.shape[1:], np.int64)
+            np.add.at(matrix, (labels, predicted), 1)
+            tf.summary.image("target/confusion", confusion_picture(matrix)[None], epoch)
+
+    def write_tables(self) -> None:
+        """Writes log.csv and log.txt anew, whole: a kill leaves the old ones or the new ones."""
+        with whole_file(self.text) as path:
+            path.write_text("".join(f"{text_line(row)}\n" for row in self.rows))
+        with whole_file(self.csv) as path, path.open("w", newline="") as file:
+            if self.rows:
+                table = csv.DictWriter(file, self.rows[0])
+                table.writeheader()
+                table.writerows(self.rows)
+
+    def flush(self) -> None:
+        for writer in self.writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+
+def text_line(row: Mapping[str, str]) -> str:
+    """Returns an epoch's line in the original's format, its "imgae" mended."""
+    names = ("train_loss", "val_loss", "train_image_cls_acc", "val_image_cls_acc")
+    return "-".join(
+        [f"Epoch{row['epoch']}", *(f"{name}-{float(row[name]):.3f}" for name in names)]
+    )
+
+
+def rewind_events(folder: Path, last_step: int) -> None:
+    """Drops the events of a TensorBoard run that come after `last_step`.
+
+    What is kept is put into one file. An event that stands twice, because an earlier rewind was
+    itself killed, is kept once; a record that a kill cut short ends its file.
+    """
+    for unfinished in folder.glob(".*.partial*"):
+        unfinished.unlink()
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    if not files:
+        return
+    seen = set()
+    with whole_file(files[0]) as path, tf.io.TFRecordWriter(str(path)) as writer:
+        for file in files:
+            for record in read_records(file):
+                event = tf.compat.v1.Event.FromString(record)
+                key = (event.step, tuple(value.tag for value in event.summary.value))
+                if event.step <= last_step and key not in seen:
+                    seen.add(key)
+                    writer.write(record)
+    for file in files[1:]:
+        file.unlink()
+
+
+def read_records(file: Path) -> list[bytes]:
+    """Returns the undamaged records at the beginning of an event file."""
+    records: list[bytes] = []
+    with contextlib.suppress(tf.errors.DataLossError):
+        records.extend(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    return records
