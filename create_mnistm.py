@@ -56,9 +56,7 @@ def main() -> None:
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()
-        photos_digest = hashlib.sha256(
-            b"".join(photo.tobytes() for photo in photos)
-        ).hexdigest()
+        photos_digest = hashlib.sha256(b"".join(photo.tobytes() for photo in photos)).hexdigest()
     else:
         digits = find_mnist(args.mnist, args.output_dir, args.unverified)
         bsds = find_bsds500(args.bsds, args.output_dir, args.unverified)
@@ -69,9 +67,7 @@ def main() -> None:
         "rule": RULE,
         "digits": "scikit-learn digits" if args.embedded else "MNIST",
         "digits_sha256": digits.digest,
-        "photos": "scikit-image and scikit-learn"
-        if args.embedded
-        else "BSDS500 training",
+        "photos": "scikit-image and scikit-learn" if args.embedded else "BSDS500 training",
         "photos_sha256": photos_digest,
     }
     with contextlib.ExitStack() as files:  # all of them appear, or none
@@ -105,9 +101,7 @@ def domains(
 
 def report(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Prints a data set's shapes and the pixel mean of its training images."""
-    shapes = ", ".join(
-        f"{key} {array.dtype}{list(array.shape)}" for key, array in arrays.items()
-    )
+    shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in arrays.items())
     mean = ", ".join(f"{value:.2f}" for value in pixel_mean(arrays["train"]))
     print(f"{path}: {shapes}; pixel mean ({mean})")
 

@@ -26,9 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    settings: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(
-        default_factory=Config
-    )
+    settings: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
     """Settings of the run."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
     """Repeat the run whose config.json this is; other flags override its settings."""
@@ -50,9 +48,7 @@ def main() -> int:
         args = parse(dataclasses.replace(Config.load(args.config), run_name=None))
     if args.resume:
         if args != Arguments(resume=args.resume):
-            raise UserError(
-                "--resume: goes on with the run's own settings; give no other flag"
-            )
+            raise UserError("--resume: goes on with the run's own settings; give no other flag")
         run, config = find_run(args.resume)
         source, target = read_data(config)
     else:
@@ -112,9 +108,7 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     learning_rate = AnnealedLearningRate(
         total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
     )
-    extractor = mnist_feature_extractor(
-        config.image_input_shape, config.pixel_mean or ()
-    )
+    extractor = mnist_feature_extractor(config.image_input_shape, config.pixel_mean or ())
     features = extractor.output_shape[1:]
     model = DANN(
         extractor,
@@ -150,9 +144,7 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     try:
         trainer.train()
     except Interrupted as interrupted:
-        print(
-            f"\n{interrupted}: saved at step {int(trainer.step)}; go on with\n  {resume}"
-        )
+        print(f"\n{interrupted}: saved at step {int(trainer.step)}; go on with\n  {resume}")
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
     except CollapseError as error:
         print(

@@ -71,10 +71,7 @@ class Config:
             value = getattr(self, field)
             if not accepts(value):
                 raise UserError(f"{field}: {value!r} must be {rule}")
-        if (
-            self.pixel_mean is not None
-            and len(self.pixel_mean) != self.image_input_shape[2]
-        ):
+        if self.pixel_mean is not None and len(self.pixel_mean) != self.image_input_shape[2]:
             raise UserError(
                 f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
                 f"{self.image_input_shape[2]} channels of image_input_shape"
@@ -93,11 +90,7 @@ class Config:
         for field in ("source_dataset_path", "target_dataset_path", "pre_model_path"):
             value = getattr(self, field)
             if value is not None and not Path(value).is_file():
-                remedy = (
-                    "python create_mnistm.py makes it"
-                    if "dataset" in field
-                    else "check it"
-                )
+                remedy = "python create_mnistm.py makes it" if "dataset" in field else "check it"
                 what = "is a folder" if Path(value).is_dir() else "no such file"
                 raise UserError(f"{field}: {value}: {what}; {remedy}")
 
@@ -122,9 +115,7 @@ class Config:
         kinds = typing.get_type_hints(cls)
         for key, value in values.items():
             if key not in kinds:
-                raise UserError(
-                    f"{path}: unknown key {key!r}; known are {', '.join(kinds)}"
-                )
+                raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(kinds)}")
             values[key] = fitted(value, kinds[key], f"{path}: {key}")
         try:
             return cls(**values)
@@ -145,9 +136,7 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         return tuple(fitted(item, arguments[0], name) for item in value)
     if type(None) in arguments:  # X | None
         return fitted(value, arguments[0], name)
-    raise UserError(
-        f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}"
-    )
+    raise UserError(f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}")
 
 
 def _at_least(minimum: float) -> Any:
@@ -185,9 +174,7 @@ RULES = (
     ),
     (
         "run_name",
-        lambda value: (
-            value is None or (value.strip(". ") != "" and not set("/\\\0") & set(value))
-        ),
+        lambda value: value is None or (value.strip(". ") != "" and not set("/\\\0") & set(value)),
         "a folder name without slashes",
     ),
     ("checkpoint_steps", _at_least(1), "1 or more"),

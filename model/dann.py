@@ -74,20 +74,14 @@ class DANN(keras.Model):
         if num_domains < 2:
             raise ValueError(f"num_domains must be 2 or more, got {num_domains}")
         if extractor_calls not in ("joint", "per_domain"):
-            raise ValueError(
-                f"extractor_calls must be joint or per_domain, got {extractor_calls}"
-            )
+            raise ValueError(f"extractor_calls must be joint or per_domain, got {extractor_calls}")
         feature_shape = feature_extractor.output_shape[1:]
         if label_predictor is None:
             if num_labels is None:
                 raise ValueError("give num_labels or a label_predictor")
-            label_predictor = dense_head(
-                "label_predictor", feature_shape, (), num_labels
-            )
+            label_predictor = dense_head("label_predictor", feature_shape, (), num_labels)
         if domain_classifier is None:
-            domain_classifier = dense_head(
-                "domain_classifier", feature_shape, (), num_domains
-            )
+            domain_classifier = dense_head("domain_classifier", feature_shape, (), num_domains)
         self.feature_extractor = feature_extractor
         self.label_predictor = label_predictor
         self.domain_classifier = domain_classifier
@@ -110,9 +104,7 @@ class DANN(keras.Model):
         if self.extractor_calls == "joint":
             return self.feature_extractor(images, training=True)
         blocks = tf.split(images, self.num_domains)
-        return tf.concat(
-            [self.feature_extractor(block, training=True) for block in blocks], 0
-        )
+        return tf.concat([self.feature_extractor(block, training=True) for block in blocks], 0)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: descends the label loss, and the domain loss in a tug of war."""
@@ -185,10 +177,7 @@ class DANN(keras.Model):
         )
         return {
             **super().get_config(),
-            **{
-                part: keras.saving.serialize_keras_object(getattr(self, part))
-                for part in parts
-            },
+            **{part: keras.saving.serialize_keras_object(getattr(self, part)) for part in parts},
             "num_domains": self.num_domains,
             "extractor_calls": self.extractor_calls,
         }
@@ -196,9 +185,7 @@ class DANN(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DANN:
         parts = {
-            key: keras.saving.deserialize_keras_object(
-                value, custom_objects=custom_objects
-            )
+            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
             for key, value in config.items()
             if isinstance(value, dict) and key != "dtype"
         }
@@ -212,9 +199,7 @@ def cross_entropy(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 def is_correct(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns 1 where the largest logit is the class's, else 0: float32 `[B]`."""
-    return tf.cast(
-        tf.argmax(logits, -1, tf.int32) == tf.cast(classes, tf.int32), tf.float32
-    )
+    return tf.cast(tf.argmax(logits, -1, tf.int32) == tf.cast(classes, tf.int32), tf.float32)
 
 
 def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -50,9 +50,7 @@ class GradientReversal(keras.layers.Layer):
         self.grl_lambda = grl_lambda
 
     def call(self, x: tf.Tensor, grl_lambda: tf.Tensor | None = None) -> tf.Tensor:
-        return reverse_gradient(
-            x, self.grl_lambda if grl_lambda is None else grl_lambda
-        )
+        return reverse_gradient(x, self.grl_lambda if grl_lambda is None else grl_lambda)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "grl_lambda": self.grl_lambda}

@@ -29,9 +29,7 @@ def mnist_feature_extractor(
     """
     return keras.Sequential(
         [
-            keras.Input(
-                image_shape, name="image"
-            ),  # (B, 28, 28, 3) pixel values in [0, 255]
+            keras.Input(image_shape, name="image"),  # (B, 28, 28, 3) pixel values in [0, 255]
             layers.Rescaling(
                 1 / 255,
                 offset=[-mean / 255 for mean in pixel_mean],

@@ -22,9 +22,7 @@ from utils.figures import save_curves
 from utils.selection import information_maximisation
 from utils.summaries import RunLog
 
-CHUNK = (
-    20  # steps run in one call: signals and the progress bar wait no longer than that
-)
+CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
 CHANCE_MARGIN = 0.01
 LN_MARGIN = 0.01
 
@@ -149,9 +147,7 @@ class Trainer:
         steps = np.arange(self.total_steps)
         values = {name: schedule(steps) for name, schedule in self.schedules.items()}
         save_curves(self.log.folder, self.log.rows, values)
-        with whole_file(
-            self.checkpoints_dir / "trained_dann_mnist2mnist_m.keras"
-        ) as path:
+        with whole_file(self.checkpoints_dir / "trained_dann_mnist2mnist_m.keras") as path:
             self.model.save(path)
 
     def train_epoch(self, epoch: int, iterator: Iterator[Any]) -> None:
@@ -180,9 +176,7 @@ class Trainer:
         trained = time.monotonic() - began
         self.model.reset_metrics()
         validation = self.measure(*self.evaluation.target, domain=1)
-        labelled = self.measure(
-            *self.evaluation.labelled, domain=self.evaluation.labelled_domain
-        )
+        labelled = self.measure(*self.evaluation.labelled, domain=self.evaluation.labelled_domain)
         score = information_maximisation(self.predict(self.evaluation.unlabelled))
         line = self.log.epoch(
             epoch + 1,
@@ -208,9 +202,7 @@ class Trainer:
         if end < self.total_steps:
             self.stop_if_asked()
 
-    def measure(
-        self, images: np.ndarray, labels: np.ndarray, domain: int
-    ) -> dict[str, float]:
+    def measure(self, images: np.ndarray, labels: np.ndarray, domain: int) -> dict[str, float]:
         """Returns the metrics over labelled images of one domain; leaves the metrics reset."""
         results = self.run_test(evaluation_batches(images, labels, domain))
         values = {name: float(value) for name, value in results.items()}
@@ -221,10 +213,7 @@ class Trainer:
         """Returns class probabilities float32 `[N, num_labels]`."""
         starts = range(0, len(images), batch_size)
         return np.concatenate(
-            [
-                self.run_model(images[start : start + batch_size]).numpy()
-                for start in starts
-            ]
+            [self.run_model(images[start : start + batch_size]).numpy() for start in starts]
         )
 
     def save(self) -> None:
@@ -242,10 +231,7 @@ class Trainer:
             self.signal_number = number
             signal.signal(number, signal.SIG_DFL)
 
-        before = {
-            number: signal.signal(number, note)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:

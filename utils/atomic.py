@@ -26,15 +26,13 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(
-        f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}"
-    )
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise UserError(f"{path}: is a folder; name a file")
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); "

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, step): what a resumed run needs to go on exactly."""
+"""Training batches as a pure function of (seed, step): what an exact resume needs."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ class DomainBatches:
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
             self.images = [tf.constant(array) for array in images]
             self.labels = [
-                tf.fill([len(image)], -1)
-                if label is None
-                else tf.constant(label, tf.int32)
+                tf.fill([len(image)], -1) if label is None else tf.constant(label, tf.int32)
                 for image, label in zip(images, labels, strict=True)
             ]
 
@@ -68,19 +66,11 @@ class DomainBatches:
             images uint8 `[B, H, W, C]`, labels int32 `[B]`, domains int32 `[B]`.
         """
         share = self.block // num_replicas
-        first = (
-            tf.cast(step, tf.int64) * self.block + tf.cast(replica, tf.int64) * share
-        )
+        first = tf.cast(step, tf.int64) * self.block + tf.cast(replica, tf.int64) * share
         positions = first + tf.range(share, dtype=tf.int64)
         chosen = [self.permute(domain, positions) for domain in range(len(self.images))]
-        images = [
-            tf.gather(array, rows)
-            for array, rows in zip(self.images, chosen, strict=True)
-        ]
-        labels = [
-            tf.gather(array, rows)
-            for array, rows in zip(self.labels, chosen, strict=True)
-        ]
+        images = [tf.gather(array, rows) for array, rows in zip(self.images, chosen, strict=True)]
+        labels = [tf.gather(array, rows) for array, rows in zip(self.labels, chosen, strict=True)]
         domains = np.repeat(np.arange(len(images), dtype=np.int32), share)
         return tf.concat(images, 0), tf.concat(labels, 0), tf.constant(domains)
 
@@ -89,8 +79,7 @@ class DomainBatches:
         size = len(self.images[domain])
         passes = positions // size
         constants = [
-            tf.fill([len(positions)], tf.constant(x, tf.int64))
-            for x in (self.seed, domain)
+            tf.fill([len(positions)], tf.constant(x, tf.int64)) for x in (self.seed, domain)
         ]
         # The raw op, since tf.random.experimental.index_shuffle takes one seed for all positions,
         # and a batch may lie across two passes. Four rounds, as there.
@@ -115,9 +104,7 @@ class DomainBatches:
         first = context.input_pipeline_id * mine
 
         def share(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return self.batch(
-                number // mine, first + number % mine, context.num_replicas_in_sync
-            )
+            return self.batch(number // mine, first + number % mine, context.num_replicas_in_sync)
 
         numbers = tf.data.Dataset.range(start * mine, stop * mine)
         return numbers.map(share).prefetch(2 * mine).with_options(quiet_options())
@@ -135,9 +122,7 @@ def evaluation_batches(
         batch_size: only speed depends on it.
     """
     domains = np.full(len(images), domain, np.int32)
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (images, labels.astype(np.int32), domains)
-    )
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels.astype(np.int32), domains))
     return dataset.batch(batch_size).prefetch(1).with_options(quiet_options())
 
 

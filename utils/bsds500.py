@@ -28,9 +28,7 @@ URLS = (
 # `Photos.digest` of the official 200 training photographs.
 OFFICIAL_DIGEST = "28dd4917eb4fcf4c271a123a59610423f4a732da14ec6813be4e4cb1713477ee"
 TRAINING_PHOTO = re.compile(r"(?:.*/)?data/images/train/([^/]+\.jpe?g)", re.IGNORECASE)
-MAX_PHOTO_BYTES = (
-    2**22
-)  # the largest of the 200 has 0.1 MB; more is not a BSDS500 photograph
+MAX_PHOTO_BYTES = 2**22  # the largest of the 200 has 0.1 MB; more is not a BSDS500 photograph
 MAX_PHOTOS = 10_000
 MIN_SIDE = 28
 
@@ -43,9 +41,7 @@ class Photos:
     digest: str
 
 
-def find_bsds500(
-    path: Path | None, dataset_dir: Path, unverified: bool = False
-) -> Photos:
+def find_bsds500(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Photos:
     """Reads the BSDS500 training photographs from `path`, else `dataset_dir`, else a download.
 
     Args:
@@ -90,9 +86,7 @@ def read_photos(path: Path) -> Photos:
         UserError: no photograph in it, one that does not decode, or a damaged archive.
     """
     if not path.exists():
-        raise UserError(
-            f"{path}: no such file or folder; --bsds takes an archive or a folder"
-        )
+        raise UserError(f"{path}: no such file or folder; --bsds takes an archive or a folder")
     files = {}
     try:
         for name, data in training_files(path):
@@ -106,16 +100,12 @@ def read_photos(path: Path) -> Photos:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise UserError(
-            f"{path}: damaged or unreadable ({error}); fetch it again"
-        ) from error
+        raise UserError(f"{path}: damaged or unreadable ({error}); fetch it again") from error
     except (
         RuntimeError,
         NotImplementedError,
     ) as error:  # zip: encrypted, unknown compression
-        raise UserError(
-            f"{path}: cannot be unpacked ({error}); fetch it again"
-        ) from error
+        raise UserError(f"{path}: cannot be unpacked ({error}); fetch it again") from error
     if not files:
         raise UserError(f"{path}: no data/images/train/*.jpg in it; is this BSDS500?")
     digest = hashlib.sha256()
@@ -156,18 +146,14 @@ def training_files(path: Path) -> Iterator[tuple[str, bytes]]:
 def safe_name(path: Path, name: str) -> str:
     """Returns an archive member's name, or raises `UserError` if it points out of the archive."""
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
-        raise UserError(
-            f"{path}: holds the unsafe name {name!r}; do not trust this archive"
-        )
+        raise UserError(f"{path}: holds the unsafe name {name!r}; do not trust this archive")
     return name
 
 
 def checked_size(data: bytes, name: str) -> bytes:
     """Returns `data`, or raises `UserError` if it is larger than any photograph may be."""
     if len(data) > MAX_PHOTO_BYTES:
-        raise UserError(
-            f"{name}: larger than {MAX_PHOTO_BYTES} bytes: not a BSDS500 photograph"
-        )
+        raise UserError(f"{name}: larger than {MAX_PHOTO_BYTES} bytes: not a BSDS500 photograph")
     return data
 
 
@@ -178,19 +164,11 @@ def decode_photo(data: bytes, name: str) -> np.ndarray:
         UserError: it does not decode, or is smaller than one crop.
     """
     try:
-        image = (
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            if data
-            else None
-        )
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(
-            f"{name}: does not decode as a picture; fetch the archive again"
-        )
+        raise UserError(f"{name}: does not decode as a picture; fetch the archive again")
     if min(image.shape[:2]) < MIN_SIDE:
-        raise UserError(
-            f"{name}: {image.shape[1]}×{image.shape[0]} is smaller than a 28×28 crop"
-        )
+        raise UserError(f"{name}: {image.shape[1]}×{image.shape[0]} is smaller than a 28×28 crop")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

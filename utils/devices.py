@@ -19,9 +19,7 @@ def prepare_device(seed: int, mixed_precision: bool) -> str:
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if mixed_precision else "float32"
-    )
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,20 +50,16 @@ def download(
                         known_hash=None,
                         fname=partial.name,
                         path=partial.parent,
-                        downloader=pooch.HTTPDownloader(
-                            progressbar=True, timeout=timeout
-                        ),
+                        downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout),
                     )
                     check(partial)
-                    os.replace(partial, path)
+                    partial.replace(path)
                     return path
                 except (requests.RequestException, ValueError, UserError) as error:
                     reason = str(error).replace(str(partial), "the download")
             failures.append(f"{url} ({reason})")
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error})"
-        ) from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
     raise UserError(

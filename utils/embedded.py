@@ -10,9 +10,7 @@ import sklearn.datasets
 
 from utils.mnist import Digits
 
-VAL_SCANS = (
-    397  # of 1,797: about the MNIST proportion that the original holds back, rounded
-)
+VAL_SCANS = 397  # of 1,797: about the MNIST proportion that the original holds back, rounded
 COPIES = 4  # augmented versions of each scan: 5,600 for training, 1,588 for validation
 
 
@@ -28,12 +26,9 @@ def embedded_digits(random: np.random.RandomState) -> Digits:
     scans = sklearn.datasets.load_digits()
     order = random.permutation(len(scans.images))
     arrays = {}
-    for split, members in (("val", order[:VAL_SCANS]), ("train", order[VAL_SCANS:])):
-        members = np.repeat(members, COPIES)
-        members = members[random.permutation(len(members))]
-        arrays[split] = np.stack(
-            [enlarge(scans.images[scan], random) for scan in members]
-        )
+    for split, scans_of_split in (("val", order[:VAL_SCANS]), ("train", order[VAL_SCANS:])):
+        members = random.permutation(np.repeat(scans_of_split, COPIES))
+        arrays[split] = np.stack([enlarge(scans.images[scan], random) for scan in members])
         arrays[f"{split}_label"] = scans.target[members].astype(np.uint8)
     return Digits(**arrays)
 
@@ -41,15 +36,11 @@ def embedded_digits(random: np.random.RandomState) -> Digits:
 def enlarge(scan: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """Enlarges one 8×8 scan with values in [0, 16] to uint8 `[28, 28]`, a little off its place."""
     angle = random.uniform(-12, 12)  # degrees
-    scale = random.uniform(
-        2.4, 3.0
-    )  # pixels per scan pixel: 19 to 24 of 28, as in MNIST
+    scale = random.uniform(2.4, 3.0)  # pixels per scan pixel: 19 to 24 of 28, as in MNIST
     shift = random.uniform(-2, 2, size=2)  # pixels
     matrix = cv2.getRotationMatrix2D((3.5, 3.5), angle, scale)
     matrix[:, 2] += 13.5 - 3.5 + shift
-    large = cv2.warpAffine(
-        scan.astype(np.float32), matrix, (28, 28), flags=cv2.INTER_CUBIC
-    )
+    large = cv2.warpAffine(scan.astype(np.float32), matrix, (28, 28), flags=cv2.INTER_CUBIC)
     # A quarter of the ink's range is taken off, so that blur does not thicken the strokes.
     return np.clip((large - 4) * (255 / 12), 0, 255).astype(np.uint8)
 

@@ -17,9 +17,7 @@ from utils.atomic import whole_file
 Schedules = Mapping[str, Sequence[float]]
 
 
-def save_samples(
-    path: Path, upper: np.ndarray, lower: np.ndarray, columns: int = 10
-) -> None:
+def save_samples(path: Path, upper: np.ndarray, lower: np.ndarray, columns: int = 10) -> None:
     """Writes a picture of image pairs: each `upper` image above its `lower` one.
 
     Args:
@@ -77,9 +75,7 @@ def prediction_picture(
         tiles.append(tile)
     blank = np.full((96, 80, 3), 255, np.uint8)
     tiles += [blank] * (-len(tiles) % columns)
-    return np.vstack(
-        [np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
-    )
+    return np.vstack([np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)])
 
 
 def confusion_picture(matrix: np.ndarray) -> np.ndarray:
@@ -107,9 +103,7 @@ def confusion_picture(matrix: np.ndarray) -> np.ndarray:
     return picture
 
 
-def save_curves(
-    folder: Path, rows: Sequence[Mapping[str, str]], schedules: Schedules
-) -> None:
+def save_curves(folder: Path, rows: Sequence[Mapping[str, str]], schedules: Schedules) -> None:
     """Writes the original's three figures: hyperparameter.png, acc.png and loss.png.
 
     Args:

@@ -28,6 +28,7 @@ IDX_FILES = {
     "val": "t10k-images-idx3-ubyte",
     "val_label": "t10k-labels-idx1-ubyte",
 }
+MAX_BYTES = 2**28  # five times MNIST; a header that announces more is damaged or hostile
 NPZ_KEYS = {
     "train": "x_train",
     "train_label": "y_train",
@@ -54,9 +55,7 @@ class Digits:
         return digest.hexdigest()
 
 
-def find_mnist(
-    path: Path | None, dataset_dir: Path, unverified: bool = False
-) -> Digits:
+def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Digits:
     """Reads MNIST from `path`, else from `dataset_dir`, else from a download.
 
     Args:
@@ -85,9 +84,7 @@ def check_npz(path: Path) -> None:
     """Raises `UserError` unless `path` is the `mnist.npz` that Keras publishes."""
     found = pooch.file_hash(str(path))
     if found != NPZ_SHA256:
-        raise UserError(
-            f"{path}: SHA-256 is {found[:12]}…, should be {NPZ_SHA256[:12]}…"
-        )
+        raise UserError(f"{path}: SHA-256 is {found[:12]}…, should be {NPZ_SHA256[:12]}…")
 
 
 def holds_mnist(path: Path) -> bool:
@@ -104,15 +101,11 @@ def read_mnist(path: Path) -> Digits:
         UserError: a file is missing, damaged, or its arrays have the wrong shape.
     """
     if path.is_dir():
-        arrays = {
-            key: read_idx(find_idx(path, name)) for key, name in IDX_FILES.items()
-        }
+        arrays = {key: read_idx(find_idx(path, name)) for key, name in IDX_FILES.items()}
     elif path.exists():
         arrays = read_npz(path)
     else:
-        raise UserError(
-            f"{path}: no such file or folder; --mnist takes an mnist.npz or IDX files"
-        )
+        raise UserError(f"{path}: no such file or folder; --mnist takes an mnist.npz or IDX files")
     for split in ("train", "val"):
         images, labels = arrays[split], arrays[f"{split}_label"]
         if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
@@ -120,19 +113,13 @@ def read_mnist(path: Path) -> Digits:
                 f"{path}: {split} images are {images.dtype} {list(images.shape)}, "
                 "should be uint8 [N, 28, 28]; fetch MNIST again"
             )
-        if (
-            labels.dtype != np.uint8
-            or labels.shape != images.shape[:1]
-            or not labels.size
-        ):
+        if labels.dtype != np.uint8 or labels.shape != images.shape[:1] or not labels.size:
             raise UserError(
                 f"{path}: {split} has {images.shape[0]} images but labels {labels.dtype} "
                 f"{list(labels.shape)}; fetch MNIST again"
             )
         if labels.max() > 9:
-            raise UserError(
-                f"{path}: a {split} label is {labels.max()}, should be 0..9"
-            )
+            raise UserError(f"{path}: a {split} label is {labels.max()}, should be 0..9")
     return Digits(**arrays)
 
 
@@ -143,9 +130,7 @@ def find_idx(folder: Path, name: str) -> Path:
             path = folder / f"{candidate}{suffix}"
             if path.is_file():
                 return path
-    raise UserError(
-        f"{folder / name}[.gz]: missing; the folder must hold all four IDX files"
-    )
+    raise UserError(f"{folder / name}[.gz]: missing; the folder must hold all four IDX files")
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -163,12 +148,13 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             magic = file.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08" or magic[3] not in (1, 3):
-                raise UserError(
-                    f"{path}: magic number {magic.hex() or 'none'}: not an IDX file"
-                )
-            shape = tuple(np.frombuffer(file.read(4 * magic[3]), ">u4").tolist())
+                raise UserError(f"{path}: magic number {magic.hex() or 'none'}: not an IDX file")
+            sizes = file.read(4 * magic[3])
+            shape = tuple(
+                int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4)
+            )
             size = math.prod(shape)
-            if len(shape) != magic[3] or size > 2**28:
+            if len(sizes) != 4 * magic[3] or size > MAX_BYTES:
                 raise UserError(f"{path}: its header announces the shape {list(shape)}")
             data = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
@@ -185,10 +171,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Reads the four arrays of an `mnist.npz`; object arrays, which could run code, are refused."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > 2**28:
-                raise UserError(
-                    f"{path}: unpacks to more than MNIST's 55 MB; fetch it again"
-                )
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise UserError(f"{path}: unpacks to more than MNIST's 55 MB; fetch it again")
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[name] for key, name in NPZ_KEYS.items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -35,12 +35,8 @@ def blend(
     crops = np.empty((len(digits), SIDE, SIDE, 3), np.uint8)
     for index, photo in enumerate(photos):
         mine = np.flatnonzero(chosen == index)
-        windows = np.lib.stride_tricks.sliding_window_view(
-            photo, (SIDE, SIDE), axis=(0, 1)
-        )
-        crops[mine] = windows[rows[mine], columns[mine]].transpose(
-            0, 2, 3, 1
-        )  # (n, 28, 28, 3)
+        windows = np.lib.stride_tricks.sliding_window_view(photo, (SIDE, SIDE), axis=(0, 1))
+        crops[mine] = windows[rows[mine], columns[mine]].transpose(0, 2, 3, 1)  # (n, 28, 28, 3)
     # |c - 255| is c with every bit flipped, |c - 0| is c: so the rule is one exclusive or.
     crops ^= (digits > 0).astype(np.uint8)[..., None] * np.uint8(255)
     return crops

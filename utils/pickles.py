@@ -6,7 +6,6 @@ functions that rebuild a NumPy array, and then checks keys, types, shapes and ra
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,9 +43,7 @@ class ArrayUnpickler(pickle.Unpickler):
 def write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a data set to exactly `path`; `utils.atomic.whole_file` makes that safe."""
     with path.open("wb") as file:
-        pickle.dump(
-            {key: np.ascontiguousarray(arrays[key]) for key in KEYS}, file, PROTOCOL
-        )
+        pickle.dump({key: np.ascontiguousarray(arrays[key]) for key in KEYS}, file, PROTOCOL)
 
 
 def read_pickle(
@@ -69,7 +66,7 @@ def read_pickle(
     path = Path(path)
     try:
         with path.open("rb") as file:
-            arrays = ArrayUnpickler(io.BufferedReader(file)).load()  # type: ignore[arg-type]
+            arrays = ArrayUnpickler(file).load()
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; {REMEDY}") from error
     except IsADirectoryError as error:
@@ -79,21 +76,15 @@ def read_pickle(
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, {error}; {REMEDY}") from error
     except Exception as error:  # a damaged pickle raises anything at all
-        raise UserError(
-            f"{path}: damaged ({error or type(error).__name__}); {REMEDY}"
-        ) from error
+        raise UserError(f"{path}: damaged ({error or type(error).__name__}); {REMEDY}") from error
     if not isinstance(arrays, dict):
-        raise UserError(
-            f"{path}: holds a {type(arrays).__name__}, not a dictionary; {REMEDY}"
-        )
+        raise UserError(f"{path}: holds a {type(arrays).__name__}, not a dictionary; {REMEDY}")
     for key in KEYS:
         check_array(path, key, arrays.get(key), image_shape, num_labels)
     for split in ("train", "val"):
         images, labels = len(arrays[split]), len(arrays[f"{split}_label"])
         if images != labels:
-            raise UserError(
-                f"{path}: {images} {split} images but {labels} labels; {REMEDY}"
-            )
+            raise UserError(f"{path}: {images} {split} images but {labels} labels; {REMEDY}")
     return {key: arrays[key] for key in KEYS}
 
 
@@ -105,11 +96,7 @@ def check_array(
         raise UserError(f"{path}: has no key {key!r}; {REMEDY}")
     is_label = key.endswith("_label")
     dtype, shape = (np.int32, ()) if is_label else (np.uint8, image_shape)
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype != dtype
-        or array.shape[1:] != shape
-    ):
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape[1:] != shape:
         found = (
             f"{array.dtype} {list(array.shape)}"
             if isinstance(array, np.ndarray)

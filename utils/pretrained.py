@@ -34,9 +34,7 @@ def load_pretrained(model: DANN, path: Path) -> None:
         raise
     except Exception as error:  # Keras and h5py raise many kinds for a damaged file
         first = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{path}: does not fit this network or is damaged ({first})"
-        ) from error
+        raise UserError(f"{path}: does not fit this network or is damaged ({first})") from error
 
 
 def copy_weights(path: Path, source: keras.Model, target: keras.Model) -> None:
@@ -44,9 +42,7 @@ def copy_weights(path: Path, source: keras.Model, target: keras.Model) -> None:
     pairs = list(zip(source.weights, target.weights, strict=False))
     for old, new in pairs:
         if old.shape != new.shape:
-            raise UserError(
-                f"{path}: {old.path} has shape {old.shape}, needed is {new.shape}"
-            )
+            raise UserError(f"{path}: {old.path} has shape {old.shape}, needed is {new.shape}")
     if len(source.weights) != len(target.weights):
         raise UserError(
             f"{path}: has {len(source.weights)} weights, needed are {len(target.weights)}"
@@ -65,9 +61,7 @@ def load_keras2(model: DANN, path: Path) -> None:
     parts = (model.feature_extractor, model.label_predictor, model.domain_classifier)
     with h5py.File(path, "r") as file:
         if "model_weights" not in file:
-            raise UserError(
-                f"{path}: has no group 'model_weights'; is it a Keras 2 model?"
-            )
+            raise UserError(f"{path}: has no group 'model_weights'; is it a Keras 2 model?")
         root = file["model_weights"]
         groups = [root[name] for name in attribute(root, "layer_names")
                   if len(attribute(root[name], "weight_names"))]  # fmt: skip
@@ -98,7 +92,4 @@ def load_keras2(model: DANN, path: Path) -> None:
 
 def attribute(group: h5py.Group, name: str) -> list[str]:
     """Returns a list attribute of an HDF5 group as text."""
-    return [
-        item.decode() if isinstance(item, bytes) else str(item)
-        for item in group.attrs[name]
-    ]
+    return [item.decode() if isinstance(item, bytes) else str(item) for item in group.attrs[name]]

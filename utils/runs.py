@@ -49,14 +49,10 @@ def start_run(config: Config) -> tuple[Run, Config]:
     name = config.run_name or datetime.now().strftime("%Y%m%d%H%M%S")
     attempt = 1
     while True:
-        named = dataclasses.replace(
-            config, run_name=name if attempt == 1 else f"{name}-{attempt}"
-        )
+        named = dataclasses.replace(config, run_name=name if attempt == 1 else f"{name}-{attempt}")
         run = Run.of(named)
         try:
-            run.logs.mkdir(
-                parents=True
-            )  # making a folder is atomic: only one run can have it
+            run.logs.mkdir(parents=True)  # making a folder is atomic: only one run can have it
             break
         except FileExistsError as error:
             if config.run_name or not run.logs.is_dir():

@@ -83,6 +83,4 @@ class AnnealedLearningRate(ProgressSchedule):
         self.lr_beta = lr_beta
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
-        return (
-            self.init_learning_rate / (1.0 + self.lr_alpha * progress) ** self.lr_beta
-        )
+        return self.init_learning_rate / (1.0 + self.lr_alpha * progress) ** self.lr_beta

@@ -23,7 +23,5 @@ def information_maximisation(probabilities: np.ndarray) -> float:
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Returns -Σ p·ln p over the last axis, in nats; 0·ln 0 counts as 0."""
-    logs = np.log(
-        probabilities, out=np.zeros_like(probabilities), where=probabilities > 0
-    )
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     return -(probabilities * logs).sum(axis=-1)

@@ -56,9 +56,7 @@ class RunLog:
             self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
         if self.csv.exists():
             with self.csv.open(newline="") as file:
-                self.rows = [
-                    row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch
-                ]
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
         self.write_tables()
 
     def hyperparameters(self, config: Config) -> None:
@@ -67,9 +65,7 @@ class RunLog:
             key: value if isinstance(value, (bool, int, float, str)) else str(value)
             for key, value in dataclasses.asdict(config).items()
         }
-        metric = hparams.Metric(
-            "acc/image_cls_acc", group="validation", display_name="target acc"
-        )
+        metric = hparams.Metric("acc/image_cls_acc", group="validation", display_name="target acc")
         with self.writers["."].as_default():
             hparams.hparams_config(hparams=[], metrics=[metric])
             hparams.hparams(values, trial_id=str(self.folder))
@@ -106,9 +102,7 @@ class RunLog:
         row = {"epoch": f"{epoch:03d}"}
         for name in TAGS:
             for run, prefix in PREFIXES.items():
-                row[f"{prefix}_{name}"] = (
-                    f"{metrics[run][name]:.9g}"  # float32, to the last bit
-                )
+                row[f"{prefix}_{name}"] = f"{metrics[run][name]:.9g}"  # float32, to the last bit
         row |= {name: f"{value:.9g}" for name, value in selection.items()}
         self.rows.append(row)
         self.write_tables()
@@ -152,9 +146,7 @@ class RunLog:
 def text_line(row: Mapping[str, str]) -> str:
     """Returns an epoch's line in the original's format, its "imgae" mended."""
     names = ("train_loss", "val_loss", "train_image_cls_acc", "val_image_cls_acc")
-    return "-".join(
-        [f"Epoch{row['epoch']}", *(f"{name}-{float(row[name]):.3f}" for name in names)]
-    )
+    return "-".join([f"Epoch{row['epoch']}", *(f"{name}-{float(row[name]):.3f}" for name in names)])
 
 
 def rewind_events(folder: Path, last_step: int) -> None:

@@ -1,0 +1,116 @@
+"""Classifies pictures with a trained model; writes file, class and probability to a CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from utils.atomic import whole_file
+from utils.errors import UserError, run_script
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+BATCH = 256
+
+
+@dataclasses.dataclass
+class Arguments:
+    model: Path
+    """A .keras file from checkpoints/."""
+    images: Path
+    """A picture, or a folder that is searched with all its subfolders."""
+    output: Path = Path("predictions.csv")
+    """The CSV to write."""
+
+
+def main() -> None:
+    args = tyro.cli(Arguments, description=__doc__, use_underscores=True)
+    paths = find_pictures(args.images)
+    model = load_model(args.model)
+    shape = model.feature_extractor.input_shape[1:]
+    rows, skipped = [], []
+    with tqdm(total=len(paths), desc="classifying", unit="picture", disable=None) as bar:
+        for names, images in batches(paths, shape, skipped):
+            probabilities = model.predict_on_batch(images)
+            for name, row in zip(names, probabilities, strict=True):
+                rows.append((name, int(row.argmax()), f"{row.max():.4f}"))
+            bar.update(len(names))
+    for path in skipped:
+        print(f"skipped: {path}: does not decode as a picture", file=sys.stderr)
+    if not rows:
+        raise UserError(f"{args.images}: none of its {len(paths)} pictures decodes")
+    with whole_file(args.output) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("file", "label", "probability"))
+        table.writerows(rows)
+    print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped")
+
+
+def find_pictures(place: Path) -> list[Path]:
+    """Returns the pictures at or below `place`, sorted by name."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise UserError(f"{place}: no such file or folder; --images takes a picture or a folder")
+    paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{place}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def load_model(path: Path):  # type: ignore[no-untyped-def]
+    """Loads a DANN from a `.keras` file; code stored in the file is never run."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; training leaves models in checkpoints/")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    from model.dann import DANN
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a damaged file
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: not a model that predict.py can load ({reason})") from error
+    if not isinstance(model, DANN):
+        raise UserError(f"{path}: holds a {type(model).__name__}, not a DANN")
+    return model
+
+
+def batches(
+    paths: list[Path], shape: tuple[int, int, int], skipped: list[Path]
+) -> Iterator[tuple[list[Path], np.ndarray]]:
+    """Yields paths and images uint8 `[B, *shape]`; appends what does not decode to `skipped`."""
+    for start in range(0, len(paths), BATCH):
+        pairs = [(path, read_picture(path, shape)) for path in paths[start : start + BATCH]]
+        skipped += [path for path, image in pairs if image is None]
+        good = [(path, image) for path, image in pairs if image is not None]
+        if good:
+            yield [path for path, _ in good], np.stack([image for _, image in good])
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
+    """Reads a picture as uint8 of `shape` (height, width, channels), or None if it is none."""
+    height, width, channels = shape
+    colour = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), colour)
+    except (cv2.error, OSError):
+        return None
+    if image is None:
+        return None
+    # INTER_AREA averages when it shrinks and keeps pixels that need no change.
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+if __name__ == "__main__":
+    run_script(main)

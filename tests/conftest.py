@@ -1,0 +1,124 @@
+"""Small data for all tests, and two logical CPU devices."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils.mnist import IDX_FILES
+from utils.pickles import write_pickle
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+ROOT = Path(__file__).parent.parent
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Spells an array as IDX: magic number, sizes big-endian, bytes."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.tobytes()
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, np.ndarray]:
+    """300 + 100 made-up digits with a background of 0, and their labels."""
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 300), ("val", 100)):
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        images[random.random(images.shape) < 0.6] = 0
+        arrays[split] = images
+        arrays[f"{split}_label"] = random.integers(0, 10, count, np.uint8)
+    return arrays
+
+
+@pytest.fixture
+def mnist_folder(tmp_path: Path, digits: dict[str, np.ndarray]) -> Path:
+    """The four IDX files, gzipped."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for key, name in IDX_FILES.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(digits[key])))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_files() -> dict[str, bytes]:
+    """Five small JPEG photographs of two shapes."""
+    random = np.random.default_rng(1)
+    files = {}
+    for index in range(5):
+        shape = (40, 60, 3) if index % 2 else (60, 40, 3)
+        picture = cv2.resize(random.integers(0, 256, (6, 5, 3), np.uint8), shape[1::-1])
+        files[f"{index}.jpg"] = cv2.imencode(".jpg", picture)[1].tobytes()
+    return files
+
+
+def tar_of(files: dict[str, bytes], prefix: str = "BSR/BSDS500/data/images/train/") -> bytes:
+    """Packs files into a gzipped tar."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(prefix + name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def bsds_archive(tmp_path: Path, photo_files: dict[str, bytes]) -> Path:
+    path = tmp_path / "BSR_bsds500.tgz"
+    path.write_bytes(tar_of(photo_files))
+    return path
+
+
+def stripes(count: int, coloured: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ten easy classes: the height of a bright stripe; colour and noise make the domain."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 10, count).astype(np.int32)
+    images = np.zeros((count, 28, 28, 3), np.uint8)
+    if coloured:
+        images += random.integers(0, 120, (count, 1, 1, 3), np.uint8)
+    images += random.integers(0, 30, images.shape, np.uint8)
+    rows = 2 + 2 * labels
+    for offset in range(4):
+        images[np.arange(count), rows + offset, 3:25] += np.uint8(100)
+    return images, labels
+
+
+@pytest.fixture(scope="session")
+def domains() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Source and target data sets of 320 + 100 striped images each."""
+    sets = []
+    for coloured in (False, True):
+        train, train_label = stripes(320, coloured, seed=2 + coloured)
+        val, val_label = stripes(100, coloured, seed=4 + coloured)
+        sets.append(
+            {"train": train, "train_label": train_label, "val": val, "val_label": val_label}
+        )
+    return sets[0], sets[1]
+
+
+@pytest.fixture(scope="session")
+def data_flags(
+    tmp_path_factory: pytest.TempPathFactory,
+    domains: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+) -> list[str]:
+    """The striped data sets as pickles, named by the training script's flags."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, arrays in zip(("source", "target"), domains, strict=True):
+        write_pickle(folder / f"{name}.pkl", arrays)
+    return [
+        *("--source_dataset_path", str(folder / "source.pkl")),
+        *("--target_dataset_path", str(folder / "target.pkl")),
+    ]

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils.batches import DomainBatches, evaluation_batches
+
+
+def numbered(count: int, offset: int) -> np.ndarray:
+    """Images whose first two pixels spell their number."""
+    images = np.zeros((count, 2, 2, 1), np.uint8)
+    numbers = np.arange(count) + offset
+    images[:, 0, 0, 0], images[:, 0, 1, 0] = numbers % 256, numbers // 256
+    return images
+
+
+def numbers(images: tf.Tensor) -> np.ndarray:
+    return images[:, 0, 0, 0].numpy().astype(int) + 256 * images[:, 0, 1, 0].numpy().astype(int)
+
+
+@pytest.fixture
+def batches() -> DomainBatches:
+    labels = (np.arange(300) % 7).astype(np.int32)
+    return DomainBatches([numbered(300, 0), numbered(130, 1000)], [labels, None], 32, seed=5)
+
+
+def test_format(batches: DomainBatches) -> None:
+    images, labels, domains = batches.batch(0)
+    assert (images.dtype, labels.dtype, domains.dtype) == (tf.uint8, tf.int32, tf.int32)
+    assert images.shape == (32, 2, 2, 1)
+    np.testing.assert_array_equal(domains, [0] * 16 + [1] * 16)
+    np.testing.assert_array_equal(labels[:16], numbers(images)[:16] % 7)
+    np.testing.assert_array_equal(labels[16:], -1)
+    assert (numbers(images)[16:] >= 1000).all()
+
+
+def test_each_pass_sees_each_image_once_in_a_new_order(batches: DomainBatches) -> None:
+    steps = [numbers(batches.batch(step)[0]) for step in range(75)]
+    source = np.concatenate([step[:16] for step in steps])  # 1200 = four passes of 300
+    target = np.concatenate([step[16:] for step in steps])[: 9 * 130]
+    for stream, size, offset in ((source, 300, 0), (target, 130, 1000)):
+        passes = stream.reshape(-1, size)
+        for one in passes:
+            np.testing.assert_array_equal(np.sort(one), np.arange(size) + offset)
+        assert not (passes[0] == passes[1]).all()
+        assert not (passes[0] == np.arange(size) + offset).all()
+
+
+def test_order_looks_random(batches: DomainBatches) -> None:
+    order = np.concatenate([numbers(batches.batch(step)[0])[:16] for step in range(18)])
+    correlation = np.corrcoef(np.arange(288), order)[0, 1]
+    assert abs(correlation) < 4 / np.sqrt(288)  # four standard deviations of chance
+
+
+def test_depends_on_seed_and_step_alone(batches: DomainBatches) -> None:
+    again = DomainBatches([numbered(300, 0), numbered(130, 1000)], [None, None], 32, seed=5)
+    other = DomainBatches([numbered(300, 0), numbered(130, 1000)], [None, None], 32, seed=6)
+    np.testing.assert_array_equal(batches.batch(40)[0], again.batch(40)[0])
+    assert (batches.batch(40)[0].numpy() != other.batch(40)[0].numpy()).any()
+
+
+def test_shares_of_replicas_are_the_batch_and_hold_all_domains(batches: DomainBatches) -> None:
+    whole = numbers(batches.batch(9)[0])
+    shares = [batches.batch(9, replica, 4) for replica in range(4)]
+    for images, _, domains in shares:
+        assert images.shape[0] == 8
+        np.testing.assert_array_equal(domains, [0] * 4 + [1] * 4)
+    rebuilt = [np.concatenate([numbers(share[0])[half] for share in shares])
+               for half in (slice(0, 4), slice(4, 8))]  # fmt: skip
+    np.testing.assert_array_equal(np.concatenate(rebuilt), whole)
+
+
+def test_dataset_is_the_batches_in_order(batches: DomainBatches) -> None:
+    read = list(batches.dataset(17, 22))
+    assert len(read) == 5
+    for step, batch in enumerate(read, 17):
+        for part, expected in zip(batch, batches.batch(step), strict=True):
+            np.testing.assert_array_equal(part, expected)
+
+
+def test_dataset_of_a_worker_holds_its_shares(batches: DomainBatches) -> None:
+    context = tf.distribute.InputContext(2, input_pipeline_id=1, num_replicas_in_sync=4)
+    read = [numbers(images) for images, _, _ in batches.dataset(3, 5, context)]
+    expected = [numbers(batches.batch(step, replica, 4)[0])
+                for step in (3, 4) for replica in (2, 3)]  # fmt: skip
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_steps_per_epoch_cover_the_source(batches: DomainBatches) -> None:
+    assert batches.steps_per_epoch == 19  # 300 / 16, rounded up
+
+
+def test_refuses_a_batch_that_does_not_divide() -> None:
+    with pytest.raises(ValueError, match="multiple of the 2 domains, got 31"):
+        DomainBatches([numbered(4, 0), numbered(4, 0)], [None, None], 31)
+
+
+def test_evaluation_sees_each_image_once() -> None:
+    labels = np.arange(7, dtype=np.int32)
+    seen = list(evaluation_batches(numbered(7, 0), labels, domain=1, batch_size=3))
+    np.testing.assert_array_equal(
+        np.concatenate([numbers(images) for images, _, _ in seen]), labels
+    )
+    np.testing.assert_array_equal(np.concatenate([domains for _, _, domains in seen]), 1)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.config import Config
+from utils.errors import UserError
+from utils.runs import find_run, start_run
+
+
+def test_save_and_load_is_the_same(tmp_path: Path) -> None:
+    config = Config(epoch=3, pixel_mean=(1.5, 2.0, 3.0), run_name="a", method="source_only")
+    config.save(tmp_path / "config.json")
+    assert Config.load(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 7), ("batch_size", 0), ("epoch", 0), ("gamma", -1.0),
+        ("gamma", float("nan")),
+        ("grl_lambda", -0.1), ("init_learning_rate", 0.0), ("init_learning_rate", float("inf")),
+        ("momentum_rate", 1.0), ("method", "magic"), ("seed", -1), ("pixel_mean", (1.0,)),
+        ("pixel_mean", (0.0, 0.0, 256.0)), ("image_input_shape", (8, 28, 3)), ("run_name", "a/b"),
+        ("run_name", ".."), ("lr_alpha", -1.0), ("checkpoint_steps", 0),
+    ],
+)  # fmt: skip
+def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        Config(**{field: value})
+    assert str(caught.value).startswith(f"{field}: {value!r} must be ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a config file"),
+        ("{", "not a config file"),
+        ("[" * 100_000, "not a config file"),
+        ("[1]", "holds a list"),
+        ('{"epochs": 3}', "unknown key 'epochs'; known are method, epoch"),
+        ('{"epoch": "3"}', "epoch: '3' is not of type int"),
+        ('{"epoch": true}', "epoch: True is not of type int"),
+        ('{"epoch": 2.5}', "epoch: 2.5 is not of type int"),
+        ('{"pixel_mean": [1, "a", 3]}', "pixel_mean: 'a' is not of type float"),
+        ('{"method": "magic"}', "'magic' is not of type"),
+        ('{"batch_size": 7}', "batch_size: 7 must be even"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        Config.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"gamma": 5}')
+    assert Config.load(tmp_path / "config.json").gamma == 5.0
+
+
+def test_missing_data_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"source_dataset_path: .*no such file; .*create_mnistm"):
+        Config(source_dataset_path=str(tmp_path / "x.pkl")).check_paths()
+    with pytest.raises(UserError, match="is a folder"):
+        Config(source_dataset_path=str(tmp_path)).check_paths()
+
+
+def test_every_field_has_a_line_of_documentation() -> None:
+    source = Path(Config.__module__.replace(".", "/") + ".py").read_text()
+    for field in dataclasses.fields(Config):
+        declaration = source.index(f"    {field.name}: ")
+        assert source[declaration:].split("\n")[1].strip().startswith('"""'), field.name
+
+
+def folders(tmp_path: Path) -> dict[str, str]:
+    return {f"{name}_dir": str(tmp_path / name) for name in ("logs", "checkpoints", "config")}
+
+
+def test_runs_of_the_same_second_do_not_collide(tmp_path: Path) -> None:
+    config = Config(**folders(tmp_path))
+    runs = [start_run(config)[0] for _ in range(5)]
+    assert len({run.logs for run in runs}) == 5
+    assert runs[0].logs.parent == (
+        tmp_path / "logs/MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=256"
+    )
+
+
+def test_a_run_is_found_by_any_of_its_folders(tmp_path: Path) -> None:
+    run, config = start_run(Config(run_name="mine", **folders(tmp_path)))
+    for folder in run.folders:
+        assert find_run(folder) == (run, config)
+        assert json.loads((folder / "config.json").read_text())["run_name"] == "mine"
+
+
+def test_a_taken_name_is_refused(tmp_path: Path) -> None:
+    config = Config(run_name="mine", **folders(tmp_path))
+    start_run(config)
+    with pytest.raises(UserError, match=r"mine: exists; choose another --run_name, or --resume"):
+        start_run(config)
+
+
+def test_no_run_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        find_run(tmp_path)
