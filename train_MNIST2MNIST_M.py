@@ -155,7 +155,14 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
             "pass by luck.\nTo go on all the same: --allow_collapse."
         )
         return COLLAPSED
-    print(f"models:   {run.checkpoints}\ncurves:   {run.logs}")
+    last = log.rows[-1]
+    pick = max(log.rows, key=lambda row: float(row["information_maximisation"]))
+    print(
+        f"target accuracy: {float(last['val_image_cls_acc']):.4f} after the last epoch, "
+        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
+        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
+        f"next:     python predict.py --model {run.checkpoints / 'best.keras'} --images FOLDER"
+    )
     return 0
 
 

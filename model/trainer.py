@@ -135,7 +135,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the checkpoint to resume from is saved.
         """
         start = int(self.step)
-        self.log.open(start, start // self.epoch_steps)
+        self.log.open(start // self.epoch_steps, self.epoch_steps)
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: self.batches.dataset(start, self.total_steps, context)
         )

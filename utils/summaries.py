@@ -44,15 +44,20 @@ class RunLog:
         self.rows: list[dict[str, str]] = []
         self.writers: dict[str, tf.summary.SummaryWriter] = {}
 
-    def open(self, step: int, epoch: int) -> None:
-        """Opens the record for a run that stands at `step`, in the epoch after `epoch`.
+    def open(self, epoch: int, epoch_steps: int) -> None:
+        """Opens the record for a run that has finished `epoch` epochs of `epoch_steps` steps.
 
         Whatever was recorded beyond that point, by a run that was killed before it could save,
         is dropped: it comes again, the same.
         """
-        for name, last in (("hyperparameter", step), ("train", epoch), ("validation", epoch),
-                           (".", epoch)):  # fmt: skip
-            rewind_events(self.folder / name, last)
+        last = {
+            "hyperparameter": epoch * epoch_steps,
+            "train": epoch,
+            "validation": epoch,
+            ".": epoch,
+        }
+        for name, last_step in last.items():
+            rewind_events(self.folder / name, last_step)
             self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
         if self.csv.exists():
             with self.csv.open(newline="") as file:

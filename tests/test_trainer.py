@@ -1,0 +1,253 @@
+"""The training loop: resume, logs, collapse, signals; in this process, on striped images."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.dann import DANN
+from model.networks import dense_head, mnist_feature_extractor
+from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
+from utils.batches import DomainBatches
+from utils.devices import prepare_device
+from utils.schedules import AnnealedLearningRate, GRLLambda
+from utils.summaries import RunLog
+
+Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+EPOCHS, EPOCH_STEPS = 2, 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deterministic() -> None:
+    prepare_device(seed=0, mixed_precision=False)
+
+
+def make_trainer(folder: Path, domains: Domains, rate: float = 0.01, **options: Any) -> Trainer:
+    """A fresh model and trainer, as a newly started script has them."""
+    source, target = domains
+    keras.utils.set_random_seed(1)
+    total = EPOCHS * EPOCH_STEPS
+    schedules = {
+        "learning_rate": AnnealedLearningRate(total, rate),
+        "grl_lambda": GRLLambda(total),
+    }
+    model = DANN(
+        mnist_feature_extractor((28, 28, 3), (20.0, 20.0, 20.0)),
+        dense_head("label_predictor", (768,), (20,), 10),
+        dense_head("domain_classifier", (768,), (20,), 2),
+        grl_lambda=schedules["grl_lambda"],
+    )
+    model.compile(optimizer=keras.optimizers.SGD(schedules["learning_rate"], 0.9))
+    return Trainer(
+        model,
+        DomainBatches([source["train"], target["train"]], [source["train_label"], None], 32, 1),
+        EPOCHS,
+        RunLog(folder / "logs"),
+        folder / "checkpoints",
+        EvaluationData(
+            target=(target["val"], target["val_label"]),
+            labelled=(source["val"], source["val_label"]),
+            labelled_domain=0,
+            unlabelled=target["train"][:50],
+        ),
+        schedules,
+        checkpoint_steps=options.pop("checkpoint_steps", 7),
+        **options,
+    )
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Every event of every run: tag → (step, value), in the order of the files."""
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    for file in sorted(folder.rglob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                key = f"{file.parent.relative_to(folder)}:{value.tag}"
+                found.setdefault(key, []).append((event.step, value.tensor.SerializeToString()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    trainer = make_trainer(folder, domains)
+    trainer.restore()
+    trainer.train()
+    np.savez(folder / "weights.npz", *trainer.model.get_weights())
+    return folder
+
+
+def assert_same_end(folder: Path, trainer: Trainer, undisturbed: Path) -> None:
+    with np.load(undisturbed / "weights.npz") as expected:
+        for name, weight in zip(expected.files, trainer.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, expected[name])
+    for name in ("log.csv", "log.txt"):
+        assert (folder / "logs" / name).read_bytes() == (undisturbed / "logs" / name).read_bytes()
+    assert events(folder / "logs") == events(undisturbed / "logs")
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes the trainer die just before it saves `step`: what it did since is lost."""
+    save = trainer.save
+
+    def die_or_save() -> None:
+        if int(trainer.step) == step:
+            raise Killed
+        save()
+
+    monkeypatch.setattr(trainer, "save", die_or_save)
+
+
+# 14: in mid-epoch. 20: after the first epoch was recorded and before it was saved. 40: likewise
+# the last. 7: before any checkpoint.
+@pytest.mark.parametrize("step", [7, 14, 20, 40])
+def test_a_killed_run_ends_as_if_undisturbed(
+    tmp_path: Path, domains: Domains, undisturbed: Path, monkeypatch: Any, step: int
+) -> None:
+    trainer = make_trainer(tmp_path, domains)
+    kill_at(trainer, monkeypatch, step)
+    with pytest.raises(Killed):
+        trainer.train()
+    trainer.log.flush()
+    # A kill may also cut a record short.
+    for file in tmp_path.glob("logs/train/events.*"):
+        file.write_bytes(file.read_bytes() + b"\x10\0\0\0\0\0\0")
+    resumed = make_trainer(tmp_path, domains)
+    assert resumed.restore() == max(s for s in (0, 7, 14, 20, 21, 28, 35) if s < step)
+    resumed.train()
+    assert_same_end(tmp_path, resumed, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_where_the_run_stands(
+    tmp_path: Path, domains: Domains, undisturbed: Path, number: signal.Signals
+) -> None:
+    trainer = make_trainer(tmp_path, domains, checkpoint_steps=1000)
+    run_steps = trainer.run_steps
+
+    def signalled(*args: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return run_steps(*args)
+
+    handler = signal.getsignal(number)
+    trainer.run_steps = signalled
+    with pytest.raises(Interrupted) as caught:
+        trainer.train()
+    assert caught.value.signal_number == number
+    assert signal.getsignal(number) is handler
+    resumed = make_trainer(tmp_path, domains)
+    assert resumed.restore() == int(trainer.step) > 0
+    resumed.train()
+    assert_same_end(tmp_path, resumed, undisturbed)
+
+
+def test_record_follows_the_contract(undisturbed: Path) -> None:
+    found = {
+        tag: [step for step, _ in values] for tag, values in events(undisturbed / "logs").items()
+    }
+    epochs = [1, 2]
+    for run in ("train", "validation"):
+        for tag in ("loss/loss", "loss/image_cls_loss", "loss/domain_cls_loss",
+                    "acc/image_cls_acc", "acc/domain_cls_acc"):  # fmt: skip
+            assert found.pop(f"{run}:{tag}") == epochs
+    for tag in ("learning_rate", "grl_lambda"):
+        assert found.pop(f"hyperparameter:hyperparameter/{tag}") == list(range(1, 41))
+    assert all(tag.startswith(".:") for tag in found)
+
+
+def test_validation_is_measured_on_the_target_test_set_with_losses_as_losses(
+    tmp_path: Path, domains: Domains, undisturbed: Path
+) -> None:
+    """From the saved model and NumPy alone; the original logged an accuracy as the domain loss."""
+    model = keras.saving.load_model(undisturbed / "checkpoints/trained_dann_mnist2mnist_m.keras")
+    images, labels = domains[1]["val"], domains[1]["val_label"]
+    probabilities = model.predict(images, verbose=0)
+    logits = model.domain_classifier(model.feature_extractor(images)).numpy()
+    label_loss = -np.log(probabilities[np.arange(100), labels]).mean()
+    domain_loss = (np.log(np.exp(logits).sum(axis=1)) - logits[:, 1]).mean()
+    expected = {
+        "loss/loss": label_loss + domain_loss,
+        "loss/image_cls_loss": label_loss,
+        "loss/domain_cls_loss": domain_loss,
+        "acc/image_cls_acc": (probabilities.argmax(1) == labels).mean(),
+        "acc/domain_cls_acc": (logits.argmax(1) == 1).mean(),
+    }
+    found = events(undisturbed / "logs")
+    for tag, value in expected.items():
+        tensor = type(tf.make_tensor_proto(0)).FromString(found[f"validation:{tag}"][-1][1])
+        assert float(tf.make_ndarray(tensor)) == pytest.approx(value, rel=1e-4, abs=1e-6), tag
+
+
+def test_each_epochs_train_metrics_are_its_own(tmp_path: Path, domains: Domains) -> None:
+    """Replays the batches by hand: the second epoch's mean has no share of the first's."""
+    trainer = make_trainer(tmp_path, domains)
+    replay = make_trainer(tmp_path / "replay", domains)
+    trainer.train()
+    losses = []
+    for step in range(40):
+        replay.model.reset_metrics()
+        losses.append(float(replay.model.train_step(replay.batches.batch(step))["image_cls_loss"]))
+    rows = trainer.log.rows
+    for epoch, row in enumerate(rows):
+        expected = np.mean(losses[epoch * 20 : epoch * 20 + 20])
+        assert float(row["train_image_cls_loss"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_two_checkpoints_the_best_and_the_final_model_are_kept(undisturbed: Path) -> None:
+    names = {file.name for file in (undisturbed / "checkpoints").iterdir()}
+    assert names == {
+        "checkpoint", "best.keras", "trained_dann_mnist2mnist_m.keras",
+        *(f"step-{step}.{end}" for step in (35, 40) for end in ("index", "data-00000-of-00001")),
+    }  # fmt: skip
+
+
+def test_figures_are_written(undisturbed: Path) -> None:
+    for name in ("hyperparameter", "acc", "loss"):
+        data = (undisturbed / "logs" / f"{name}.png").read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) > 5000
+
+
+@pytest.fixture
+def dead(tmp_path: Path, domains: Domains) -> Iterator[Trainer]:
+    """A trainer whose features have died: every ReLU is off, whatever the image."""
+    trainer = make_trainer(tmp_path, domains)
+    kernel, bias = trainer.model.feature_extractor.get_layer("conv2").weights
+    kernel.assign(tf.zeros(kernel.shape))
+    bias.assign(tf.fill(bias.shape, -100.0))
+    return trainer
+
+
+def test_collapse_is_noticed_after_one_epoch(dead: Trainer) -> None:
+    with pytest.raises(CollapseError, match=r"epoch 1: accuracy .*chance.*ln 2 = 0\.6931"):
+        dead.train()
+
+
+def test_collapse_may_be_allowed(dead: Trainer) -> None:
+    dead.allow_collapse = True
+    dead.train()
+    assert len(dead.log.rows) == 2
+
+
+def test_nan_is_noticed_at_once(tmp_path: Path, domains: Domains) -> None:
+    trainer = make_trainer(tmp_path, domains, rate=1e38)
+    with pytest.raises(CollapseError, match=r"epoch 1: the loss is (nan|inf)"):
+        trainer.train()
+    assert trainer.log.rows == []
+
+
+def test_a_healthy_run_is_not_called_collapsed(undisturbed: Path) -> None:
+    assert len((undisturbed / "logs" / "log.txt").read_text().splitlines()) == EPOCHS
