@@ -101,7 +101,7 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
         labelled_domain=int(learns_from_target),
         unlabelled=evenly(target["train"], 5000),
     )
-    del source["train"], target["train"]  # the batches hold them now
+    del source["train"], target["train"]  # the batches have copies
     total_steps = config.epoch * batches.steps_per_epoch
     ceiling = config.grl_lambda if config.method == "dann" else 0.0
     grl_lambda = GRLLambda(total_steps, config.gamma, ceiling)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
+
 
 class DomainBatches:
     """Batches of equal blocks, one from each domain, in the order of the domains.
@@ -43,8 +45,8 @@ class DomainBatches:
         self.batch_size = batch_size
         self.block = batch_size // len(images)
         self.seed = seed
+        self.images = [to_tensor(array) for array in images]
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
-            self.images = [tf.constant(array) for array in images]
             self.labels = [
                 tf.fill([len(image)], -1) if label is None else tf.constant(label, tf.int32)
                 for image, label in zip(images, labels, strict=True)
@@ -124,6 +126,15 @@ def evaluation_batches(
     domains = np.full(len(images), domain, np.int32)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels.astype(np.int32), domains))
     return dataset.batch(batch_size).prefetch(1).with_options(quiet_options())
+
+
+def to_tensor(array: np.ndarray) -> tf.Tensor:
+    """Copies an array to a CPU tensor, once; tf.constant holds a second copy for a while."""
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    aligned = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    aligned[...] = array
+    return tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
 
 
 def quiet_options() -> tf.data.Options:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.datasets
+
+from utils.embedded import COPIES, VAL_SCANS, embedded_digits, embedded_photos
+from utils.mnist import Digits
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return embedded_digits(np.random.RandomState(42))
+
+
+def test_shapes_and_background(digits: Digits) -> None:
+    assert digits.train.shape == ((1797 - VAL_SCANS) * COPIES, 28, 28)
+    assert digits.val.shape == (VAL_SCANS * COPIES, 28, 28)
+    assert digits.train.dtype == np.uint8
+    empty = (digits.train == 0).mean()
+    assert 0.5 < empty < 0.9  # MNIST: 0.81
+
+
+def test_no_scan_is_on_both_sides(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spells each scan's number in place of its picture, and looks where the numbers go."""
+    scans = sklearn.datasets.load_digits()
+    numbered = np.zeros((1797, 8, 8))
+    numbered[:, 0, 0] = np.arange(1797)
+    scans.images = numbered
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: scans)
+    monkeypatch.setattr("utils.embedded.enlarge", lambda scan, _: scan[0, 0])
+    split = embedded_digits(np.random.RandomState(42))
+    train, val = set(split.train.tolist()), set(split.val.tolist())
+    assert not train & val
+    assert len(train | val) == 1797
+    np.testing.assert_array_equal(scans.target[split.val.astype(int)], split.val_label)
+
+
+def test_same_seed_same_digits(digits: Digits) -> None:
+    assert embedded_digits(np.random.RandomState(42)).digest == digits.digest
+    assert embedded_digits(np.random.RandomState(43)).digest != digits.digest
+
+
+def test_photos_are_in_colour() -> None:
+    photos = embedded_photos()
+    assert len(photos) == 8
+    for photo in photos:
+        assert photo.dtype == np.uint8
+        assert photo.shape[2] == 3
+        assert (photo[..., 0] != photo[..., 2]).mean() > 0.3

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from model.dann import DANN
+from model.networks import dense_head, mnist_feature_extractor
+from utils.errors import UserError
+from utils.pretrained import load_pretrained
+
+
+def make_dann(seed: int, hidden: int = 100) -> DANN:
+    keras.utils.set_random_seed(seed)
+    return DANN(
+        mnist_feature_extractor((28, 28, 3), (45.0, 45.0, 45.0)),
+        dense_head("label_predictor", (768,), (hidden, 100), 10),
+        dense_head("domain_classifier", (768,), (100,), 2),
+    )
+
+
+def write_keras2(path: Path, model: DANN, change: Any = None) -> None:
+    """Writes an .h5 as Keras 2 laid it out for the original's nested models."""
+    names = {
+        "sequential_3": ["conv2d_6", "conv2d_7"],
+        "sequential_4": ["dense_9", "dense_10", "image_cls_pred"],
+        "sequential_5": ["dense_11", "domain_cls_pred"],
+    }
+    parts = (model.feature_extractor, model.label_predictor, model.domain_classifier)
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights")
+        order = [
+            "image_input",
+            "sequential_3",
+            "gradient_reversal_layer",
+            "sequential_4",
+            "sequential_5",
+        ]
+        root.attrs["layer_names"] = [name.encode() for name in order]
+        for name in order:
+            root.create_group(name).attrs["weight_names"] = np.array([], "S1")
+        for (name, layers), part in zip(names.items(), parts, strict=True):
+            weight_names = [f"{layer}/{kind}:0" for layer in layers for kind in ("kernel", "bias")]
+            root[name].attrs["weight_names"] = [text.encode() for text in weight_names]
+            for text, value in zip(weight_names, part.get_weights(), strict=True):
+                root[name][text] = value
+        if change:
+            change(file)
+
+
+def assert_same_weights(one: DANN, other: DANN) -> None:
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5", "keras2.h5"])
+def test_loads_every_format(tmp_path: Path, name: str) -> None:
+    trained, fresh = make_dann(1), make_dann(2)
+    path = tmp_path / name
+    if name == "m.keras":
+        trained.save(path)
+    elif name == "m.weights.h5":
+        trained.save_weights(path)
+    else:
+        write_keras2(path, trained)
+    load_pretrained(fresh, path)
+    assert_same_weights(fresh, trained)
+
+
+def test_keras2_predictions_are_those_of_the_originals_network(tmp_path: Path) -> None:
+    """The file's arrays in NumPy order: normalise, convolve, ReLU, pool, as the original did."""
+    import tensorflow as tf
+
+    trained, fresh = make_dann(1), make_dann(2)
+    write_keras2(tmp_path / "o.h5", trained)
+    load_pretrained(fresh, tmp_path / "o.h5")
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3)).astype(np.uint8)
+    x: Any = (images - np.float32(45.0)) / np.float32(255.0)
+    with h5py.File(tmp_path / "o.h5") as file:
+        root = file["model_weights"]
+        for layer in ("conv2d_6", "conv2d_7"):
+            group = root["sequential_3"][layer]
+            x = tf.nn.relu(tf.nn.conv2d(x, group["kernel:0"][()], 1, "VALID") + group["bias:0"][()])
+            x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        x = tf.reshape(x, (4, -1))
+        for layer in ("dense_9", "dense_10", "image_cls_pred"):
+            group = root["sequential_4"][layer]
+            x = x @ group["kernel:0"][()] + group["bias:0"][()]
+            x = tf.nn.softmax(x) if layer == "image_cls_pred" else tf.nn.relu(x)
+    np.testing.assert_allclose(fresh(images), x, rtol=1e-4, atol=1e-6)
+
+
+def drop_head(file: h5py.File) -> None:
+    file["model_weights"]["sequential_5"].attrs["weight_names"] = np.array([], "S1")
+
+
+def drop_layer(file: h5py.File) -> None:
+    group = file["model_weights"]["sequential_4"]
+    group.attrs["weight_names"] = group.attrs["weight_names"][:4]
+
+
+def drop_root(file: h5py.File) -> None:
+    del file["model_weights"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_head, "has 2 nested models with weights, needed are 3"),
+        (drop_layer, "sequential_4 has 4 weights, the label_predictor needs 6"),
+        (drop_root, "no group 'model_weights'"),
+    ],
+)
+def test_a_keras2_file_that_does_not_fit_is_named(
+    tmp_path: Path, change: Any, message: str
+) -> None:
+    model = make_dann(2)
+    before = model.get_weights()
+    write_keras2(tmp_path / "o.h5", make_dann(1), change)
+    with pytest.raises(UserError, match=message):
+        load_pretrained(model, tmp_path / "o.h5")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "keras2.h5"])
+def test_a_wrong_shape_is_named_and_nothing_is_set(tmp_path: Path, name: str) -> None:
+    other, model = make_dann(1, hidden=50), make_dann(2)
+    before = model.get_weights()
+    path = tmp_path / name
+    if name == "m.keras":
+        other.save(path)
+    else:
+        write_keras2(path, other)
+    with pytest.raises(UserError, match=r"has shape \(768, 50\).*\(768, 100\)"):
+        load_pretrained(model, path)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5", "m.h5"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(UserError, match="does not fit this network or is damaged"):
+        load_pretrained(make_dann(1), tmp_path / name)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from config.config import Config
+from utils.figures import confusion_picture, prediction_picture
+from utils.summaries import TAGS, RunLog, rewind_events
+
+
+def metrics(value: float) -> dict[str, dict[str, float]]:
+    return {run: {name: value + index for index, name in enumerate(TAGS)}
+            for run in ("train", "validation")}  # fmt: skip
+
+
+def schedule(steps: np.ndarray) -> np.ndarray:
+    return 0.5 * steps
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """Three epochs of four steps, below a log directory."""
+    log = RunLog(tmp_path / "logs" / "experiment" / "run")
+    log.open(0, 4)
+    log.hyperparameters(Config(run_name="run"))
+    for epoch in (1, 2, 3):
+        steps = range(4 * epoch - 4, 4 * epoch)
+        log.epoch(
+            epoch, steps, {"learning_rate": schedule, "grl_lambda": schedule},
+            metrics(epoch / 8), {"information_maximisation": float(epoch)},
+        )  # fmt: skip
+        images = np.zeros((12, 28, 28, 3), np.uint8)
+        log.pictures(epoch, images, np.arange(12) % 10, np.eye(10)[np.arange(12) % 10])
+    log.close()
+    return tmp_path / "logs"
+
+
+def steps_of(folder: Path, tag: str) -> list[int]:
+    files = sorted(str(file) for file in folder.glob("events.*"))
+    records = tf.data.TFRecordDataset(files).as_numpy_iterator()
+    events = [tf.compat.v1.Event.FromString(record) for record in records]
+    return [event.step for event in events for value in event.summary.value if value.tag == tag]
+
+
+def test_log_txt_is_the_originals_with_its_spelling_mended(recorded: Path) -> None:
+    lines = (recorded / "experiment/run/log.txt").read_text().splitlines()
+    assert lines[1] == (
+        "Epoch002-train_loss-0.250-val_loss-0.250-train_image_cls_acc-3.250-val_image_cls_acc-3.250"
+    )
+
+
+def test_csv_keeps_float32_to_the_last_bit(tmp_path: Path) -> None:
+    value = float(np.float32(1) / np.float32(3))
+    log = RunLog(tmp_path)
+    log.open(0, 1)
+    log.epoch(1, range(1), {}, metrics(value), {})
+    log.close()
+    assert np.float32(log.rows[0]["train_loss"]) == np.float32(value)
+
+
+def test_reopening_drops_what_comes_after_and_keeps_the_rest(recorded: Path) -> None:
+    folder = recorded / "experiment" / "run"
+    log = RunLog(folder)
+    log.open(2, 4)
+    log.close()
+    assert steps_of(folder / "train", "loss/loss") == [1, 2]
+    assert steps_of(folder / "hyperparameter", "hyperparameter/grl_lambda") == list(range(1, 9))
+    assert steps_of(folder, "selection/information_maximisation") == [1, 2]
+    assert len((folder / "log.txt").read_text().splitlines()) == 2
+
+
+def test_rewinding_joins_files_and_drops_doubles_and_damage(recorded: Path) -> None:
+    folder = recorded / "experiment" / "run" / "train"
+    first = next(folder.glob("events.*"))
+    second = folder / "events.out.tfevents.9999999999.v2"
+    shutil.copy(first, second)
+    second.write_bytes(second.read_bytes()[:-5])  # cut short in its last record
+    (folder / f".{first.name}.abc.partial.v2").write_bytes(b"left by a kill")
+    rewind_events(folder, 3)
+    assert [file.name for file in folder.iterdir()] == [first.name]
+    assert steps_of(folder, "loss/loss") == [1, 2, 3]
+
+
+def test_confusion_picture_and_predictions_are_pictures() -> None:
+    picture = confusion_picture(np.eye(10, dtype=int) * 7)
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+    tiles = prediction_picture(np.zeros((13, 28, 28, 1), np.uint8), np.zeros(13, int), np.eye(13))
+    assert tiles.shape == (2 * 96, 800, 3)
+    green, red = tiles[0, 0], tiles[0, 80]  # the first tile is right, the second is not
+    assert green[1] > green[0]
+    assert red[0] > red[1]
+
+
+@pytest.fixture
+def server(recorded: Path) -> Iterator[str]:
+    """A real TensorBoard on loopback, on a port of its choice."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(recorded), "--host",
+               "127.0.0.1", "--port", "0", "--load_fast", "false"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        yield match[0]
+        process.terminate()
+        process.stdout.read()
+
+
+def fetch(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return json.load(response)
+
+
+def test_a_real_tensorboard_shows_runs_tags_and_values(server: str) -> None:
+    wanted = {
+        "experiment/run",
+        *(f"experiment/run/{run}" for run in ("train", "validation", "hyperparameter")),
+    }
+    for _ in range(100):
+        tags = fetch(f"{server}/data/plugin/scalars/tags")
+        if wanted <= tags.keys() and all(tags[run] for run in wanted):
+            break
+    for run in ("train", "validation"):
+        assert set(tags[f"experiment/run/{run}"]) == set(TAGS.values())
+    assert set(tags["experiment/run/hyperparameter"]) == {
+        "hyperparameter/learning_rate", "hyperparameter/grl_lambda"}  # fmt: skip
+    query = urllib.parse.urlencode(
+        {"run": "experiment/run/validation", "tag": "acc/domain_cls_acc"}
+    )
+    points = fetch(f"{server}/data/plugin/scalars/scalars?{query}")
+    assert [(step, value) for _, step, value in points] == [(1, 4.125), (2, 4.25), (3, 4.375)]
+    names = {"run": "experiment/run/hyperparameter", "tag": "hyperparameter/learning_rate"}
+    query = urllib.parse.urlencode(names)
+    points = fetch(f"{server}/data/plugin/scalars/scalars?{query}")
+    assert [(step, value) for _, step, value in points] == [(s + 1, s / 2) for s in range(12)]
+    images = fetch(f"{server}/data/plugin/images/tags")["experiment/run"]
+    assert set(images) == {"target/predictions", "target/confusion"}
