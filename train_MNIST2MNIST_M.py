@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
@@ -19,6 +19,9 @@ from config.config import Config
 from utils.errors import UserError, run_script
 from utils.pickles import pixel_mean, read_pickle
 from utils.runs import Run, find_run, start_run
+
+if TYPE_CHECKING:
+    from model.trainer import Trainer
 
 COLLAPSED, TRY_AGAIN, CTRL_C = 3, 75, 130
 Arrays = dict[str, np.ndarray]
@@ -70,35 +73,72 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
     print("starting TensorFlow …", flush=True)
     # Imported here and not above: it takes seconds, and --help should not.
+    from model.trainer import CollapseError, Interrupted
     from utils.devices import prepare_device
 
     device = prepare_device(config.seed, config.mixed_precision)
+    trainer = build_trainer(run, config, source, target)
+    step = trainer.restore()
+    print(
+        f"run:      {run.logs}\ndevice:   {device}\n"
+        f"training: {config.method}, steps {step} to {trainer.total_steps}, "
+        f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\n"
+        f"watch:    tensorboard --logdir {config.logs_dir}",
+        flush=True,
+    )
+    try:
+        trainer.train()
+    except Interrupted as interrupted:
+        print(
+            f"\n{interrupted}: saved at step {int(trainer.step)}; go on with\n"
+            f"  python {Path(__file__).name} --resume {run.logs}"
+        )
+        return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
+    except CollapseError as error:
+        print(
+            f"\nThe network has collapsed: {error}.\nIts features no longer depend on the image, "
+            "so no gradient can bring it back.\nUsual cause: the learning rate is too high for "
+            "this network under the adversarial gradient.\nTry --init_learning_rate "
+            f"{config.init_learning_rate / 2:g} or a smaller --grl_lambda; another --seed may "
+            "pass by luck.\nTo go on all the same: --allow_collapse."
+        )
+        return COLLAPSED
+    rows = trainer.log.rows
+    pick = max(rows, key=lambda row: float(row["information_maximisation"]))
+    print(
+        f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
+        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
+        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
+        f"next:     python predict.py --model {run.checkpoints / 'best.keras'} --images FOLDER"
+    )
+    return 0
 
+
+def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> Trainer:
+    """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
     import keras
 
     from model.dann import DANN
     from model.networks import dense_head, mnist_feature_extractor
-    from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
+    from model.trainer import EvaluationData, Trainer
     from utils.batches import DomainBatches
     from utils.pretrained import load_pretrained
     from utils.schedules import AnnealedLearningRate, GRLLambda
     from utils.summaries import RunLog
 
     # The controls are DANN at λ = 0: the domain classifier is then a probe that teaches nothing.
-    learns_from_target = config.method == "target_only"
+    on_target = config.method == "target_only"
     batches = DomainBatches(
         images=[source["train"], target["train"]],
-        labels=[None, target["train_label"]]
-        if learns_from_target
-        else [source["train_label"], None],
+        labels=[None, target["train_label"]] if on_target else [source["train_label"], None],
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    labelled = target if learns_from_target else source
+    labelled = target if on_target else source
     evaluation = EvaluationData(
         target=(target["val"], target["val_label"]),
         labelled=(labelled["val"][:2000], labelled["val_label"][:2000]),
-        labelled_domain=int(learns_from_target),
+        labelled_domain=int(on_target),
         unlabelled=evenly(target["train"], 5000),
     )
     del source["train"], target["train"]  # the batches have copies
@@ -120,12 +160,11 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     if config.pre_model_path:
         load_pretrained(model, Path(config.pre_model_path))
     model.compile(optimizer=keras.optimizers.SGD(learning_rate, config.momentum_rate))
-    log = RunLog(run.logs)
-    trainer = Trainer(
+    return Trainer(
         model,
         batches,
         config.epoch,
-        log,
+        RunLog(run.logs, dataclasses.asdict(config)),
         run.checkpoints,
         evaluation,
         schedules={"learning_rate": learning_rate, "grl_lambda": grl_lambda},
@@ -133,37 +172,6 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
         jit_compile=config.jit_compile,
         allow_collapse=config.allow_collapse,
     )
-    step = trainer.restore()
-    print(
-        f"run:      {run.logs}\ndevice:   {device}\n"
-        f"training: {config.method}, steps {step} to {total_steps}, {batches.steps_per_epoch} an "
-        f"epoch, {config.batch_size} images each\nwatch:    tensorboard --logdir {config.logs_dir}",
-        flush=True,
-    )
-    resume = f"python {Path(__file__).name} --resume {run.logs}"
-    try:
-        trainer.train()
-    except Interrupted as interrupted:
-        print(f"\n{interrupted}: saved at step {int(trainer.step)}; go on with\n  {resume}")
-        return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
-    except CollapseError as error:
-        print(
-            f"\nThe network has collapsed: {error}.\nIts features no longer depend on the image, "
-            "so no gradient can bring it back.\nUsual cause: the learning rate is too high for "
-            "this network under the adversarial gradient.\nTry --init_learning_rate "
-            f"{config.init_learning_rate / 2:g} or a smaller --grl_lambda; another --seed may "
-            "pass by luck.\nTo go on all the same: --allow_collapse."
-        )
-        return COLLAPSED
-    last = log.rows[-1]
-    pick = max(log.rows, key=lambda row: float(row["information_maximisation"]))
-    print(
-        f"target accuracy: {float(last['val_image_cls_acc']):.4f} after the last epoch, "
-        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
-        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
-        f"next:     python predict.py --model {run.checkpoints / 'best.keras'} --images FOLDER"
-    )
-    return 0
 
 
 def evenly(images: np.ndarray, count: int) -> np.ndarray:

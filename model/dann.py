@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from model.gradient_reversal import GradientReversal
 from model.networks import dense_head
+from utils.schedules import ProgressSchedule
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 UNLABELLED = -1
@@ -66,7 +67,7 @@ class DANN(keras.Model):
         domain_classifier: keras.Model | None = None,
         num_labels: int | None = None,
         num_domains: int = 2,
-        grl_lambda: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
+        grl_lambda: float | ProgressSchedule = 1.0,
         extractor_calls: Literal["joint", "per_domain"] = "joint",
         **model_options: Any,
     ):

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from config.config import Config
 from utils.figures import confusion_picture, prediction_picture
 from utils.summaries import TAGS, RunLog, rewind_events
 
@@ -32,9 +31,8 @@ def schedule(steps: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """Three epochs of four steps, below a log directory."""
-    log = RunLog(tmp_path / "logs" / "experiment" / "run")
+    log = RunLog(tmp_path / "logs" / "experiment" / "run", {"batch_size": 256, "gamma": 10.0})
     log.open(0, 4)
-    log.hyperparameters(Config(run_name="run"))
     for epoch in (1, 2, 3):
         steps = range(4 * epoch - 4, 4 * epoch)
         log.epoch(
@@ -63,7 +61,7 @@ def test_log_txt_is_the_originals_with_its_spelling_mended(recorded: Path) -> No
 
 def test_csv_keeps_float32_to_the_last_bit(tmp_path: Path) -> None:
     value = float(np.float32(1) / np.float32(3))
-    log = RunLog(tmp_path)
+    log = RunLog(tmp_path, {})
     log.open(0, 1)
     log.epoch(1, range(1), {}, metrics(value), {})
     log.close()
@@ -72,7 +70,7 @@ def test_csv_keeps_float32_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_reopening_drops_what_comes_after_and_keeps_the_rest(recorded: Path) -> None:
     folder = recorded / "experiment" / "run"
-    log = RunLog(folder)
+    log = RunLog(folder, {})
     log.open(2, 4)
     log.close()
     assert steps_of(folder / "train", "loss/loss") == [1, 2]
@@ -121,8 +119,10 @@ def server(recorded: Path) -> Iterator[str]:
         process.stdout.read()
 
 
-def fetch(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=30) as response:
+def fetch(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as response:
         return json.load(response)
 
 
@@ -150,3 +150,5 @@ def test_a_real_tensorboard_shows_runs_tags_and_values(server: str) -> None:
     assert [(step, value) for _, step, value in points] == [(s + 1, s / 2) for s in range(12)]
     images = fetch(f"{server}/data/plugin/images/tags")["experiment/run"]
     assert set(images) == {"target/predictions", "target/confusion"}
+    settings = fetch(f"{server}/data/plugin/hparams/experiment", {})
+    assert {info["name"] for info in settings["hparamInfos"]} == {"batch_size", "gamma"}

@@ -50,7 +50,7 @@ def make_trainer(folder: Path, domains: Domains, rate: float = 0.01, **options: 
         model,
         DomainBatches([source["train"], target["train"]], [source["train_label"], None], 32, 1),
         EPOCHS,
-        RunLog(folder / "logs"),
+        RunLog(folder / "logs", {"epoch": EPOCHS}),
         folder / "checkpoints",
         EvaluationData(
             target=(target["val"], target["val_label"]),
@@ -71,8 +71,10 @@ def events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
+                # The HParams tab's events have no tensor; they spell the run's own name and time.
+                content = value.tensor.SerializeToString() if value.HasField("tensor") else b""
                 key = f"{file.parent.relative_to(folder)}:{value.tag}"
-                found.setdefault(key, []).append((event.step, value.tensor.SerializeToString()))
+                found.setdefault(key, []).append((event.step, content))
     return found
 
 

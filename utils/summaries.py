@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from config.config import Config
 from utils.atomic import whole_file
 from utils.figures import confusion_picture, prediction_picture
 
@@ -23,6 +22,7 @@ TAGS = {
     "image_cls_acc": "acc/image_cls_acc",
     "domain_cls_acc": "acc/domain_cls_acc",
 }
+HPARAMS_TAGS = {"_hparams_/session_start_info"}
 PREFIXES = {"train": "train", "validation": "val"}
 Schedules = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
@@ -35,10 +35,12 @@ class RunLog:
 
     Args:
         folder: the run's folder below logs/.
+        settings: for TensorBoard's HParams tab.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder = folder
+        self.settings = settings
         self.csv = folder / "log.csv"
         self.text = folder / "log.txt"
         self.rows: list[dict[str, str]] = []
@@ -57,22 +59,26 @@ class RunLog:
             ".": epoch,
         }
         for name, last_step in last.items():
-            rewind_events(self.folder / name, last_step)
+            kept = rewind_events(self.folder / name, last_step)
             self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
+        if not kept & HPARAMS_TAGS:
+            self.record_settings()
         if self.csv.exists():
             with self.csv.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
         self.write_tables()
 
-    def hyperparameters(self, config: Config) -> None:
-        """Records the settings for TensorBoard's HParams tab; once per run."""
+    def record_settings(self) -> None:
+        """Records the settings for TensorBoard's HParams tab."""
         values = {
             key: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for key, value in dataclasses.asdict(config).items()
+            for key, value in self.settings.items()
         }
         metric = hparams.Metric("acc/image_cls_acc", group="validation", display_name="target acc")
         with self.writers["."].as_default():
-            hparams.hparams_config(hparams=[], metrics=[metric])
+            hparams.hparams_config(
+                hparams=[hparams.HParam(name) for name in values], metrics=[metric]
+            )
             hparams.hparams(values, trial_id=str(self.folder))
 
     def epoch(
@@ -154,8 +160,8 @@ def text_line(row: Mapping[str, str]) -> str:
     return "-".join([f"Epoch{row['epoch']}", *(f"{name}-{float(row[name]):.3f}" for name in names)])
 
 
-def rewind_events(folder: Path, last_step: int) -> None:
-    """Drops the events of a TensorBoard run that come after `last_step`.
+def rewind_events(folder: Path, last_step: int) -> set[str]:
+    """Drops the events of a TensorBoard run that come after `last_step`; returns the tags left.
 
     What is kept is put into one file. An event that stands twice, because an earlier rewind was
     itself killed, is kept once; a record that a kill cut short ends its file.
@@ -164,7 +170,7 @@ def rewind_events(folder: Path, last_step: int) -> None:
         unfinished.unlink()
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files:
-        return
+        return set()
     seen = set()
     with whole_file(files[0]) as path, tf.io.TFRecordWriter(str(path)) as writer:
         for file in files:
@@ -176,6 +182,7 @@ def rewind_events(folder: Path, last_step: int) -> None:
                     writer.write(record)
     for file in files[1:]:
         file.unlink()
+    return {tag for _, tags in seen for tag in tags}
 
 
 def read_records(file: Path) -> list[bytes]:

@@ -1,0 +1,312 @@
+"""The scripts as a user runs them: separate processes, real signals, real exit codes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_trainer import events
+
+SHORT = ["--epoch", "2", "--batch_size", "16", "--checkpoint_steps", "5"]  # 40 steps an epoch
+
+
+def run(
+    script: str, *flags: Any, code: int = 0, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script to its end and checks its exit code."""
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, **options
+    )
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def the_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a user's mistake may print."""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def run_folders(folder: Path) -> list[str]:
+    return [text for name in ("logs", "checkpoints", "config")
+            for text in (f"--{name}_dir", str(folder / name))]  # fmt: skip
+
+
+def logs_of(folder: Path, name: str) -> Path:
+    return folder / f"logs/MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/{name}"
+
+
+def final_weights(folder: Path, name: str) -> list[np.ndarray]:
+    model = next((folder / "checkpoints").rglob(f"{name}/trained_dann_mnist2mnist_m.keras"))
+    return keras.saving.load_model(model).get_weights()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
+    """A run from start to end, called "plain"."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = [*data_flags, *SHORT, *run_folders(folder), "--run_name", "plain"]
+    done = run("train_MNIST2MNIST_M.py", *flags)
+    assert "device:   CPU" in done.stdout
+    assert "target accuracy: 0." in done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_ends_bit_identical(
+    undisturbed: Path, tmp_path: Path, data_flags: list[str], number: signal.Signals
+) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "stopped"]
+    command = [sys.executable, str(ROOT / "train_MNIST2MNIST_M.py"), *flags]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        checkpoints = tmp_path / "checkpoints"
+        while not list(checkpoints.rglob("step-*.index")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        output = process.communicate(timeout=120)[0]
+    resume = ["--resume", logs_of(tmp_path, "stopped")]
+    if number == signal.SIGKILL:
+        assert process.returncode == -9
+    else:
+        assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+        assert f"--resume {resume[1]}" in output
+    assert not list(checkpoints.rglob("trained_*.keras"))  # it was stopped before its end
+    run("train_MNIST2MNIST_M.py", *resume)
+    weights = zip(
+        final_weights(undisturbed, "plain"), final_weights(tmp_path, "stopped"), strict=True
+    )
+    for plain, stopped in weights:
+        np.testing.assert_array_equal(plain, stopped)
+    plain_log, stopped_log = logs_of(undisturbed, "plain"), logs_of(tmp_path, "stopped")
+    assert (plain_log / "log.csv").read_bytes() == (stopped_log / "log.csv").read_bytes()
+    assert events(plain_log) == events(stopped_log)
+
+
+def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
+    config = logs_of(undisturbed, "plain") / "config.json"
+    saved = json.loads(config.read_text())
+    assert saved["batch_size"] == 16
+    assert len(saved["pixel_mean"]) == 3
+    run("train_MNIST2MNIST_M.py", "--config", config, *run_folders(tmp_path), "--run_name", "again")
+    for plain, again in zip(
+        final_weights(undisturbed, "plain"), final_weights(tmp_path, "again"), strict=True
+    ):
+        np.testing.assert_array_equal(plain, again)
+
+
+def test_target_labels_never_enter_training(
+    undisturbed: Path, tmp_path: Path, domains: Any
+) -> None:
+    """Shuffled target training labels change nothing; only target_only may read them."""
+    source, target = domains
+    target = {**target, "train_label": target["train_label"][::-1].copy()}
+    for name, arrays in (("source", source), ("target", target)):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(arrays))
+    run(
+        "train_MNIST2MNIST_M.py", *SHORT, *run_folders(tmp_path), "--run_name", "shuffled",
+        "--source_dataset_path", tmp_path / "source.pkl",
+        "--target_dataset_path", tmp_path / "target.pkl",
+    )  # fmt: skip
+    for plain, other in zip(
+        final_weights(undisturbed, "plain"), final_weights(tmp_path, "shuffled"), strict=True
+    ):
+        np.testing.assert_array_equal(plain, other)
+
+
+def test_predict_classifies_pictures_of_any_kind(
+    undisturbed: Path, tmp_path: Path, domains: Any
+) -> None:
+    model = next(undisturbed.rglob("trained_dann_mnist2mnist_m.keras"))
+    pictures = tmp_path / "pictures" / "deeper"
+    pictures.mkdir(parents=True)
+    images = domains[1]["val"][:5]
+    for index, image in enumerate(images):
+        cv2.imwrite(str(pictures / f"{index}.png"), image[..., ::-1])
+    cv2.imwrite(str(pictures / "grey.jpg"), np.zeros((50, 70), np.uint8))
+    (pictures / "broken.png").write_bytes(b"no picture")
+    done = run("predict.py", "--model", model, "--images", tmp_path / "pictures",
+               "--output", tmp_path / "p.csv")  # fmt: skip
+    assert "6 predictions, 1 pictures skipped" in done.stdout
+    assert "broken.png: does not decode" in done.stderr
+    with (tmp_path / "p.csv").open() as file:
+        rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
+    probabilities = keras.saving.load_model(model).predict(images, verbose=0)
+    for index, row in enumerate(probabilities):
+        assert int(rows[f"{index}.png"]["label"]) == row.argmax()
+        assert float(rows[f"{index}.png"]["probability"]) == pytest.approx(row.max(), abs=1e-4)
+
+
+def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
+    witness = str(tmp_path / "witness")
+    trap = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Lambda(lambda x: [os.mkdir(witness), x][1])]  # noqa: PTH102
+    )
+    trap.save(tmp_path / "trap.keras")
+    Path(witness).rmdir()  # Keras ran it once to learn the output's shape
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((28, 28), np.uint8))
+    done = run(
+        "predict.py", "--model", tmp_path / "trap.keras", "--images", tmp_path / "p.png", code=2
+    )
+    assert "not a model that predict.py can load" in the_error(done)
+    assert not Path(witness).exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "{data}", "--images", "nowhere"], "nowhere: no such file or folder"),
+        (["--model", "nowhere.keras", "--images", "{data}"], "nowhere.keras: no such file"),
+        (["--model", "{data}", "--images", "{data}"], "not a model that predict.py can load"),
+        (["--model", "{data}", "--images", "{empty}"], "no pictures in it"),
+    ],
+)
+def test_predict_names_what_is_wrong(
+    tmp_path: Path, data_flags: list[str], flags: list[str], message: str
+) -> None:
+    places = {"data": data_flags[1], "empty": tmp_path}
+    done = run("predict.py", *(flag.format(**places) for flag in flags), code=2, cwd=tmp_path)
+    assert message in the_error(done)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_create_is_repeatable_and_follows_the_rule(
+    tmp_path: Path, mnist_folder: Path, bsds_archive: Path, digits: dict[str, np.ndarray]
+) -> None:
+    flags = ["--mnist", mnist_folder, "--bsds", bsds_archive, "--unverified",
+             "--picture", tmp_path / "p.png"]  # fmt: skip
+    for name, seed in (("a", 42), ("b", 42), ("c", 43)):
+        run("create_mnistm.py", *flags, "--output_dir", tmp_path / name, "--seed", seed)
+    names = ("MNIST/mnist_data.pkl", "MNIST_M/mnist_m_data.pkl")
+    a, b, c = ([digest(tmp_path / run_ / name) for name in names] for run_ in "abc")
+    assert a == b
+    assert a[0] == c[0]  # MNIST itself has no chance in it
+    assert a[1] != c[1]
+    mnist, mnist_m = (pickle.loads((tmp_path / "a" / name).read_bytes()) for name in names)
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(mnist[split], np.stack([digits[split]] * 3, axis=-1))
+        np.testing.assert_array_equal(mnist_m[f"{split}_label"], digits[f"{split}_label"])
+        assert mnist_m[f"{split}_label"].dtype == np.int32
+    provenance = json.loads((tmp_path / "a" / "mnist_m.json").read_text())
+    assert provenance["seed"] == 42
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_create_leaves_earlier_pickles_when_it_fails(
+    tmp_path: Path, mnist_folder: Path, bsds_archive: Path
+) -> None:
+    flags = ["--bsds", bsds_archive, "--unverified", "--output_dir", tmp_path / "out",
+             "--picture", tmp_path / "p.png"]  # fmt: skip
+    run("create_mnistm.py", *flags, "--mnist", mnist_folder)
+    before = {path: digest(path) for path in tmp_path.glob("out/**/*.*") if path.is_file()}
+    labels = mnist_folder / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(labels.read_bytes()[:-9])
+    done = run("create_mnistm.py", *flags, "--mnist", mnist_folder, "--seed", 1, code=2)
+    assert "t10k-labels-idx1-ubyte.gz: damaged" in the_error(done)
+    assert {path: digest(path) for path in tmp_path.glob("out/**/*.*") if path.is_file()} == before
+
+
+def test_create_without_network_says_what_to_do(tmp_path: Path) -> None:
+    proxy = {**os.environ, "https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = run("create_mnistm.py", "--output_dir", tmp_path / "out", code=2, env=proxy)
+    assert "mnist.npz: could not be downloaded" in the_error(done)
+    assert "--embedded" in the_error(done)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_create_on_a_full_disk_leaves_nothing(
+    tmp_path: Path, mnist_folder: Path, bsds_archive: Path
+) -> None:
+    """A limit on file size stands in for the full disk: the write fails half way."""
+    command = [sys.executable, str(ROOT / "create_mnistm.py"), "--mnist", str(mnist_folder),
+               "--bsds", str(bsds_archive), "--unverified", "--output_dir", str(tmp_path / "out"),
+               "--picture", str(tmp_path / "p.png")]  # fmt: skip
+    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)); " \
+        "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0]); " \
+        "runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
+    done = subprocess.run(
+        [command[0], "-c", limit, *command[1:]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File too large)" in the_error(done)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch_size", "7"], "batch_size: 7 must be even and 2 or more"),
+        (["--epoch", "0"], "epoch: 0 must be 1 or more"),
+        (["--gamma", "-1"], "gamma: -1.0 must be 0 or more"),
+        (
+            ["--source_dataset_path", "nowhere.pkl"],
+            "source_dataset_path: nowhere.pkl: no such file",
+        ),
+        (["--resume", "nowhere"], "nowhere: holds no config.json"),
+        (["--resume", "nowhere", "--epoch", "3"], "--resume: goes on with the run's own settings"),
+        (["--config", "nowhere.json"], "nowhere.json: not a config file"),
+    ],
+)
+def test_train_names_what_is_wrong(
+    tmp_path: Path, data_flags: list[str], flags: list[str], message: str
+) -> None:
+    data = [] if "--resume" in flags else data_flags
+    done = run("train_MNIST2MNIST_M.py", *data, *flags, code=2, cwd=tmp_path)
+    assert message in the_error(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_collapse_ends_the_run_in_words(tmp_path: Path, data_flags: list[str]) -> None:
+    """Weights that kill every ReLU, as a learning rate too high does."""
+    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "a")
+    good = next((tmp_path / "checkpoints").rglob("trained*.keras"))
+    model = keras.saving.load_model(good)
+    kernel, bias = model.feature_extractor.get_layer("conv2").weights
+    kernel.assign(np.zeros(kernel.shape))
+    bias.assign(np.full(bias.shape, -100.0))
+    model.save(tmp_path / "dead.keras")
+    flags = [
+        *data_flags,
+        *SHORT,
+        *run_folders(tmp_path),
+        "--pre_model_path",
+        tmp_path / "dead.keras",
+    ]
+    done = run("train_MNIST2MNIST_M.py", *flags, "--run_name", "b", code=3)
+    assert "The network has collapsed: epoch 1: " in done.stdout
+    assert "--init_learning_rate 0.005" in done.stdout
+    run("train_MNIST2MNIST_M.py", *flags, "--run_name", "c", "--allow_collapse")
+
+
+def test_every_script_explains_itself() -> None:
+    for script in ("create_mnistm.py", "train_MNIST2MNIST_M.py", "predict.py"):
+        assert "(default: " in run(script, "--help").stdout
+
+
+@pytest.mark.parametrize("method", ["source_only", "target_only"])
+def test_the_controls_run(tmp_path: Path, data_flags: list[str], method: str) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--method", method]
+    assert f"training: {method}" in run("train_MNIST2MNIST_M.py", *flags).stdout
