@@ -36,7 +36,8 @@ def main() -> None:
     paths = find_pictures(args.images)
     model = load_model(args.model)
     shape = model.feature_extractor.input_shape[1:]
-    rows, skipped = [], []
+    rows: list[tuple[Path, int, str]] = []
+    skipped: list[Path] = []
     with tqdm(total=len(paths), desc="classifying", unit="picture", disable=None) as bar:
         for names, images in batches(paths, shape, skipped):
             probabilities = model.predict_on_batch(images)

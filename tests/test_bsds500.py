@@ -36,6 +36,7 @@ def test_the_packing_does_not_matter(
     assert len({photos.digest for photos in read}) == 1
     for index, name in enumerate(sorted(photo_files)):
         bgr = cv2.imdecode(np.frombuffer(photo_files[name], np.uint8), cv2.IMREAD_COLOR)
+        assert bgr is not None
         for photos in read:
             np.testing.assert_array_equal(photos.images[index], bgr[..., ::-1])
 

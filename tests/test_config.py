@@ -80,7 +80,7 @@ def test_every_field_has_a_line_of_documentation() -> None:
         assert source[declaration:].split("\n")[1].strip().startswith('"""'), field.name
 
 
-def folders(tmp_path: Path) -> dict[str, str]:
+def folders(tmp_path: Path) -> dict[str, Any]:
     return {f"{name}_dir": str(tmp_path / name) for name in ("logs", "checkpoints", "config")}
 
 

@@ -159,7 +159,7 @@ def test_predict_classifies_pictures_of_any_kind(
 def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
     witness = str(tmp_path / "witness")
     trap = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Lambda(lambda x: [os.mkdir(witness), x][1])]  # noqa: PTH102
+        [keras.Input((2,)), keras.layers.Lambda(lambda x: [os.system(f"mkdir {witness}"), x][1])]
     )
     trap.save(tmp_path / "trap.keras")
     Path(witness).rmdir()  # Keras ran it once to learn the output's shape

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_in_a_graph_and_in_half_precision() -> None:
     np.testing.assert_array_equal(tf.cast(result, tf.float32), [-0.5] * 3)
 
 
-def test_survives_saving_inside_a_model(tmp_path) -> None:
+def test_survives_saving_inside_a_model(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), GradientReversal(0.25)])
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")

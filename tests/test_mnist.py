@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ def assert_equal(digits: Digits, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(getattr(digits, key), array)
 
 
+def save_npz(path: Path, digits: dict[str, np.ndarray], save: Any = np.savez) -> None:
+    save(path, **{NPZ_KEYS[key]: array for key, array in digits.items()})
+
+
 def test_reads_idx_gzipped_or_not(mnist_folder: Path, digits: dict[str, np.ndarray]) -> None:
     zipped = mnist_folder / "t10k-images-idx3-ubyte.gz"
     (mnist_folder / zipped.stem).write_bytes(gzip.decompress(zipped.read_bytes()))
@@ -25,7 +30,7 @@ def test_reads_idx_gzipped_or_not(mnist_folder: Path, digits: dict[str, np.ndarr
 
 def test_reads_npz(tmp_path: Path, digits: dict[str, np.ndarray]) -> None:
     path = tmp_path / "mnist.npz"
-    np.savez(path, **{NPZ_KEYS[key]: array for key, array in digits.items()})
+    save_npz(path, digits)
     assert_equal(read_mnist(path), digits)
 
 
@@ -33,7 +38,7 @@ def test_digest_is_of_the_content_not_the_packing(
     mnist_folder: Path, tmp_path: Path, digits: dict[str, np.ndarray]
 ) -> None:
     path = tmp_path / "mnist.npz"
-    np.savez_compressed(path, **{NPZ_KEYS[key]: array for key, array in digits.items()})
+    save_npz(path, digits, np.savez_compressed)
     assert read_mnist(path).digest == read_mnist(mnist_folder).digest
 
 
@@ -109,8 +114,7 @@ def test_wrong_arrays_are_named(
     tmp_path: Path, digits: dict[str, np.ndarray], key: str, array: np.ndarray, message: str
 ) -> None:
     path = tmp_path / "mnist.npz"
-    arrays = {**digits, key: array}
-    np.savez(path, **{NPZ_KEYS[name]: value for name, value in arrays.items()})
+    save_npz(path, {**digits, key: array})
     with pytest.raises(UserError, match=message):
         read_mnist(path)
 
@@ -118,12 +122,12 @@ def test_wrong_arrays_are_named(
 @pytest.mark.parametrize("damage", ["text", "truncated", "missing key", "objects"])
 def test_damaged_npz_is_named(tmp_path: Path, digits: dict[str, np.ndarray], damage: str) -> None:
     path = tmp_path / "mnist.npz"
-    arrays = {NPZ_KEYS[key]: array for key, array in digits.items()}
+    arrays = dict(digits)
     if damage == "missing key":
-        del arrays["x_test"]
+        del arrays["val"]
     if damage == "objects":
-        arrays["x_test"] = np.array([print], dtype=object)
-    np.savez(path, **arrays)
+        arrays["val"] = np.array([print], dtype=object)
+    save_npz(path, arrays)
     if damage == "text":
         path.write_text("<html>404</html>")
     if damage == "truncated":

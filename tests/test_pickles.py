@@ -11,7 +11,7 @@ import pytest
 from utils.errors import UserError
 from utils.pickles import pixel_mean, read_pickle, write_pickle
 
-GOOD = {
+GOOD: dict[str, np.ndarray] = {
     "train": np.arange(5 * 2352, dtype=np.uint32).astype(np.uint8).reshape(5, 28, 28, 3),
     "train_label": np.arange(5, dtype=np.int32),
     "val": np.ones((2, 28, 28, 3), np.uint8),

@@ -114,6 +114,7 @@ def server(recorded: Path) -> Iterator[str]:
         for line in process.stdout:
             if match := re.search(r"http://127\.0\.0\.1:\d+", line):
                 break
+        assert match is not None
         yield match[0]
         process.terminate()
         process.stdout.read()

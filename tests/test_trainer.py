@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +223,7 @@ def test_figures_are_written(undisturbed: Path) -> None:
 
 
 @pytest.fixture
-def dead(tmp_path: Path, domains: Domains) -> Iterator[Trainer]:
+def dead(tmp_path: Path, domains: Domains) -> Trainer:
     """A trainer whose features have died: every ReLU is off, whatever the image."""
     trainer = make_trainer(tmp_path, domains)
     kernel, bias = trainer.model.feature_extractor.get_layer("conv2").weights

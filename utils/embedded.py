@@ -39,7 +39,7 @@ def enlarge(scan: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     scale = random.uniform(2.4, 3.0)  # pixels per scan pixel: 19 to 24 of 28, as in MNIST
     shift = random.uniform(-2, 2, size=2)  # pixels
     matrix = cv2.getRotationMatrix2D((3.5, 3.5), angle, scale)
-    matrix[:, 2] += 13.5 - 3.5 + shift
+    matrix[:, 2] = matrix[:, 2] + 13.5 - 3.5 + shift
     large = cv2.warpAffine(scan.astype(np.float32), matrix, (28, 28), flags=cv2.INTER_CUBIC)
     # A quarter of the ink's range is taken off, so that blur does not thicken the strokes.
     return np.clip((large - 4) * (255 / 12), 0, 255).astype(np.uint8)

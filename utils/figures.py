@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.atomic import whole_file
 
-Schedules = Mapping[str, Sequence[float]]
+Values = Sequence[float] | np.ndarray
 
 
 def save_samples(path: Path, upper: np.ndarray, lower: np.ndarray, columns: int = 10) -> None:
@@ -103,7 +103,9 @@ def confusion_picture(matrix: np.ndarray) -> np.ndarray:
     return picture
 
 
-def save_curves(folder: Path, rows: Sequence[Mapping[str, str]], schedules: Schedules) -> None:
+def save_curves(
+    folder: Path, rows: Sequence[Mapping[str, str]], schedules: Mapping[str, Values]
+) -> None:
     """Writes the original's three figures: hyperparameter.png, acc.png and loss.png.
 
     Args:
@@ -111,7 +113,7 @@ def save_curves(folder: Path, rows: Sequence[Mapping[str, str]], schedules: Sche
         rows: the rows of log.csv.
         schedules: each hyperparameter's name, with its value at every training step.
     """
-    panels: dict[str, list[tuple[str, dict[str, Sequence[float]]]]] = {
+    panels: dict[str, list[tuple[str, dict[str, Values]]]] = {
         "hyperparameter": [(name, {"": values}) for name, values in schedules.items()],
         "acc": [],
         "loss": [],
@@ -123,7 +125,7 @@ def save_curves(folder: Path, rows: Sequence[Mapping[str, str]], schedules: Sche
         "domain_cls_loss",
         "loss",
     ):
-        lines = {
+        lines: dict[str, Values] = {
             label: [float(row[f"{prefix}_{name}"]) for row in rows]
             for label, prefix in (("train", "train"), ("validation (target)", "val"))
         }
@@ -136,8 +138,8 @@ def save_curves(folder: Path, rows: Sequence[Mapping[str, str]], schedules: Sche
             layout="constrained",
             squeeze=False,
         )
-        for axis, (title, lines) in zip(axes[0], columns, strict=True):
-            for label, values in lines.items():
+        for axis, (title, curves) in zip(axes[0], columns, strict=True):
+            for label, values in curves.items():
                 axis.plot(range(1, len(values) + 1), values, label=label or None,
                           marker="." if len(values) < 40 else None)  # fmt: skip
             axis.set(
@@ -145,7 +147,7 @@ def save_curves(folder: Path, rows: Sequence[Mapping[str, str]], schedules: Sche
                 xlabel="step" if figure_name == "hyperparameter" else "epoch",
             )
             axis.grid(alpha=0.3)
-            if len(lines) > 1:
+            if len(curves) > 1:
                 axis.legend()
         with whole_file(folder / f"{figure_name}.png") as path:
             figure.savefig(path, dpi=120)

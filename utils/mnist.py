@@ -51,7 +51,7 @@ class Digits:
         """SHA-256 over the four arrays' bytes: the same however the digits were packed."""
         digest = hashlib.sha256()
         for array in (self.train, self.train_label, self.val, self.val_label):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ def information_maximisation(probabilities: np.ndarray) -> float:
     Unsupervised Domain Adaptation", ICML 2012, equation 5; as a selection criterion: Musgrave et
     al., arXiv 2208.07360.
     """
-    return entropy(probabilities.mean(axis=0)) - float(np.mean(entropy(probabilities)))
+    return float(entropy(probabilities.mean(axis=0)) - entropy(probabilities).mean())
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:

@@ -103,10 +103,10 @@ class RunLog:
                 values = schedule(np.array(steps))
                 for step, value in zip(steps, values, strict=True):
                     tf.summary.scalar(f"hyperparameter/{name}", value, step + 1)
-        for run, values in metrics.items():
+        for run, measured in metrics.items():
             with self.writers[run].as_default():
                 for name, tag in TAGS.items():
-                    tf.summary.scalar(tag, values[name], epoch)
+                    tf.summary.scalar(tag, measured[name], epoch)
         with self.writers["."].as_default():
             for name, value in selection.items():
                 tf.summary.scalar(f"selection/{name}", value, epoch)
