@@ -76,7 +76,7 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     from model.trainer import CollapseError, Interrupted
     from utils.devices import prepare_device
 
-    device = prepare_device(config.seed, config.mixed_precision)
+    device = prepare_device(config.seed, config.mixed_precision, config.jit_compile)
     trainer = build_trainer(run, config, source, target)
     step = trainer.restore()
     print(

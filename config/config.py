@@ -62,7 +62,7 @@ class Config:
     mixed_precision: bool = False
     """Compute in bfloat16, keep weights in float32: faster on new CPUs and on GPUs since 2020."""
     jit_compile: bool = False
-    """Compile the step with XLA: for GPUs. On a CPU it was measured to be slower."""
+    """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
     allow_collapse: bool = False
     """Go on when the network has collapsed, instead of stopping with advice."""
 

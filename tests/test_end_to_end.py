@@ -114,6 +114,17 @@ def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(plain, again)
 
 
+def test_xla_computes_the_same(undisturbed: Path, tmp_path: Path) -> None:
+    config = logs_of(undisturbed, "plain") / "config.json"
+    flags = ["--config", config, *run_folders(tmp_path), "--run_name", "xla"]
+    run("train_MNIST2MNIST_M.py", *flags, "--jit_compile", "--epoch", "1")
+    run("train_MNIST2MNIST_M.py", *flags, "--run_name", "no", "--epoch", "1")
+    for xla, plain in zip(
+        final_weights(tmp_path, "xla"), final_weights(tmp_path, "no"), strict=True
+    ):
+        np.testing.assert_allclose(xla, plain, rtol=1e-2, atol=1e-4)
+
+
 def test_target_labels_never_enter_training(
     undisturbed: Path, tmp_path: Path, domains: Any
 ) -> None:

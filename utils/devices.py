@@ -9,16 +9,19 @@ import keras
 import tensorflow as tf
 
 
-def prepare_device(seed: int, mixed_precision: bool) -> str:
+def prepare_device(seed: int, mixed_precision: bool, jit_compile: bool = False) -> str:
     """Makes runs repeatable, lets a GPU's memory grow, and returns the device in words.
 
     Args:
         seed: of Python's, NumPy's and TensorFlow's random numbers.
         mixed_precision: compute in bfloat16 with float32 weights. It has float32's range, so
             unlike float16 it needs no loss scaling.
+        jit_compile: whether XLA compiles the step. It has no deterministic gradient of pooling, so
+            then a resumed run is repeated only as exactly as the device itself repeats things.
     """
     keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
+    if not jit_compile:
+        tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
