@@ -146,6 +146,7 @@ def save_curves(
                 title=title,
                 xlabel="step" if figure_name == "hyperparameter" else "epoch",
             )
+            axis.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
             axis.grid(alpha=0.3)
             if len(curves) > 1:
                 axis.legend()
