@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from config.config import Config
+from utils.cluster import is_chief
 from utils.errors import UserError, run_script
 from utils.pickles import pixel_mean, read_pickle
 from utils.runs import Run, find_run, start_run
@@ -34,7 +35,7 @@ class Arguments:
     config: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
     """Repeat the run whose config.json this is; other flags override its settings."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with an interrupted run, given its folder below logs/; alone, without other flags."""
+    """Go on with an interrupted run, given its folder below logs/; its settings are its own."""
 
 
 def parse(defaults: Config) -> Arguments:
@@ -50,9 +51,15 @@ def main() -> int:
     if args.config:
         args = parse(dataclasses.replace(Config.load(args.config), run_name=None))
     if args.resume:
-        if args != Arguments(resume=args.resume):
-            raise UserError("--resume: goes on with the run's own settings; give no other flag")
+        # Where a run computes is not part of it: one may be started here and go on elsewhere.
+        where = {name: getattr(args.settings, name) for name in ("strategy", "logical_devices")}
+        if args != Arguments(Config(**where), resume=args.resume):
+            raise UserError(
+                "--resume: goes on with the run's own settings; of the other flags it takes only "
+                "--strategy and --logical_devices"
+            )
         run, config = find_run(args.resume)
+        config = dataclasses.replace(config, **where)
         source, target = read_data(config)
     else:
         source, target = read_data(args.settings)
@@ -74,13 +81,14 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     print("starting TensorFlow …", flush=True)
     # Imported here and not above: it takes seconds, and --help should not.
     from model.trainer import CollapseError, Interrupted
-    from utils.devices import prepare_device
+    from utils.devices import describe, prepare_devices
 
-    device = prepare_device(config.seed, config.mixed_precision, config.jit_compile)
-    trainer = build_trainer(run, config, source, target)
+    strategy = prepare_devices(config)
+    with strategy.scope():
+        trainer = build_trainer(run, config, source, target)
     step = trainer.restore()
     print(
-        f"run:      {run.logs}\ndevice:   {device}\n"
+        f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
         f"training: {config.method}, steps {step} to {trainer.total_steps}, "
         f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\n"
         f"watch:    tensorboard --logdir {config.logs_dir}",
@@ -90,7 +98,7 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
         trainer.train()
     except Interrupted as interrupted:
         print(
-            f"\n{interrupted}: saved at step {int(trainer.step)}; go on with\n"
+            f"\n{interrupted}: saved at step {int(trainer.step.numpy())}; go on with\n"
             f"  python {Path(__file__).name} --resume {run.logs}"
         )
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
@@ -103,6 +111,8 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
             "pass by luck.\nTo go on all the same: --allow_collapse."
         )
         return COLLAPSED
+    if not trainer.chief:
+        return 0
     rows = trainer.log.rows
     pick = max(rows, key=lambda row: float(row["information_maximisation"]))
     print(
@@ -171,6 +181,7 @@ def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> T
         checkpoint_steps=config.checkpoint_steps,
         jit_compile=config.jit_compile,
         allow_collapse=config.allow_collapse,
+        chief=is_chief(config),
     )
 
 

@@ -46,11 +46,12 @@ def trainer(mixed_precision: bool) -> Round:
 
     config = Config(epoch=100)
     source, target = read_data(config)
-    config = Config(epoch=100, pixel_mean=pixel_mean(source["train"], target["train"]))
+    mean = pixel_mean(source["train"], target["train"])
+    config = Config(epoch=100, pixel_mean=mean, mixed_precision=mixed_precision)
     loaded = time.perf_counter()
-    from utils.devices import prepare_device
+    from utils.devices import prepare_devices
 
-    prepare_device(0, mixed_precision)
+    prepare_devices(config)
     import tensorflow as tf
 
     folder = Path(tempfile.mkdtemp())
@@ -88,9 +89,10 @@ def network() -> tuple[Any, Any, Any]:
 
 def bare(mixed_precision: bool, extractor_calls: int = 2) -> Round:
     """The ceiling: the same network on one resident batch; no pipeline, metrics or schedules."""
-    from utils.devices import prepare_device
+    from config.config import Config
+    from utils.devices import prepare_devices
 
-    prepare_device(0, mixed_precision)
+    prepare_devices(Config(mixed_precision=mixed_precision))
     import keras
     import numpy as np
     import tensorflow as tf
@@ -129,10 +131,10 @@ def original() -> Round:
     """The original repository's way: eager tape, the source half twice through the extractor,
     ReLU before pooling, float32 arrays in memory, a set and two scalars logged in each step."""
     from config.config import Config
-    from utils.devices import prepare_device
+    from utils.devices import prepare_devices
     from utils.pickles import read_pickle
 
-    prepare_device(0, False)
+    prepare_devices(Config())
     import keras
     import numpy as np
     import tensorflow as tf

@@ -13,6 +13,7 @@ from utils.atomic import whole_file
 from utils.errors import UserError
 
 Method = Literal["dann", "source_only", "target_only"]
+Strategy = Literal["default", "mirrored", "multi_worker"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Config:
     """Compute in bfloat16, keep weights in float32: faster on new CPUs and on GPUs since 2020."""
     jit_compile: bool = False
     """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
+    strategy: Strategy = "default"
+    """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
+    logical_devices: int = 0
+    """With mirrored: cut the CPU into so many devices instead of using GPUs, to try it out."""
     allow_collapse: bool = False
     """Go on when the network has collapsed, instead of stopping with advice."""
 
@@ -149,6 +154,12 @@ RULES = (
         lambda value: value in typing.get_args(Method),
         "dann, source_only or target_only",
     ),
+    (
+        "strategy",
+        lambda value: value in typing.get_args(Strategy),
+        "default, mirrored or multi_worker",
+    ),
+    ("logical_devices", _at_least(0), "0 or more"),
     ("epoch", _at_least(1), "1 or more"),
     (
         "init_learning_rate",

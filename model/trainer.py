@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from utils.atomic import whole_file
 from utils.batches import DomainBatches, evaluation_batches
+from utils.errors import UserError
 from utils.figures import save_curves
 from utils.selection import information_maximisation
 from utils.summaries import RunLog
@@ -67,6 +69,10 @@ class Trainer:
         checkpoint_steps: steps between two checkpoints.
         jit_compile: whether XLA compiles the step.
         allow_collapse: whether to go on after a collapse.
+        chief: whether this process is the one that writes. Of several workers only one is; the
+            others do the same steps and measurements and leave nothing behind.
+
+    Made under the `tf.distribute.Strategy` that it trains with.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Trainer:
         checkpoint_steps: int = 100,
         jit_compile: bool = False,
         allow_collapse: bool = False,
+        chief: bool = True,
     ):
         self.model = model
         self.batches = batches
@@ -91,6 +98,7 @@ class Trainer:
         self.schedules = schedules
         self.checkpoint_steps = checkpoint_steps
         self.allow_collapse = allow_collapse
+        self.chief = chief
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
         self.total_steps = epochs * self.epoch_steps
@@ -101,8 +109,11 @@ class Trainer:
         self.checkpoint = tf.train.Checkpoint(
             step=self.step, best=self.best, state=[variable.value for variable in state]
         )
+        # Saving reads sums over all workers, so all must save; only the chief's files are kept.
+        self.scratch = tempfile.TemporaryDirectory()
+        place = checkpoints_dir if chief else self.scratch.name
         self.manager = tf.train.CheckpointManager(
-            self.checkpoint, str(checkpoints_dir), max_to_keep=2, checkpoint_name="step"
+            self.checkpoint, str(place), max_to_keep=2, checkpoint_name="step"
         )
         self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
         self.run_steps = tf.function(self._run_steps)
@@ -122,10 +133,24 @@ class Trainer:
         return self.model.get_metrics_result()
 
     def restore(self) -> int:
-        """Loads the newest checkpoint, if there is one, and returns the step it stands at."""
-        if self.manager.latest_checkpoint:
-            self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
-        return int(self.step)
+        """Loads the newest checkpoint that is whole and returns the step it stands at.
+
+        Raises:
+            UserError: there are checkpoints, but all are damaged.
+        """
+        files = self.checkpoints_dir.glob("step-*.index")
+        newest_first = sorted(files, key=lambda file: -int(file.stem.removeprefix("step-")))
+        for file in newest_first:
+            try:
+                self.checkpoint.restore(str(file.with_suffix(""))).assert_consumed()
+            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                reason = str(error).strip().split("\n")[0]
+                print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
+            else:
+                return int(self.step.numpy())
+        if newest_first:
+            raise UserError(f"{self.checkpoints_dir}: all checkpoints are damaged; start a new run")
+        return 0
 
     def train(self) -> None:
         """Runs from the present step to the last one, then saves the final model and figures.
@@ -134,8 +159,9 @@ class Trainer:
             CollapseError: the network collapsed and `allow_collapse` is off.
             Interrupted: SIGINT or SIGTERM came; the checkpoint to resume from is saved.
         """
-        start = int(self.step)
-        self.log.open(start // self.epoch_steps, self.epoch_steps)
+        start = int(self.step.numpy())
+        if self.chief:
+            self.log.open(start // self.epoch_steps, self.epoch_steps)
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: self.batches.dataset(start, self.total_steps, context)
         )
@@ -143,6 +169,11 @@ class Trainer:
         with self.signals_noted():
             for epoch in range(start // self.epoch_steps, self.epochs):
                 self.train_epoch(epoch, iterator)
+        if self.chief:
+            self.finish()
+
+    def finish(self) -> None:
+        """Writes the figures and the final model."""
         self.log.close()
         steps = np.arange(self.total_steps)
         values = {name: schedule(steps) for name, schedule in self.schedules.items()}
@@ -154,7 +185,7 @@ class Trainer:
         """Trains to the end of epoch number `epoch` (from 0), measures, records and saves."""
         first, end = epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps
         began = time.monotonic()
-        step = int(self.step)
+        step = int(self.step.numpy())
         bar = tqdm(
             total=self.epoch_steps, initial=step - first, desc=f"epoch {epoch + 1}/{self.epochs}",
             unit="step", leave=False, disable=None, dynamic_ncols=True,
@@ -170,37 +201,46 @@ class Trainer:
                 self.stop_if_not_finite(train, epoch)
                 bar.set_postfix({name: f"{value:.3f}" for name, value in train.items()})
                 bar.update(count)
-                if step < end and (step == boundary or self.signal_number):
+                asked = self.asked_to_stop()
+                if step < end and (step == boundary or asked):
                     self.save()
-                    self.stop_if_asked()
+                    self.stop_if_asked(asked)
         trained = time.monotonic() - began
         self.model.reset_metrics()
         validation = self.measure(*self.evaluation.target, domain=1)
         labelled = self.measure(*self.evaluation.labelled, domain=self.evaluation.labelled_domain)
         score = information_maximisation(self.predict(self.evaluation.unlabelled))
-        line = self.log.epoch(
-            epoch + 1,
-            range(first, end),
-            self.schedules,
-            {"train": train, "validation": validation},
-            {
+        improved = score > float(self.best.numpy())
+        self.best.assign(max(score, float(self.best.numpy())))
+        if self.chief:
+            selection = {
                 "information_maximisation": score,
                 "labelled_image_cls_acc": labelled["image_cls_acc"],
-            },
-        )
-        images, labels = self.evaluation.target
-        self.log.pictures(epoch + 1, images, labels, self.predict(images))
-        self.log.flush()
-        took = time.monotonic() - began
-        print(f"{line}  ({took:.1f} s, of which training {trained:.1f} s)", flush=True)
-        if score > float(self.best):
-            self.best.assign(score)
-            with whole_file(self.checkpoints_dir / "best.keras") as path:
-                self.model.save(path)
+            }
+            self.record(epoch, {"train": train, "validation": validation}, selection, improved)
+            print(f"({time.monotonic() - began:.1f} s, training {trained:.1f} s)", flush=True)
         self.save()
         self.stop_if_collapsed(labelled, epoch)
         if end < self.total_steps:
-            self.stop_if_asked()
+            self.stop_if_asked(self.asked_to_stop())
+
+    def record(
+        self,
+        epoch: int,
+        metrics: Mapping[str, Mapping[str, float]],
+        selection: Mapping[str, float],
+        improved: bool,
+    ) -> None:
+        """Writes down what was measured after an epoch, and the model if it is the best so far."""
+        steps = range(epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps)
+        line = self.log.epoch(epoch + 1, steps, self.schedules, metrics, selection)
+        images, labels = self.evaluation.target
+        self.log.pictures(epoch + 1, images, labels, self.predict(images))
+        self.log.flush()
+        print(line, end="  ", flush=True)
+        if improved:
+            with whole_file(self.checkpoints_dir / "best.keras") as path:
+                self.model.save(path)
 
     def measure(self, images: np.ndarray, labels: np.ndarray, domain: int) -> dict[str, float]:
         """Returns the metrics over labelled images of one domain; leaves the metrics reset."""
@@ -218,7 +258,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint of the present step; the latest two are kept."""
-        self.manager.save(checkpoint_number=int(self.step))
+        self.manager.save(checkpoint_number=int(self.step.numpy()))
 
     @contextmanager
     def signals_noted(self) -> Iterator[None]:
@@ -238,9 +278,17 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop_if_asked(self) -> None:
-        if self.signal_number:
-            raise Interrupted(self.signal_number)
+    def asked_to_stop(self) -> int:
+        """Returns the number of the signal that came to any worker, or 0: the same for all."""
+        if self.strategy.cluster_resolver is None:
+            return self.signal_number
+        mine = self.strategy.run(lambda: tf.constant(self.signal_number))
+        anyone = self.strategy.reduce(tf.distribute.ReduceOp.SUM, mine, axis=None)
+        return self.signal_number or (signal.SIGTERM if int(anyone) else 0)
+
+    def stop_if_asked(self, signal_number: int) -> None:
+        if signal_number:
+            raise Interrupted(signal_number)
 
     def stop_if_not_finite(self, train: Mapping[str, float], epoch: int) -> None:
         if not math.isfinite(train["loss"]) and not self.allow_collapse:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from config.config import Config
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
 from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
 from utils.batches import DomainBatches
-from utils.devices import prepare_device
+from utils.devices import prepare_devices
 from utils.schedules import AnnealedLearningRate, GRLLambda
 from utils.summaries import RunLog
 
@@ -26,7 +27,7 @@ EPOCHS, EPOCH_STEPS = 2, 20
 
 @pytest.fixture(scope="module", autouse=True)
 def deterministic() -> None:
-    prepare_device(seed=0, mixed_precision=False)
+    prepare_devices(Config())
 
 
 def make_trainer(folder: Path, domains: Domains, rate: float = 0.01, **options: Any) -> Trainer:

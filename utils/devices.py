@@ -1,4 +1,4 @@
-"""Sets up the device that a run computes on."""
+"""Sets up what a run computes on: one device, several, or several machines."""
 
 from __future__ import annotations
 
@@ -8,24 +8,62 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 import keras
 import tensorflow as tf
 
+from config.config import Config
+from utils.errors import UserError
 
-def prepare_device(seed: int, mixed_precision: bool, jit_compile: bool = False) -> str:
-    """Makes runs repeatable, lets a GPU's memory grow, and returns the device in words.
 
-    Args:
-        seed: of Python's, NumPy's and TensorFlow's random numbers.
-        mixed_precision: compute in bfloat16 with float32 weights. It has float32's range, so
-            unlike float16 it needs no loss scaling.
-        jit_compile: whether XLA compiles the step. It has no deterministic gradient of pooling, so
-            then a resumed run is repeated only as exactly as the device itself repeats things.
+def prepare_devices(config: Config) -> tf.distribute.Strategy:
+    """Makes runs repeatable, lets GPU memory grow, and returns the strategy to build under.
+
+    bfloat16 has float32's range, so unlike float16 it needs no loss scaling. XLA has no
+    deterministic gradient of pooling: with it, a resumed run is repeated only as exactly as the
+    device itself repeats things.
+
+    Raises:
+        UserError: the devices that `config` asks for are not there.
     """
-    keras.utils.set_random_seed(seed)
-    if not jit_compile:
-        tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed_precision else "float32")
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
+    keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if config.mixed_precision else "float32"
+    )
+    for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-             for gpu in gpus]  # fmt: skip
-    return ", ".join(names) or f"CPU ({os.cpu_count()} cores)"
+    if not config.jit_compile:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config)
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size % (2 * replicas):
+        raise UserError(
+            f"batch_size: {config.batch_size} cannot be shared by {replicas} replicas, each with "
+            f"as many images of both domains; choose a multiple of {2 * replicas}"
+        )
+    keras.utils.set_random_seed(config.seed)
+    return strategy
+
+
+def make_strategy(config: Config) -> tf.distribute.Strategy:
+    """Returns the `tf.distribute.Strategy` that `config.strategy` names."""
+    if config.strategy == "multi_worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if config.strategy == "default":
+        return tf.distribute.get_strategy()
+    if config.logical_devices:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * config.logical_devices
+        tf.config.set_logical_device_configuration(cpu, parts)
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(config.logical_devices)])
+    if not tf.config.list_physical_devices("GPU"):
+        raise UserError(
+            "strategy: mirrored finds no GPU; --logical_devices 2 tries it out on the CPU"
+        )
+    return tf.distribute.MirroredStrategy()
+
+
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """Returns what a run computes on, in words."""
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    device = ", ".join(names) or f"CPU ({os.cpu_count()} cores)"
+    replicas = strategy.num_replicas_in_sync
+    return device if replicas == 1 else f"{device}, {replicas} replicas"

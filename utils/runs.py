@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from config.config import Config
+from utils.cluster import is_chief
 from utils.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -46,6 +48,8 @@ def start_run(config: Config) -> tuple[Run, Config]:
     Raises:
         UserError: the chosen `run_name` is taken, or a folder cannot be made.
     """
+    if not is_chief(config):
+        return Run(*[Path(os.devnull)] * 3), config  # only the chief writes
     name = config.run_name or datetime.now().strftime("%Y%m%d%H%M%S")
     attempt = 1
     while True:

@@ -1,0 +1,131 @@
+"""One process, logical devices and worker processes do the same; a lost worker is survived."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_end_to_end import final_weights, run, run_folders, the_error
+
+from utils.workers import start, wait
+
+# 200 steps. A rate at which rounding does not grow: at 0.01 a difference of 1e-8 after 50 steps is
+# one of 0.1 after 200, in the nature of an adversarial game; a loss scaled wrongly shows at any.
+FLAGS = ["--epoch", "5", "--batch_size", "16", "--checkpoint_steps", "7",
+         "--init_learning_rate", "0.001", "--run_name", "parity"]  # fmt: skip
+SCRIPT = str(ROOT / "train_MNIST2MNIST_M.py")
+
+
+def table(folder: Path) -> np.ndarray:
+    with next((folder / "logs").rglob("log.csv")).open() as file:
+        return np.array([[float(x) for x in row] for row in list(csv.reader(file))[1:]])
+
+
+def written(folder: Path) -> set[str]:
+    """The files that a run left, without the numbers in the names of event files."""
+    return {str(path.relative_to(folder)).split(".tfevents")[0]
+            for path in folder.rglob("*") if path.is_file()}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(folder))
+    return folder
+
+
+def assert_parity(folder: Path, alone: Path, tolerance: float = 1e-5) -> None:
+    one, other = (
+        np.concatenate([weight.ravel() for weight in final_weights(place, "parity")])
+        for place in (alone, folder)
+    )
+    assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(one)
+    np.testing.assert_allclose(table(folder), table(alone), rtol=tolerance, atol=tolerance)
+    assert written(folder) == written(alone)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_logical_devices(alone: Path, tmp_path: Path, data_flags: list[str], devices: int) -> None:
+    flags = ["--strategy", "mirrored", "--logical_devices", devices]
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(tmp_path), *flags)
+    assert f"{devices} replicas" in done.stdout
+    assert_parity(tmp_path, alone)
+
+
+@pytest.fixture
+def workers(tmp_path: Path, data_flags: list[str]) -> list[subprocess.Popen[bytes]]:
+    return start(2, [SCRIPT, *data_flags, *FLAGS, *run_folders(tmp_path)])
+
+
+def test_worker_processes(
+    alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
+) -> None:
+    assert wait(workers) == 0
+    assert_parity(tmp_path, alone)
+
+
+def wait_for_checkpoint(folder: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+    while not list(folder.rglob("step-*.index")):
+        assert all(worker.poll() is None for worker in workers)
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_stops_the_cluster_which_resumes(
+    alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
+) -> None:
+    wait_for_checkpoint(tmp_path, workers)
+    workers[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    assert wait(workers) != 0
+    assert time.monotonic() - began < 90
+    logs = next((tmp_path / "logs").rglob("parity"))
+    assert wait(start(2, [SCRIPT, "--resume", str(logs)])) == 0
+    assert_parity(tmp_path, alone)
+
+
+def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
+    alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
+) -> None:
+    wait_for_checkpoint(tmp_path, workers)
+    workers[1].send_signal(signal.SIGTERM)
+    assert wait(workers) == 75
+    assert [worker.returncode for worker in workers] == [75, 75]
+    logs = next((tmp_path / "logs").rglob("parity"))
+    run("train_MNIST2MNIST_M.py", "--resume", logs)
+    assert_parity(tmp_path, alone)
+
+
+def test_the_launcher_needs_a_number_and_a_script() -> None:
+    done = subprocess.run([sys.executable, "-m", "utils.workers", "two"], cwd=ROOT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "python -m utils.workers 2 train" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--strategy", "mirrored", "--logical_devices", "3"],
+            "batch_size: 256 cannot be shared by 3",
+        ),
+        (["--strategy", "mirrored"], "strategy: mirrored finds no GPU"),
+        (["--strategy", "multi_worker"], "TF_CONFIG: missing or not as TensorFlow documents it"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, data_flags: list[str], flags: list[str], message: str
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    done = run(
+        "train_MNIST2MNIST_M.py", *data_flags, *run_folders(tmp_path), *flags, code=2, env=clean
+    )
+    assert message in the_error(done)

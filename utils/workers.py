@@ -1,0 +1,84 @@
+"""Starts several local processes of a training script, as one cluster on loopback.
+
+python -m utils.workers 2 train_MNIST2MNIST_M.py --epoch 5
+
+The first worker's output is shown. When one of them ends, the others get some seconds to end by
+themselves and are then stopped; the exit code is that of the first one that failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+GRACE = 60.0  # seconds: TensorFlow notices a lost worker by a health check every 30
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports on loopback that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
+    """Starts the workers; each learns its place from TF_CONFIG."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    workers = []
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        place = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        output = None if index == 0 else subprocess.DEVNULL
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, *command, "--strategy", "multi_worker"],
+                env={**os.environ, "TF_CONFIG": place},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # so that Ctrl-C comes once, from here
+            )
+        )
+    return workers
+
+
+def wait(workers: list[subprocess.Popen[bytes]]) -> int:
+    """Waits until all have ended and returns the first failure's exit code, or 0."""
+    deadline = None
+    failed = 0
+    while any(worker.poll() is None for worker in workers):
+        ended = [worker.returncode for worker in workers if worker.returncode is not None]
+        failed = failed or next((code for code in ended if code), 0)
+        if ended and deadline is None:
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            print("a worker has ended and the others hang; stopping them", file=sys.stderr)
+            for worker in workers:
+                worker.kill()
+        time.sleep(0.1)
+    return failed or next((worker.returncode for worker in workers if worker.returncode), 0)
+
+
+def main() -> int:
+    if len(sys.argv) < 3 or not sys.argv[1].isdigit() or int(sys.argv[1]) < 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    workers = start(int(sys.argv[1]), sys.argv[2:])
+
+    def pass_on(number: int, _: object) -> None:
+        for worker in workers:
+            worker.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)  # the workers save and end
+    return wait(workers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
