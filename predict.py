@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tyro
 from tqdm import tqdm
 
 from utils.atomic import whole_file
 from utils.errors import UserError, run_script
+from utils.pictures import decode_picture, resize
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 BATCH = 256
@@ -37,15 +37,15 @@ def main() -> None:
     model = load_model(args.model)
     shape = model.feature_extractor.input_shape[1:]
     rows: list[tuple[Path, int, str]] = []
-    skipped: list[Path] = []
+    skipped: list[str] = []
     with tqdm(total=len(paths), desc="classifying", unit="picture", disable=None) as bar:
         for names, images in batches(paths, shape, skipped):
             probabilities = model.predict_on_batch(images)
             for name, row in zip(names, probabilities, strict=True):
                 rows.append((name, int(row.argmax()), f"{row.max():.4f}"))
             bar.update(len(names))
-    for path in skipped:
-        print(f"skipped: {path}: does not decode as a picture", file=sys.stderr)
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
     if not rows:
         raise UserError(f"{args.images}: none of its {len(paths)} pictures decodes")
     with whole_file(args.output) as temporary, temporary.open("w", newline="") as file:
@@ -87,30 +87,29 @@ def load_model(path: Path):  # type: ignore[no-untyped-def]
 
 
 def batches(
-    paths: list[Path], shape: tuple[int, int, int], skipped: list[Path]
+    paths: list[Path], shape: tuple[int, int, int], skipped: list[str]
 ) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Yields paths and images uint8 `[B, *shape]`; appends what does not decode to `skipped`."""
+    """Yields paths and images uint8 `[B, *shape]`; notes in `skipped` what does not decode."""
     for start in range(0, len(paths), BATCH):
-        pairs = [(path, read_picture(path, shape)) for path in paths[start : start + BATCH]]
-        skipped += [path for path, image in pairs if image is None]
-        good = [(path, image) for path, image in pairs if image is not None]
-        if good:
-            yield [path for path, _ in good], np.stack([image for _, image in good])
+        names, images = [], []
+        for path in paths[start : start + BATCH]:
+            try:
+                images.append(read_picture(path, shape))
+                names.append(path)
+            except UserError as error:
+                skipped.append(str(error))
+        if names:
+            yield names, np.stack(images)
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """Reads a picture as uint8 of `shape` (height, width, channels), or None if it is none."""
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads a picture as uint8 of `shape` (height, width, channels), or raises `UserError`."""
     height, width, channels = shape
-    colour = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), colour)
-    except (cv2.error, OSError):
-        return None
-    if image is None:
-        return None
-    # INTER_AREA averages when it shrinks and keeps pixels that need no change.
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = decode_picture(path.read_bytes(), str(path), channels)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return resize(image, height, width)
 
 
 if __name__ == "__main__":

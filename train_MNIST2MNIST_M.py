@@ -7,6 +7,7 @@ by Ctrl-C, both saved: go on with --resume.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 from pathlib import Path
@@ -19,7 +20,7 @@ from config.config import Config
 from utils.cluster import is_chief
 from utils.errors import UserError, run_script
 from utils.pickles import pixel_mean, read_pickle
-from utils.runs import Run, find_run, start_run
+from utils.runs import Run, claim, find_run, start_run
 
 if TYPE_CHECKING:
     from model.trainer import Trainer
@@ -65,7 +66,8 @@ def main() -> int:
         source, target = read_data(args.settings)
         mean = args.settings.pixel_mean or pixel_mean(source["train"], target["train"])
         run, config = start_run(dataclasses.replace(args.settings, pixel_mean=mean))
-    return train(run, config, source, target)
+    with claim(run) if is_chief(config) else contextlib.nullcontext():
+        return train(run, config, source, target)
 
 
 def read_data(config: Config) -> tuple[Arrays, Arrays]:

@@ -55,6 +55,19 @@ class EvaluationData:
     """Training images of the target: what the label-free criterion looks at."""
 
 
+@contextmanager
+def disk_faults_named(place: Path) -> Iterator[None]:
+    """Turns TensorFlow's file errors (disk full, folder gone) into a `UserError`."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{place}: cannot be written ({reason}); what was saved before is intact: mend it and "
+            "go on with --resume"
+        ) from error
+
+
 class Trainer:
     """Trains any model with `train_step` and `test_step` on `(images, labels, domains)` batches.
 
@@ -110,10 +123,14 @@ class Trainer:
             step=self.step, best=self.best, state=[variable.value for variable in state]
         )
         # Saving reads sums over all workers, so all must save; only the chief's files are kept.
-        self.scratch = tempfile.TemporaryDirectory()
-        place = checkpoints_dir if chief else self.scratch.name
+        self.scratch = None if chief else tempfile.TemporaryDirectory()
+        place = self.scratch.name if self.scratch else str(checkpoints_dir)
+        try:
+            tf.train.get_checkpoint_state(place)
+        except ValueError:  # a damaged list of checkpoints; `restore` goes by their names
+            (Path(place) / "checkpoint").unlink()
         self.manager = tf.train.CheckpointManager(
-            self.checkpoint, str(place), max_to_keep=2, checkpoint_name="step"
+            self.checkpoint, place, max_to_keep=2, checkpoint_name="step"
         )
         self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
         self.run_steps = tf.function(self._run_steps)
@@ -143,7 +160,7 @@ class Trainer:
         for file in newest_first:
             try:
                 self.checkpoint.restore(str(file.with_suffix(""))).assert_consumed()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
                 reason = str(error).strip().split("\n")[0]
                 print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
             else:
@@ -217,7 +234,8 @@ class Trainer:
                 "information_maximisation": score,
                 "labelled_image_cls_acc": labelled["image_cls_acc"],
             }
-            self.record(epoch, {"train": train, "validation": validation}, selection, improved)
+            with disk_faults_named(self.log.folder):
+                self.record(epoch, {"train": train, "validation": validation}, selection, improved)
             print(f"({time.monotonic() - began:.1f} s, training {trained:.1f} s)", flush=True)
         self.save()
         self.stop_if_collapsed(labelled, epoch)
@@ -258,7 +276,8 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint of the present step; the latest two are kept."""
-        self.manager.save(checkpoint_number=int(self.step.numpy()))
+        with disk_faults_named(self.checkpoints_dir):
+            self.manager.save(checkpoint_number=int(self.step.numpy()))
 
     @contextmanager
     def signals_noted(self) -> Iterator[None]:

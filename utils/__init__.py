@@ -1,0 +1,6 @@
+"""One module per job. Set before any of them imports OpenCV, which reads it when loaded:"""
+
+import os
+
+# A picture that unpacks to more pixels than a 64-megapixel camera's is refused, not decoded.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from utils.downloads import download
 from utils.errors import UserError
+from utils.pictures import decode_picture
 
 URLS = (
     # The official address.
@@ -30,6 +30,7 @@ OFFICIAL_DIGEST = "28dd4917eb4fcf4c271a123a59610423f4a732da14ec6813be4e4cb171347
 TRAINING_PHOTO = re.compile(r"(?:.*/)?data/images/train/([^/]+\.jpe?g)", re.IGNORECASE)
 MAX_PHOTO_BYTES = 2**22  # the largest of the 200 has 0.1 MB; more is not a BSDS500 photograph
 MAX_PHOTOS = 10_000
+MAX_UNPACKED = 2**30  # BSDS500 with its ground truth has 0.07 GB; a bomb unpacks to more
 MIN_SIDE = 28
 
 
@@ -112,7 +113,11 @@ def read_photos(path: Path) -> Photos:
     images = []
     for name, data in sorted(files.items()):
         digest.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
-        images.append(decode_photo(data, f"{path}: {name}"))
+        image = decode_picture(data, f"{path}: {name}")
+        if min(image.shape[:2]) < MIN_SIDE:
+            size = f"{image.shape[1]}×{image.shape[0]}"
+            raise UserError(f"{path}: {name}: {size} is smaller than a 28×28 crop")
+        images.append(image)
     return Photos(images, digest.hexdigest())
 
 
@@ -134,6 +139,8 @@ def training_files(path: Path) -> Iterator[tuple[str, bytes]]:
     else:
         with tarfile.open(path) as tar:
             for info in tar:
+                if info.offset_data + info.size > MAX_UNPACKED:
+                    raise UserError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes")
                 match = TRAINING_PHOTO.fullmatch(safe_name(path, info.name))
                 member_file = tar.extractfile(info) if match and info.isfile() else None
                 if match and member_file:
@@ -155,20 +162,3 @@ def checked_size(data: bytes, name: str) -> bytes:
     if len(data) > MAX_PHOTO_BYTES:
         raise UserError(f"{name}: larger than {MAX_PHOTO_BYTES} bytes: not a BSDS500 photograph")
     return data
-
-
-def decode_photo(data: bytes, name: str) -> np.ndarray:
-    """Decodes one photograph to uint8 `[H, W, 3]` RGB.
-
-    Raises:
-        UserError: it does not decode, or is smaller than one crop.
-    """
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise UserError(f"{name}: does not decode as a picture; fetch the archive again")
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise UserError(f"{name}: {image.shape[1]}×{image.shape[0]} is smaller than a 28×28 crop")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

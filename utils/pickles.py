@@ -7,9 +7,10 @@ functions that rebuild a NumPy array, and then checks keys, types, shapes and ra
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ REBUILDERS = {
     ),
     ("_codecs", "encode"),  # how protocols 0 to 2 spell bytes
 }
+MAX_MEMO = 1000  # objects that a pickle refers back to; ours have about 30
 REMEDY = "make it again with create_mnistm.py"
 
 
@@ -66,6 +68,7 @@ def read_pickle(
     path = Path(path)
     try:
         with path.open("rb") as file:
+            check_memo(file)
             arrays = ArrayUnpickler(file).load()
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; {REMEDY}") from error
@@ -86,6 +89,14 @@ def read_pickle(
         if images != labels:
             raise UserError(f"{path}: {images} {split} images but {labels} labels; {REMEDY}")
     return {key: arrays[key] for key in KEYS}
+
+
+def check_memo(file: IO[bytes]) -> None:
+    """Raises `UnpicklingError` if the pickle asks for a huge memo, which Python would allocate."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > MAX_MEMO:
+            raise pickle.UnpicklingError(f"it asks for a memo of {argument} entries")
+    file.seek(0)
 
 
 def check_array(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
+import shutil
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from config.config import Config
 from utils.cluster import is_chief
@@ -55,20 +59,48 @@ def start_run(config: Config) -> tuple[Run, Config]:
     while True:
         named = dataclasses.replace(config, run_name=name if attempt == 1 else f"{name}-{attempt}")
         run = Run.of(named)
+        unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
+        named.save(unnamed / CONFIG_FILE)
         try:
-            run.logs.mkdir(parents=True)  # making a folder is atomic: only one run can have it
+            # The folder appears with its settings in it, and only one run can have the name.
+            unnamed.rename(run.logs)
             break
-        except FileExistsError as error:
-            if config.run_name or not run.logs.is_dir():
+        except OSError as error:
+            shutil.rmtree(unnamed)
+            if not run.logs.is_dir():
+                raise UserError(f"{run.logs}: cannot be made ({error.strerror})") from error
+            if config.run_name:
                 raise UserError(
                     f"{run.logs}: exists; choose another --run_name, or --resume {run.logs}"
                 ) from error
             attempt += 1
-        except OSError as error:
-            raise UserError(f"{run.logs}: cannot be made ({error.strerror})") from error
-    for folder in run.folders:
+    for folder in (run.checkpoints, run.config):
         named.save(folder / CONFIG_FILE)
     return run, named
+
+
+def claim(run: Run) -> IO[str]:
+    """Takes a run for this process; it is free again when the process ends, however it ends.
+
+    Returns:
+        the lock; keep it for as long as the run is yours.
+
+    Raises:
+        UserError: another process has the run.
+    """
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        lock = (run.checkpoints / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"{run.checkpoints}: cannot be written ({error.strerror})") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(
+            f"{run.logs}: another process is training this run; wait for it, or stop it first"
+        ) from error
+    return lock
 
 
 def find_run(folder: Path) -> tuple[Run, Config]:

@@ -1,0 +1,139 @@
+"""What machines do to a run: damaged files, full disks, folders that go, a second process."""
+
+from __future__ import annotations
+
+import fcntl
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_end_to_end import SHORT, final_weights, logs_of, run, run_folders, the_error
+from test_trainer import Domains, Killed, deterministic, kill_at, make_trainer  # noqa: F401
+
+from utils.errors import UserError
+from utils.runs import Run, claim
+
+
+def damage(file: Path, how: str) -> None:
+    data = file.read_bytes()
+    if how == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "gone":
+        file.unlink()
+    else:
+        middle = len(data) // 2
+        file.write_bytes(data[:middle] + bytes(64) + data[middle + 64 :])
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "gone", "zeroed"])
+@pytest.mark.parametrize("part", ["index", "data-00000-of-00001", "checkpoint"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, domains: Domains, monkeypatch: Any, capsys: Any, how: str, part: str
+) -> None:
+    trainer = make_trainer(tmp_path, domains)
+    kill_at(trainer, monkeypatch, 20)
+    with pytest.raises(Killed):
+        trainer.train()  # leaves the checkpoints of steps 7 and 14
+    state_file = part == "checkpoint"
+    damage(tmp_path / "checkpoints" / ("checkpoint" if state_file else f"step-14.{part}"), how)
+    restored = make_trainer(tmp_path, domains).restore()
+    if state_file:  # TensorFlow's list of checkpoints is not needed: their names tell
+        assert restored == 14
+    else:
+        assert restored == 7
+        if (part, how) != ("index", "gone"):
+            assert "step-14.index: damaged, falling back" in capsys.readouterr().out
+
+
+def test_all_checkpoints_damaged_is_an_error(
+    tmp_path: Path, domains: Domains, monkeypatch: Any
+) -> None:
+    trainer = make_trainer(tmp_path, domains)
+    kill_at(trainer, monkeypatch, 20)
+    with pytest.raises(Killed):
+        trainer.train()
+    for file in (tmp_path / "checkpoints").glob("step-*.index"):
+        damage(file, "truncated")
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
+        make_trainer(tmp_path, domains).restore()
+
+
+def test_the_lock_is_held_by_one_and_freed_by_its_end(tmp_path: Path) -> None:
+    taken = Run(tmp_path, tmp_path, tmp_path)
+    with claim(taken), pytest.raises(UserError, match="another process is training this run"):
+        claim(taken)
+    claim(taken).close()
+
+
+def test_a_second_process_is_refused(tmp_path: Path, data_flags: list[str]) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    run("train_MNIST2MNIST_M.py", *flags)
+    folder = logs_of(tmp_path, "mine")
+    with next(tmp_path.rglob("lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("train_MNIST2MNIST_M.py", "--resume", folder, code=2)
+    assert "another process is training this run" in the_error(done)
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path: Path, data_flags: list[str]) -> None:
+    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
+    before = final_weights(tmp_path, "mine")
+    lines = (logs_of(tmp_path, "mine") / "log.txt").read_text()
+    run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
+    for old, new in zip(before, final_weights(tmp_path, "mine"), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert (logs_of(tmp_path, "mine") / "log.txt").read_text() == lines
+
+
+def full_disk() -> None:
+    """A limit on file size stands in for a full disk: writes fail half way."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_full_disk_ends_a_run_which_resumes(tmp_path: Path, data_flags: list[str]) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    done = run("train_MNIST2MNIST_M.py", *flags, code=2, preexec_fn=full_disk)
+    assert "cannot be written" in the_error(done)
+    assert "--resume" in the_error(done)
+    run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
+    assert len((logs_of(tmp_path, "mine") / "log.txt").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("which", ["logs", "checkpoints"])
+def test_a_folder_that_goes_ends_the_run_clearly(
+    tmp_path: Path, data_flags: list[str], which: str
+) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    command = [sys.executable, str(ROOT / "train_MNIST2MNIST_M.py"), *flags]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not list(tmp_path.rglob("step-*.index")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        shutil.rmtree(tmp_path / which, ignore_errors=True)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode in (0, 2), stderr
+    assert "Traceback" not in stderr
+    if process.returncode == 2:
+        assert "cannot be written" in stderr
+    else:
+        assert (tmp_path / which).is_dir(), "a run that ends well must have written its results"
+
+
+@pytest.mark.parametrize("name", ["logs", "checkpoints", "config"])
+def test_a_file_in_a_folders_place_is_named(
+    tmp_path: Path, data_flags: list[str], name: str
+) -> None:
+    (tmp_path / name).write_text("in the way")
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path)]
+    assert str(tmp_path / name) in the_error(run("train_MNIST2MNIST_M.py", *flags, code=2))
