@@ -5,13 +5,17 @@ DATA := model_data/dataset/embedded
 DEMO := --source_dataset_path $(DATA)/MNIST/mnist_data.pkl \
 	--target_dataset_path $(DATA)/MNIST_M/mnist_m_data.pkl --epoch 20 --batch_size 64
 
-.PHONY: help setup demo test lint bench tensorboard
+N ?= 2
+ARGS ?=
+
+.PHONY: help setup demo test lint bench workers tensorboard
 
 help:
 	@echo "make demo         a short DANN training on data that ships with the packages"
 	@echo "make test         the test suite"
 	@echo "make lint         style and types"
 	@echo "make bench        speed and memory, needs the pickles of create_mnistm.py"
+	@echo "make workers N=2  a training by N local processes; ARGS='--epoch 5' sets its flags"
 	@echo "make tensorboard  the curves of all runs, http://localhost:6006"
 	@echo "make setup        only the virtual environment .venv"
 
@@ -49,6 +53,9 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
+
+workers: .venv/ready
+	$(BIN)/python -m utils.workers $(N) train_MNIST2MNIST_M.py $(ARGS)
 
 tensorboard: .venv/ready
 	$(BIN)/tensorboard --logdir logs

@@ -2,5 +2,7 @@
 
 import os
 
+# What does not decode is named by us, once.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 # A picture that unpacks to more pixels than a 64-megapixel camera's is refused, not decoded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Something the user can mend: the message, one line, names the file or field and the remedy."""
+    """Something the user can mend: one line that names the file or field, and the remedy."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))  # libraries' reasons may have several lines
