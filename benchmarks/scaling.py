@@ -1,0 +1,81 @@
+"""Trains on the real pickles with every strategy and some batch sizes: images per second, and how
+far the weights and logged values end from those of one process."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
+import numpy as np
+
+import model.dann  # noqa: F401 - makes Keras know the class
+
+STRATEGIES = {
+    "1 process": [],
+    "2 logical devices": ["--strategy", "mirrored", "--logical_devices", "2"],
+    "4 logical devices": ["--strategy", "mirrored", "--logical_devices", "4"],
+    "2 worker processes": ["2"],
+}
+
+
+def train(strategy: list[str], batch_size: int, folder: Path) -> float:
+    """Trains two epochs and returns the seconds of the second one's steps."""
+    script = ["train_MNIST2MNIST_M.py", "--epoch", "2", "--batch_size", str(batch_size),
+              "--run_name", "run", "--init_learning_rate", "0.001"]  # fmt: skip
+    places = [f"--{name}_dir={folder / name}" for name in ("logs", "checkpoints", "config")]
+    if strategy and strategy[0].isdigit():
+        command = ["-m", "utils.workers", strategy[0], *script, *places]
+    else:
+        command = [*script, *places, *strategy]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return float(re.findall(r"training ([\d.]+) s", done.stdout)[1])
+
+
+def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a run's final weights, joined, and its table of logged values."""
+    path = next(folder.rglob("trained_dann_mnist2mnist_m.keras"))
+    weights = keras.saving.load_model(path).get_weights()
+    with next(folder.rglob("log.csv")).open() as file:
+        rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+    return np.concatenate([weight.ravel() for weight in weights]), np.array(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256, 1024])
+    args = parser.parse_args()
+    print("| batch | strategy | images/s | of 1 process | weights, relative | log, relative |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for batch_size in args.batch_sizes:
+        alone: tuple[np.ndarray, np.ndarray] | None = None
+        speed_alone = 0.0
+        for name, strategy in STRATEGIES.items():
+            with tempfile.TemporaryDirectory() as place:
+                seconds = train(strategy, batch_size, Path(place))
+                weights, table = result(Path(place))
+            speed = -(-60_000 // (batch_size // 2)) * batch_size / seconds
+            if alone is None:
+                alone, speed_alone = (weights, table), speed
+            weight_error = np.linalg.norm(weights - alone[0]) / np.linalg.norm(alone[0])
+            table_error = np.max(np.abs(table - alone[1]) / np.maximum(np.abs(alone[1]), 1e-12))
+            print(
+                f"| {batch_size} | {name} | {speed:,.0f} | {speed / speed_alone:.2f} | "
+                f"{weight_error:.1e} | {table_error:.1e} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
