@@ -8,12 +8,13 @@ DEMO := --source_dataset_path $(DATA)/MNIST/mnist_data.pkl \
 N ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test lint bench workers tensorboard
+.PHONY: help setup demo test lint audit bench workers tensorboard
 
 help:
 	@echo "make demo         a short DANN training on data that ships with the packages"
 	@echo "make test         the test suite"
 	@echo "make lint         style and types"
+	@echo "make audit        known vulnerabilities of the dependencies; asks PyPI"
 	@echo "make bench        speed and memory, needs the pickles of create_mnistm.py"
 	@echo "make workers N=2  a training by N local processes; ARGS='--epoch 5' sets its flags"
 	@echo "make tensorboard  the curves of all runs, http://localhost:6006"
@@ -50,6 +51,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit -r requirements.txt
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py

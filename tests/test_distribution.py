@@ -103,6 +103,20 @@ def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
     assert_parity(tmp_path, alone)
 
 
+def test_several_devices_go_on_from_one_process(
+    alone: Path, tmp_path: Path, data_flags: list[str]
+) -> None:
+    flags = [*data_flags, *FLAGS, *run_folders(tmp_path)]
+    process = subprocess.Popen([sys.executable, SCRIPT, *flags], stdout=subprocess.DEVNULL)
+    wait_for_checkpoint(tmp_path, [process])
+    process.kill()
+    process.wait()
+    logs = next((tmp_path / "logs").rglob("parity"))
+    where = ["--strategy", "mirrored", "--logical_devices", "2"]
+    run("train_MNIST2MNIST_M.py", "--resume", logs, *where)
+    assert_parity(tmp_path, alone)
+
+
 def test_the_launcher_needs_a_number_and_a_script() -> None:
     done = subprocess.run([sys.executable, "-m", "utils.workers", "two"], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip

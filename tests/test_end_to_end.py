@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,31 @@ def test_a_stopped_run_ends_bit_identical(
     plain_log, stopped_log = logs_of(undisturbed, "plain"), logs_of(tmp_path, "stopped")
     assert (plain_log / "log.csv").read_bytes() == (stopped_log / "log.csv").read_bytes()
     assert events(plain_log) == events(stopped_log)
+
+
+def listening_sockets(pid: int) -> set[str]:
+    """The sockets of a process on which it waits for connections, from the kernel's tables."""
+    mine = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:  # 0A = LISTEN
+                found.add(fields[1])
+    return found
+
+
+def test_training_opens_no_network_listener(tmp_path: Path, data_flags: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)):
+        assert listening_sockets(os.getpid()), "the control: a listener is seen"
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path)]
+    command = [sys.executable, str(ROOT / "train_MNIST2MNIST_M.py"), *flags]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.rglob("step-*.index")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert listening_sockets(process.pid) == set()
+        process.kill()
 
 
 def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:

@@ -28,14 +28,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
-    """Starts the workers; each learns its place from TF_CONFIG."""
+def start(count: int, command: list[str], quiet: bool = False) -> list[subprocess.Popen[bytes]]:
+    """Starts the workers; each learns its place from TF_CONFIG. Only the first may speak."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     workers = []
     for index in range(count):
         task = {"type": "worker", "index": index}
         place = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        output = None if index == 0 else subprocess.DEVNULL
+        output = subprocess.DEVNULL if quiet or index else None
         workers.append(
             subprocess.Popen(
                 [sys.executable, *command, "--strategy", "multi_worker"],
