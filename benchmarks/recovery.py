@@ -32,8 +32,8 @@ def since(began: float) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        create = [sys.executable, ROOT / "create_mnistm.py", "--embedded"]
-        places = ["--output_dir", folder / "data", "--picture", folder / "p.png"]
+        create: list[str | Path] = [sys.executable, ROOT / "create_mnistm.py", "--embedded"]
+        places: list[str | Path] = ["--output_dir", folder / "data", "--picture", folder / "p.png"]
         subprocess.run([*create, *places], check=True, stdout=subprocess.DEVNULL)
         flags = [
             *("--source_dataset_path", str(folder / "data/MNIST/mnist_data.pkl")),
