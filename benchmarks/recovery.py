@@ -18,11 +18,13 @@ SCRIPT = str(ROOT / "train_MNIST2MNIST_M.py")
 
 def await_checkpoints(folder: Path, seen: set[str]) -> set[str]:
     """Waits for a checkpoint that is not in `seen` and returns all there have been."""
-    while True:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         names = {path.name for path in folder.rglob("step-*.index")}
         if names - seen:
             return names | seen
         time.sleep(0.01)
+    sys.exit("failed: no checkpoint within 120 s")
 
 
 def since(began: float) -> str:
@@ -56,6 +58,7 @@ def main() -> None:
             began = time.monotonic()
             processes[-1].send_signal(number)
             code = wait(processes)
+            seen |= {path.name for path in folder.rglob("step-*.index")}
             print(f"| {what} to the end of all (exit code {code}) | {since(began)} |", flush=True)
             command = [SCRIPT, "--resume", str(next((folder / "logs").rglob("run")))]
 

@@ -117,6 +117,18 @@ def test_several_devices_go_on_from_one_process(
     assert_parity(tmp_path, alone)
 
 
+def test_a_worker_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever ends first: the launcher must look at all of them."""
+    monkeypatch.setattr("utils.workers.GRACE", 0.5)
+    for first in (0, 1):
+        codes = ["import time; time.sleep(60)", "import time; time.sleep(60)"]
+        codes[first] = "import sys; sys.exit(7)"
+        processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+        began = time.monotonic()
+        assert wait(processes) == 7
+        assert time.monotonic() - began < 30
+
+
 def test_the_launcher_needs_a_number_and_a_script() -> None:
     done = subprocess.run([sys.executable, "-m", "utils.workers", "two"], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip

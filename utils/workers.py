@@ -9,6 +9,7 @@ themselves and are then stopped; the exit code is that of the first one that fai
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -50,19 +51,19 @@ def start(count: int, command: list[str], quiet: bool = False) -> list[subproces
 
 def wait(workers: list[subprocess.Popen[bytes]]) -> int:
     """Waits until all have ended and returns the first failure's exit code, or 0."""
-    deadline = None
+    deadline = math.inf
     failed = 0
-    while any(worker.poll() is None for worker in workers):
-        ended = [worker.returncode for worker in workers if worker.returncode is not None]
-        failed = failed or next((code for code in ended if code), 0)
-        if ended and deadline is None:
-            deadline = time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
+    while None in (codes := [worker.poll() for worker in workers]):
+        failed = failed or next((code for code in codes if code), 0)
+        if any(code is not None for code in codes):
+            deadline = min(deadline, time.monotonic() + GRACE)
+        if time.monotonic() > deadline:
             print("a worker has ended and the others hang; stopping them", file=sys.stderr)
             for worker in workers:
                 worker.kill()
+                worker.wait()
         time.sleep(0.1)
-    return failed or next((worker.returncode for worker in workers if worker.returncode), 0)
+    return failed or next((code for code in codes if code), 0)
 
 
 def main() -> int:
