@@ -121,7 +121,8 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
         f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
         f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
         f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
-        f"next:     python predict.py --model {run.checkpoints / 'best.keras'} --images FOLDER"
+        "next:     python predict.py --images FOLDER --model "
+        f"{run.checkpoints / 'trained_dann_mnist2mnist_m.keras'}"
     )
     return 0
 
