@@ -28,9 +28,9 @@ STRATEGIES = {
 }
 
 
-def train(strategy: list[str], batch_size: int, folder: Path) -> float:
-    """Trains two epochs and returns the seconds of the second one's steps."""
-    script = ["train_MNIST2MNIST_M.py", "--epoch", "2", "--batch_size", str(batch_size),
+def train(strategy: list[str], batch_size: int, epochs: int, folder: Path) -> float:
+    """Trains some epochs and returns the seconds of the last one's steps."""
+    script = ["train_MNIST2MNIST_M.py", "--epoch", str(epochs), "--batch_size", str(batch_size),
               "--run_name", "run", "--init_learning_rate", "0.001"]  # fmt: skip
     places = [f"--{name}_dir={folder / name}" for name in ("logs", "checkpoints", "config")]
     if strategy and strategy[0].isdigit():
@@ -40,7 +40,7 @@ def train(strategy: list[str], batch_size: int, folder: Path) -> float:
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return float(re.findall(r"training ([\d.]+) s", done.stdout)[1])
+    return float(re.findall(r"training ([\d.]+) s", done.stdout)[-1])
 
 
 def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +55,7 @@ def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--epochs", type=int, default=2, help="1 of batch 600 is 200 steps")
     args = parser.parse_args()
     print("| batch | strategy | images/s | of 1 process | weights, relative | log, relative |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -63,7 +64,7 @@ def main() -> None:
         speed_alone = 0.0
         for name, strategy in STRATEGIES.items():
             with tempfile.TemporaryDirectory() as place:
-                seconds = train(strategy, batch_size, Path(place))
+                seconds = train(strategy, batch_size, args.epochs, Path(place))
                 weights, table = result(Path(place))
             speed = -(-60_000 // (batch_size // 2)) * batch_size / seconds
             if alone is None:
