@@ -320,7 +320,7 @@ class Trainer:
         gives every domain the same probability: accuracy at chance, domain loss at ln(domains).
         """
         labels = self.evaluation.labelled[1]
-        chance = np.bincount(labels).max() / len(labels)
+        chance = int(np.max(np.bincount(labels))) / len(labels)
         undecided = math.log(len(self.batches.images))
         if (
             not self.allow_collapse
