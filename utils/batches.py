@@ -81,7 +81,7 @@ class DomainBatches:
         size = len(self.images[domain])
         passes = positions // size
         constants = [
-            tf.fill([len(positions)], tf.constant(x, tf.int64)) for x in (self.seed, domain)
+            tf.fill(tf.shape(positions), tf.constant(x, tf.int64)) for x in (self.seed, domain)
         ]
         # The raw op, since tf.random.experimental.index_shuffle takes one seed for all positions,
         # and a batch may lie across two passes. Four rounds, as there.
