@@ -137,7 +137,8 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         return float(value)
     if value is None and type(None) in arguments:
         return None
-    if origin is tuple and isinstance(value, list):
+    any_length = arguments[1:] == (Ellipsis,)
+    if origin is tuple and isinstance(value, list) and (any_length or len(value) == len(arguments)):
         return tuple(fitted(item, arguments[0], name) for item in value)
     if type(None) in arguments:  # X | None
         return fitted(value, arguments[0], name)

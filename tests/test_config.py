@@ -49,6 +49,8 @@ def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
         ('{"epoch": 2.5}', "epoch: 2.5 is not of type int"),
         ('{"pixel_mean": [1, "a", 3]}', "pixel_mean: 'a' is not of type float"),
         ('{"method": "magic"}', "'magic' is not of type"),
+        ('{"image_input_shape": []}', "image_input_shape: [] is not of type"),
+        ('{"image_input_shape": [28, 28]}', "image_input_shape: [28, 28] is not of type"),
         ('{"batch_size": 7}', "batch_size: 7 must be even"),
     ],
 )

@@ -157,7 +157,8 @@ def test_fit_evaluate_predict_and_round_trip(tmp_path: Path) -> None:
     dataset = tf.data.Dataset.from_tensors((images, labels, domains)).repeat(20)
     history = model.fit(dataset, epochs=3, verbose=0).history
     assert history["image_cls_loss"][-1] < history["image_cls_loss"][0]
-    measured = model.evaluate(dataset.take(1), verbose=0, return_dict=True)
+    results = model.evaluate(dataset.take(1), verbose=0, return_dict=True)
+    measured = {name: float(value) for name, value in results.items()}  # Keras 3.12: tensors
     assert measured["loss"] == pytest.approx(
         measured["image_cls_loss"] + measured["domain_cls_loss"], rel=1e-6
     )
