@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_end_to_end import final_weights, run, run_folders, the_error
+from test_end_to_end import final_weights, run, run_folders, the_error, wait_for_checkpoint
 
 from utils.workers import start, wait
 
@@ -72,16 +72,10 @@ def test_worker_processes(
     assert_parity(tmp_path, alone)
 
 
-def wait_for_checkpoint(folder: Path, workers: list[subprocess.Popen[bytes]]) -> None:
-    while not list(folder.rglob("step-*.index")):
-        assert all(worker.poll() is None for worker in workers)
-        time.sleep(0.05)
-
-
 def test_a_killed_worker_stops_the_cluster_which_resumes(
     alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
 ) -> None:
-    wait_for_checkpoint(tmp_path, workers)
+    wait_for_checkpoint(tmp_path, *workers)
     workers[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
     assert wait(workers) != 0
@@ -94,7 +88,7 @@ def test_a_killed_worker_stops_the_cluster_which_resumes(
 def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
     alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
 ) -> None:
-    wait_for_checkpoint(tmp_path, workers)
+    wait_for_checkpoint(tmp_path, *workers)
     workers[1].send_signal(signal.SIGTERM)
     assert wait(workers) == 75
     assert [worker.returncode for worker in workers] == [75, 75]
@@ -108,7 +102,7 @@ def test_several_devices_go_on_from_one_process(
 ) -> None:
     flags = [*data_flags, *FLAGS, *run_folders(tmp_path)]
     process = subprocess.Popen([sys.executable, SCRIPT, *flags], stdout=subprocess.DEVNULL)
-    wait_for_checkpoint(tmp_path, [process])
+    wait_for_checkpoint(tmp_path, process)
     process.kill()
     process.wait()
     logs = next((tmp_path / "logs").rglob("parity"))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -59,6 +60,18 @@ def final_weights(folder: Path, name: str) -> list[np.ndarray]:
     return keras.saving.load_model(model).get_weights()
 
 
+def wait_for_checkpoint(folder: Path, *processes: subprocess.Popen[Any]) -> None:
+    """Waits until a run has saved something; fails if one of its processes ends before."""
+    while not list(folder.rglob("step-*.index")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+
+
+def full_disk() -> None:
+    """A limit on file size stands in for a full disk: writes fail half way."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
     """A run from start to end, called "plain"."""
@@ -79,10 +92,7 @@ def test_a_stopped_run_ends_bit_identical(
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
-        checkpoints = tmp_path / "checkpoints"
-        while not list(checkpoints.rglob("step-*.index")):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for_checkpoint(tmp_path, process)
         process.send_signal(number)
         output = process.communicate(timeout=120)[0]
     resume = ["--resume", logs_of(tmp_path, "stopped")]
@@ -91,7 +101,7 @@ def test_a_stopped_run_ends_bit_identical(
     else:
         assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
         assert f"--resume {resume[1]}" in output
-    assert not list(checkpoints.rglob("trained_*.keras"))  # it was stopped before its end
+    assert not list(tmp_path.rglob("trained_*.keras"))  # it was stopped before its end
     run("train_MNIST2MNIST_M.py", *resume)
     weights = zip(
         final_weights(undisturbed, "plain"), final_weights(tmp_path, "stopped"), strict=True
@@ -121,9 +131,7 @@ def test_training_opens_no_network_listener(tmp_path: Path, data_flags: list[str
     flags = [*data_flags, *SHORT, *run_folders(tmp_path)]
     command = [sys.executable, str(ROOT / "train_MNIST2MNIST_M.py"), *flags]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.rglob("step-*.index")):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for_checkpoint(tmp_path, process)
         assert listening_sockets(process.pid) == set()
         process.kill()
 
@@ -276,18 +284,11 @@ def test_create_without_network_says_what_to_do(tmp_path: Path) -> None:
 def test_create_on_a_full_disk_leaves_nothing(
     tmp_path: Path, mnist_folder: Path, bsds_archive: Path
 ) -> None:
-    """A limit on file size stands in for the full disk: the write fails half way."""
-    command = [sys.executable, str(ROOT / "create_mnistm.py"), "--mnist", str(mnist_folder),
-               "--bsds", str(bsds_archive), "--unverified", "--output_dir", str(tmp_path / "out"),
-               "--picture", str(tmp_path / "p.png")]  # fmt: skip
-    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)); " \
-        "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0]); " \
-        "runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
-    done = subprocess.run(
-        [command[0], "-c", limit, *command[1:]], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2, done.stderr
+    done = run(
+        "create_mnistm.py", "--mnist", mnist_folder, "--bsds", bsds_archive, "--unverified",
+        "--output_dir", tmp_path / "out", "--picture", tmp_path / "p.png",
+        code=2, preexec_fn=full_disk,
+    )  # fmt: skip
     assert "cannot be written (File too large)" in the_error(done)
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_end_to_end import SHORT, final_weights, logs_of, run, run_folders, the_error
+from test_end_to_end import (
+    SHORT,
+    final_weights,
+    full_disk,
+    logs_of,
+    run,
+    run_folders,
+    the_error,
+    wait_for_checkpoint,
+)
 from test_trainer import Domains, Killed, deterministic, kill_at, make_trainer  # noqa: F401
 
 from utils.errors import UserError
@@ -94,11 +101,6 @@ def test_a_finished_run_resumes_to_nothing(tmp_path: Path, data_flags: list[str]
     assert (logs_of(tmp_path, "mine") / "log.txt").read_text() == lines
 
 
-def full_disk() -> None:
-    """A limit on file size stands in for a full disk: writes fail half way."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
 def test_a_full_disk_ends_a_run_which_resumes(tmp_path: Path, data_flags: list[str]) -> None:
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
     done = run("train_MNIST2MNIST_M.py", *flags, code=2, preexec_fn=full_disk)
@@ -117,9 +119,7 @@ def test_a_folder_that_goes_ends_the_run_clearly(
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not list(tmp_path.rglob("step-*.index")):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for_checkpoint(tmp_path, process)
         shutil.rmtree(tmp_path / which, ignore_errors=True)
         _, stderr = process.communicate(timeout=120)
     assert process.returncode in (0, 2), stderr
