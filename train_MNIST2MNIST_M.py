@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +118,7 @@ def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
     if not trainer.chief:
         return 0
     rows = trainer.log.rows
-    pick = max(rows, key=lambda row: float(row["information_maximisation"]))
+    pick = max(rows, key=lambda row: float(row[config.select_by]))
     print(
         f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
         f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
@@ -131,14 +133,18 @@ def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> T
     """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
     import keras
 
+    from model.augmentation import RandomAugmentation
     from model.dann import DANN
+    from model.mean_teacher import MeanTeacher
     from model.networks import dense_head, mnist_feature_extractor
     from model.trainer import EvaluationData, Trainer
-    from utils.batches import DomainBatches
+    from utils.batches import DomainBatches, evaluation_batches
     from utils.pretrained import load_pretrained
     from utils.schedules import AnnealedLearningRate, GRLLambda
     from utils.summaries import RunLog
 
+    if config.held_out:
+        target = hold_out(target, config.held_out)
     # The controls are DANN at λ = 0: the domain classifier is then a probe that teaches nothing.
     on_target = config.method == "target_only"
     batches = DomainBatches(
@@ -148,27 +154,41 @@ def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> T
         seed=config.seed,
     )
     labelled = target if on_target else source
+    unlabelled = evenly(target["train"], 5000)
     evaluation = EvaluationData(
-        target=(target["val"], target["val_label"]),
-        labelled=(labelled["val"][:2000], labelled["val_label"][:2000]),
-        labelled_domain=int(on_target),
-        unlabelled=evenly(target["train"], 5000),
+        target=evaluation_batches(target["val"], target["val_label"], domain=1),
+        labelled=evaluation_batches(
+            labelled["val"][:2000], labelled["val_label"][:2000], domain=int(on_target)
+        ),
+        unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
     )
-    del source["train"], target["train"]  # the batches have copies
+    source.pop("train"), target.pop("train")  # the batches have copies
     total_steps = config.epoch * batches.steps_per_epoch
-    ceiling = config.grl_lambda if config.method == "dann" else 0.0
+    ceiling = 0.0 if config.method in ("source_only", "target_only") else config.grl_lambda
     grl_lambda = GRLLambda(total_steps, config.gamma, ceiling)
     learning_rate = AnnealedLearningRate(
         total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
     )
     extractor = mnist_feature_extractor(config.image_input_shape, config.pixel_mean or ())
     features = extractor.output_shape[1:]
-    model = DANN(
+    augmentation = None
+    if config.augmentation != "none":
+        colour = config.augmentation == "affine_colour"
+        augmentation = RandomAugmentation(
+            config.seed, contrast=0.5 * colour, brightness=64.0 * colour
+        )
+    method: Callable[..., DANN] = DANN
+    if config.method == "mean_teacher":
+        method = functools.partial(MeanTeacher, confidence=config.confidence)
+    model = method(
         extractor,
-        label_predictor=dense_head("label_predictor", features, (100, 100), outputs=10),
-        domain_classifier=dense_head("domain_classifier", features, (100,), outputs=2),
+        dense_head("label_predictor", features, (100, 100), outputs=10, dropout=config.dropout),
+        dense_head("domain_classifier", features, (100,), outputs=2),
         grl_lambda=grl_lambda,
         extractor_calls="per_domain",
+        clip_norm=config.clip_norm,
+        augmentation=augmentation,
+        average_decay=config.average_decay,
     )
     if config.pre_model_path:
         load_pretrained(model, Path(config.pre_model_path))
@@ -181,11 +201,24 @@ def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> T
         run.checkpoints,
         evaluation,
         schedules={"learning_rate": learning_rate, "grl_lambda": grl_lambda},
+        select_by=config.select_by,
         checkpoint_steps=config.checkpoint_steps,
         jit_compile=config.jit_compile,
         allow_collapse=config.allow_collapse,
         chief=is_chief(config),
     )
+
+
+def hold_out(target: Arrays, count: int) -> Arrays:
+    """Puts the last `count` training images in the place of the test set, which stays unseen."""
+    if count >= len(target["train"]):
+        raise UserError(f"held_out: {count} leaves no training images of {len(target['train'])}")
+    return {
+        "train": target["train"][:-count],
+        "train_label": target["train_label"][:-count],
+        "val": target["train"][-count:],
+        "val_label": target["train_label"][-count:],
+    }
 
 
 def evenly(images: np.ndarray, count: int) -> np.ndarray:

@@ -68,9 +68,7 @@ def trainer(mixed_precision: bool) -> Round:
         return once | {
             "step": timed(lambda: float(built.run_steps(iterator, steps)["loss"]), STEPS),
             "input pipeline alone": timed(lambda: [next(pipeline) for _ in range(100)], 100),
-            "evaluation of 10,000, ms": timed(
-                lambda: built.measure(*built.evaluation.target, domain=1), 1
-            ),
+            "evaluation of 10,000, ms": timed(lambda: built.measure(built.evaluation.target), 1),
             "peak RSS, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
 

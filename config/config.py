@@ -12,7 +12,15 @@ from typing import Any, Literal
 from utils.atomic import whole_file
 from utils.errors import UserError
 
-Method = Literal["dann", "source_only", "target_only"]
+Method = Literal["dann", "source_only", "target_only", "mean_teacher"]
+Augmentation = Literal["none", "affine", "affine_colour"]
+Criterion = Literal[
+    "entropy",
+    "information_maximisation",
+    "soft_neighbourhood_density",
+    "nuclear_norm",
+    "deep_embedded_validation",
+]
 Strategy = Literal["default", "mirrored", "multi_worker"]
 
 
@@ -21,7 +29,8 @@ class Config:
     """Settings of one training run."""
 
     method: Method = "dann"
-    """dann; or its controls with λ = 0: source_only (lower bound), target_only (upper bound)."""
+    """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); or
+    mean_teacher, the second stage, which starts from an adapted model: --pre_model_path."""
     epoch: int = 100
     """Epochs; one is a pass over the source images."""
     init_learning_rate: float = 0.01
@@ -38,6 +47,21 @@ class Config:
     """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     batch_size: int = 256
     """Images of a batch, half source, half target; the original repository's 256 (paper: 128)."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; longer ones are shortened. 0: any. 1 lets high rates live."""
+    average_decay: float = 0.0
+    """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
+    augmentation: Augmentation = "none"
+    """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
+    dropout: float = 0.0
+    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    confidence: float = 0.9
+    """mean_teacher: the least probability at which the teacher's class becomes a label."""
+    select_by: Criterion = "information_maximisation"
+    """The label-free criterion that picks best.keras; all of them are logged."""
+    held_out: int = 0
+    """For choosing settings: so many target training images are kept back, and measured instead
+    of the test set."""
     seed: int = 0
     """Of the initial weights and of the order of the images."""
     image_input_shape: tuple[int, int, int] = (28, 28, 3)
@@ -76,6 +100,13 @@ class Config:
             value = getattr(self, field)
             if not accepts(value):
                 raise UserError(f"{field}: {value!r} must be {rule}")
+        if self.method == "mean_teacher" and self.pre_model_path is None:
+            raise UserError(
+                "pre_model_path: mean_teacher goes on from an adapted model; name the .keras that "
+                "--method dann left in checkpoints/"
+            )
+        if self.method == "mean_teacher" and not self.average_decay:
+            raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
         if self.pixel_mean is not None and len(self.pixel_mean) != self.image_input_shape[2]:
             raise UserError(
                 f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
@@ -149,17 +180,15 @@ def _at_least(minimum: float) -> Any:
     return lambda value: math.isfinite(value) and value >= minimum
 
 
+def _one_of(kind: Any) -> Any:
+    return lambda value: value in typing.get_args(kind)
+
+
 RULES = (
-    (
-        "method",
-        lambda value: value in typing.get_args(Method),
-        "dann, source_only or target_only",
-    ),
-    (
-        "strategy",
-        lambda value: value in typing.get_args(Strategy),
-        "default, mirrored or multi_worker",
-    ),
+    ("method", _one_of(Method), "one of " + ", ".join(typing.get_args(Method))),
+    ("strategy", _one_of(Strategy), "one of " + ", ".join(typing.get_args(Strategy))),
+    ("augmentation", _one_of(Augmentation), "one of " + ", ".join(typing.get_args(Augmentation))),
+    ("select_by", _one_of(Criterion), "one of " + ", ".join(typing.get_args(Criterion))),
     ("logical_devices", _at_least(0), "0 or more"),
     ("epoch", _at_least(1), "1 or more"),
     (
@@ -173,6 +202,11 @@ RULES = (
     ("grl_lambda", _at_least(0), "0 or more"),
     ("gamma", _at_least(0), "0 or more"),
     ("batch_size", lambda value: value >= 2 and value % 2 == 0, "even and 2 or more"),
+    ("clip_norm", _at_least(0), "0 or more"),
+    ("average_decay", lambda value: 0 <= value < 1, "in [0, 1)"),
+    ("dropout", lambda value: 0 <= value < 1, "in [0, 1)"),
+    ("confidence", lambda value: 0 <= value <= 1, "in [0, 1]"),
+    ("held_out", _at_least(0), "0 or more"),
     ("seed", lambda value: 0 <= value < 2**32, "in 0..2³²-1"),
     (
         "image_input_shape",

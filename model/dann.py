@@ -6,11 +6,14 @@ Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
+from model.augmentation import RandomAugmentation
+from model.averaging import WeightAverage
 from model.gradient_reversal import GradientReversal
 from model.networks import dense_head
 from utils.schedules import ProgressSchedule
@@ -42,6 +45,10 @@ class DANN(keras.Model):
             domain, for batches of `num_domains` equal blocks in the order of the domains. The same
             function, unless the extractor has batch normalisation: then "joint" normalises over
             all domains together and "per_domain" over each by itself: two different methods.
+        clip_norm: largest norm of all gradients together; longer ones are shortened to it. 0: any.
+        augmentation: what is done to the images of a training batch; None: nothing.
+        average_decay: above 0 keeps a `WeightAverage` of extractor and label predictor at this
+            decay; inside `averaged()` the model predicts with it.
 
     Call arguments:
         images: `[B, H, W, C]`, pixel values in [0, 255].
@@ -69,6 +76,9 @@ class DANN(keras.Model):
         num_domains: int = 2,
         grl_lambda: float | ProgressSchedule = 1.0,
         extractor_calls: Literal["joint", "per_domain"] = "joint",
+        clip_norm: float = 0.0,
+        augmentation: RandomAugmentation | None = None,
+        average_decay: float = 0.0,
         **model_options: Any,
     ):
         super().__init__(**model_options)
@@ -89,6 +99,13 @@ class DANN(keras.Model):
         self.num_domains = num_domains
         self.grl_lambda = grl_lambda
         self.extractor_calls = extractor_calls
+        self.clip_norm = clip_norm
+        self.augmentation = augmentation
+        self.average_decay = average_decay
+        self.average: WeightAverage | None = None
+        if average_decay:
+            predictor = (feature_extractor.trainable_variables, label_predictor.trainable_variables)
+            self.average = WeightAverage([w for part in predictor for w in part], average_decay)
         self.gradient_reversal = GradientReversal()
         self.label_loss = keras.metrics.Mean("image_cls_loss")
         self.domain_loss = keras.metrics.Mean("domain_cls_loss")
@@ -97,11 +114,17 @@ class DANN(keras.Model):
         self.built = True  # all parts are
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.embed(images, training)[1]
+
+    def embed(self, images: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the features `[B, ...]` and the class probabilities `[B, num_labels]`."""
         features = self.feature_extractor(images, training=training)
-        return tf.nn.softmax(self.label_predictor(features, training=training))
+        return features, tf.nn.softmax(self.label_predictor(features, training=training))
 
     def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the features of a training batch; each image passes the extractor once."""
+        if self.augmentation is not None:
+            images = self.augmentation(images, self.optimizer.iterations)
         if self.extractor_calls == "joint":
             return self.feature_extractor(images, training=True)
         blocks = tf.split(images, self.num_domains)
@@ -113,6 +136,8 @@ class DANN(keras.Model):
         grl_lambda = self.grl_lambda
         if callable(grl_lambda):
             grl_lambda = grl_lambda(self.optimizer.iterations)
+        if self.average:
+            self.average.update()  # first, so that it begins at weights that were loaded
         with tf.GradientTape() as tape:
             features = self.extract(images)
             label_logits = self.label_predictor(features, training=True)
@@ -120,10 +145,23 @@ class DANN(keras.Model):
                 self.gradient_reversal(features, grl_lambda=grl_lambda), training=True
             )
             loss = self.measure(label_logits, labels, domain_logits, domains)
+            loss += self.unlabelled_loss(images, labels, label_logits)
             loss += tf.add_n(self.losses) / replicas() if self.losses else 0.0
         gradients = tape.gradient(loss, self.trainable_variables)
+        if self.clip_norm:
+            gradients = clip_together(gradients, self.clip_norm)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self.get_metrics_result()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model predicts with the average of its weights, if it keeps one."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def unlabelled_loss(
+        self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
+    ) -> tf.Tensor | float:
+        """Returns this replica's share of what else unlabelled images teach: in DANN, nothing."""
+        return 0.0
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Measures one batch; changes nothing but the metrics."""
@@ -175,12 +213,15 @@ class DANN(keras.Model):
             "label_predictor",
             "domain_classifier",
             "grl_lambda",
+            "augmentation",
         )
         return {
             **super().get_config(),
             **{part: keras.saving.serialize_keras_object(getattr(self, part)) for part in parts},
             "num_domains": self.num_domains,
             "extractor_calls": self.extractor_calls,
+            "clip_norm": self.clip_norm,
+            "average_decay": self.average_decay,
         }
 
     @classmethod
@@ -208,6 +249,18 @@ def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
+
+
+def clip_together(gradients: list[tf.Tensor], norm: float) -> list[tf.Tensor]:
+    """Returns this replica's shares of the gradient, shortened to `norm` where it is longer.
+
+    The length is that of the sum over replicas, so that it does not depend on their number.
+    """
+    context = tf.distribute.get_replica_context()
+    length = tf.linalg.global_norm(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
+    return [
+        gradient * tf.math.divide_no_nan(norm, tf.maximum(length, norm)) for gradient in gradients
+    ]
 
 
 def replicas() -> int:

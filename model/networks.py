@@ -48,20 +48,32 @@ def mnist_feature_extractor(
 
 
 def dense_head(
-    name: str, feature_shape: Sequence[int], hidden: Sequence[int], outputs: int
+    name: str,
+    feature_shape: Sequence[int],
+    hidden: Sequence[int],
+    outputs: int,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Dense layers with ReLU, then logits.
 
     The paper's MNIST heads (figure 4 a) are `hidden=(100, 100)` for labels and `(100,)` for
-    domains.
+    domains, without dropout.
+
+    Args:
+        name: of the model.
+        feature_shape: shape of one feature.
+        hidden: units of each hidden layer.
+        outputs: number of logits.
+        dropout: share of each hidden layer's inputs that is left out in training.
 
     Input shape: `[B, *feature_shape]`. Output shape: `[B, outputs]`, float32 logits.
     """
-    dense = [
-        layers.Dense(units, activation="relu", name=f"dense{number}")
-        for number, units in enumerate(hidden, 1)
-    ]
+    stack = []
+    for number, units in enumerate(hidden, 1):
+        if dropout:
+            stack.append(layers.Dropout(dropout, name=f"dropout{number}"))
+        stack.append(layers.Dense(units, activation="relu", name=f"dense{number}"))
     logits = layers.Dense(outputs, dtype="float32", name="logits")
     return keras.Sequential(
-        [keras.Input(feature_shape, name="features"), *dense, logits], name=name
+        [keras.Input(feature_shape, name="features"), *stack, logits], name=name
     )

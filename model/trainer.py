@@ -18,10 +18,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from utils.atomic import whole_file
-from utils.batches import DomainBatches, evaluation_batches
+from utils.batches import DomainBatches
 from utils.errors import UserError
 from utils.figures import save_curves
-from utils.selection import information_maximisation
+from utils.selection import CRITERIA, Outputs
 from utils.summaries import RunLog
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -43,16 +43,14 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What is measured after each epoch: images uint8 `[N, H, W, C]`, labels int32 `[N]`."""
+    """What is measured after each epoch: datasets of `(images, labels, domains)` batches."""
 
-    target: tuple[np.ndarray, np.ndarray]
+    target: tf.data.Dataset
     """Test images of the target with labels: reported, never steered by."""
-    labelled: tuple[np.ndarray, np.ndarray]
-    """Held-out images of the domain that has labels in training: a watch for collapse."""
-    labelled_domain: int
-    """The number of that domain."""
-    unlabelled: np.ndarray
-    """Training images of the target: what the label-free criterion looks at."""
+    labelled: tf.data.Dataset
+    """Held-out images of the domain that has labels in training."""
+    unlabelled: tf.data.Dataset
+    """Training images of the target, without labels."""
 
 
 @contextmanager
@@ -72,12 +70,14 @@ class Trainer:
     """Trains any model with `train_step` and `test_step` on `(images, labels, domains)` batches.
 
     Args:
-        model: compiled; its `get_metrics_result` has the keys of `utils.summaries.TAGS`.
+        model: compiled; its `get_metrics_result` has the keys of `utils.summaries.TAGS`; `embed`
+            gives features and class probabilities, `averaged` and `average` the weights' average.
         batches: batch t as a function of t.
         epochs: how many.
         log: the run's record.
         checkpoints_dir: where checkpoints, `best.keras` and the final model go.
         evaluation: what is measured after each epoch.
+        select_by: the criterion of `utils.selection.CRITERIA` that chooses `best.keras`.
         schedules: value at any steps of `learning_rate` and `grl_lambda`, for the record.
         checkpoint_steps: steps between two checkpoints.
         jit_compile: whether XLA compiles the step.
@@ -97,6 +97,7 @@ class Trainer:
         checkpoints_dir: Path,
         evaluation: EvaluationData,
         schedules: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+        select_by: str = "information_maximisation",
         checkpoint_steps: int = 100,
         jit_compile: bool = False,
         allow_collapse: bool = False,
@@ -109,6 +110,7 @@ class Trainer:
         self.checkpoints_dir = checkpoints_dir
         self.evaluation = evaluation
         self.schedules = schedules
+        self.select_by = select_by
         self.checkpoint_steps = checkpoint_steps
         self.allow_collapse = allow_collapse
         self.chief = chief
@@ -120,7 +122,10 @@ class Trainer:
         self.best = tf.Variable(-math.inf, dtype=tf.float64)
         state = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
         self.checkpoint = tf.train.Checkpoint(
-            step=self.step, best=self.best, state=[variable.value for variable in state]
+            step=self.step,
+            best=self.best,
+            state=[variable.value for variable in state],
+            average=model.average.variables if model.average else [],
         )
         # Saving reads sums over all workers, so all must save; only the chief's files are kept.
         self.scratch = None if chief else tempfile.TemporaryDirectory()
@@ -135,7 +140,7 @@ class Trainer:
         self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
-        self.run_model = tf.function(lambda images: model(images, training=False))
+        self.embed = tf.function(model.embed)
         self.signal_number = 0
 
     def _run_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -195,8 +200,8 @@ class Trainer:
         steps = np.arange(self.total_steps)
         values = {name: schedule(steps) for name, schedule in self.schedules.items()}
         save_curves(self.log.folder, self.log.rows, values)
-        with whole_file(self.checkpoints_dir / "trained_dann_mnist2mnist_m.keras") as path:
-            self.model.save(path)
+        with self.model.averaged():
+            self.save_model("trained_dann_mnist2mnist_m")
 
     def train_epoch(self, epoch: int, iterator: Iterator[Any]) -> None:
         """Trains to the end of epoch number `epoch` (from 0), measures, records and saves."""
@@ -224,60 +229,89 @@ class Trainer:
                     self.stop_if_asked(asked)
         trained = time.monotonic() - began
         self.model.reset_metrics()
-        validation = self.measure(*self.evaluation.target, domain=1)
-        labelled = self.measure(*self.evaluation.labelled, domain=self.evaluation.labelled_domain)
-        score = information_maximisation(self.predict(self.evaluation.unlabelled))
-        improved = score > float(self.best.numpy())
-        self.best.assign(max(score, float(self.best.numpy())))
+        with self.model.averaged():
+            labelled = self.evaluate(epoch, train)
+        seconds = time.monotonic() - began
         if self.chief:
-            selection = {
-                "information_maximisation": score,
-                "labelled_image_cls_acc": labelled["image_cls_acc"],
-            }
-            with disk_faults_named(self.log.folder):
-                self.record(epoch, {"train": train, "validation": validation}, selection, improved)
-            print(f"({time.monotonic() - began:.1f} s, training {trained:.1f} s)", flush=True)
+            print(f"({seconds:.1f} s, training {trained:.1f} s)", flush=True)
         self.save()
         self.stop_if_collapsed(labelled, epoch)
         if end < self.total_steps:
             self.stop_if_asked(self.asked_to_stop())
+
+    def evaluate(self, epoch: int, train: Mapping[str, float]) -> dict[str, float]:
+        """Measures the model after an epoch and records it, the model too if it is the best yet.
+
+        Returns:
+            the metrics over the held-out labelled images.
+        """
+        validation = self.measure(self.evaluation.target)
+        labelled = self.measure(self.evaluation.labelled)
+        source = self.outputs(self.evaluation.labelled)
+        unlabelled = self.outputs(self.evaluation.unlabelled)
+        selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
+        improved = selection[self.select_by] > float(self.best.numpy())
+        if improved:
+            self.best.assign(selection[self.select_by])
+        if self.chief:
+            selection["labelled_image_cls_acc"] = labelled["image_cls_acc"]
+            metrics = {"train": train, "validation": validation}
+            with disk_faults_named(self.log.folder):
+                self.record(epoch, metrics, selection)
+                if improved:
+                    self.save_model("best")
+        return labelled
 
     def record(
         self,
         epoch: int,
         metrics: Mapping[str, Mapping[str, float]],
         selection: Mapping[str, float],
-        improved: bool,
     ) -> None:
-        """Writes down what was measured after an epoch, and the model if it is the best so far."""
+        """Writes down what was measured after an epoch."""
         steps = range(epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps)
         line = self.log.epoch(epoch + 1, steps, self.schedules, metrics, selection)
-        images, labels = self.evaluation.target
-        self.log.pictures(epoch + 1, images, labels, self.predict(images))
+        images = next(iter(self.evaluation.target))[0].numpy()
+        self.log.pictures(epoch + 1, images, self.outputs(self.evaluation.target))
         self.log.flush()
         print(line, end="  ", flush=True)
-        if improved:
-            with whole_file(self.checkpoints_dir / "best.keras") as path:
-                self.model.save(path)
 
-    def measure(self, images: np.ndarray, labels: np.ndarray, domain: int) -> dict[str, float]:
-        """Returns the metrics over labelled images of one domain; leaves the metrics reset."""
-        results = self.run_test(evaluation_batches(images, labels, domain))
+    def measure(self, dataset: tf.data.Dataset) -> dict[str, float]:
+        """Returns the metrics over a dataset; leaves the metrics reset."""
+        results = self.run_test(dataset)
         values = {name: float(value) for name, value in results.items()}
         self.model.reset_metrics()
         return values
 
-    def predict(self, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
-        """Returns class probabilities float32 `[N, num_labels]`."""
-        starts = range(0, len(images), batch_size)
-        return np.concatenate(
-            [self.run_model(images[start : start + batch_size]).numpy() for start in starts]
-        )
+    def outputs(self, dataset: tf.data.Dataset) -> Outputs:
+        """Returns what the model makes of a dataset's images."""
+        features, probabilities, labels = [], [], []
+        for images, some_labels, _ in dataset:
+            batch = self.embed(images)
+            features.append(tf.reshape(tf.cast(batch[0], tf.float32), [len(images), -1]).numpy())
+            probabilities.append(batch[1].numpy())
+            labels.append(some_labels.numpy())
+        return Outputs(*map(np.concatenate, (features, probabilities, labels)))
+
+    def save_model(self, name: str) -> None:
+        """Writes the model as `name`.keras."""
+        with whole_file(self.checkpoints_dir / f"{name}.keras") as path:
+            self.model.save(path)
 
     def save(self) -> None:
         """Writes a checkpoint of the present step; the latest two are kept."""
         with disk_faults_named(self.checkpoints_dir):
             self.manager.save(checkpoint_number=int(self.step.numpy()))
+            if self.chief:
+                self.sweep()
+
+    def sweep(self) -> None:
+        """Removes what a kill in the middle of a save left behind, unknown to the manager."""
+        known = {Path(path).name for path in self.manager.checkpoints}
+        leftovers = [file for file in self.checkpoints_dir.glob("step-*")
+                     if file.name.split(".")[0] not in known]  # fmt: skip
+        for file in (*leftovers, *self.checkpoints_dir.glob("checkpoint.tmp*")):
+            file.unlink()
 
     @contextmanager
     def signals_noted(self) -> Iterator[None]:
@@ -319,9 +353,10 @@ class Trainer:
         Then the label predictor gives every image the same class, and the domain classifier
         gives every domain the same probability: accuracy at chance, domain loss at ln(domains).
         """
-        labels = self.evaluation.labelled[1]
+        labels = np.concatenate([labels for _, labels, _ in self.evaluation.labelled])
         chance = int(np.max(np.bincount(labels))) / len(labels)
-        undecided = math.log(len(self.batches.images))
+        domains = self.batches.num_domains
+        undecided = math.log(domains)
         if (
             not self.allow_collapse
             and labelled["image_cls_acc"] <= chance + CHANCE_MARGIN
@@ -330,6 +365,6 @@ class Trainer:
             raise CollapseError(
                 f"epoch {epoch + 1}: accuracy on held-out labelled images is "
                 f"{labelled['image_cls_acc']:.4f} (chance: {chance:.4f}) and the domain loss is "
-                f"{labelled['domain_cls_loss']:.4f} (undecided: ln {len(self.batches.images)} = "
+                f"{labelled['domain_cls_loss']:.4f} (undecided: ln {domains} = "
                 f"{undecided:.4f})"
             )

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from utils.figures import confusion_picture, prediction_picture
+from utils.selection import Outputs
 from utils.summaries import TAGS, RunLog, rewind_events
 
 
@@ -40,7 +41,8 @@ def recorded(tmp_path: Path) -> Path:
             metrics(epoch / 8), {"information_maximisation": float(epoch)},
         )  # fmt: skip
         images = np.zeros((12, 28, 28, 3), np.uint8)
-        log.pictures(epoch, images, np.arange(12) % 10, np.eye(10)[np.arange(12) % 10])
+        labels = np.arange(12) % 10
+        log.pictures(epoch, images, Outputs(np.zeros((12, 2)), np.eye(10)[labels], labels))
     log.close()
     return tmp_path / "logs"
 

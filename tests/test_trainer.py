@@ -16,7 +16,7 @@ from config.config import Config
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
 from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
-from utils.batches import DomainBatches
+from utils.batches import DomainBatches, evaluation_batches
 from utils.devices import prepare_devices
 from utils.schedules import AnnealedLearningRate, GRLLambda
 from utils.summaries import RunLog
@@ -53,10 +53,9 @@ def make_trainer(folder: Path, domains: Domains, rate: float = 0.01, **options: 
         RunLog(folder / "logs", {"epoch": EPOCHS}),
         folder / "checkpoints",
         EvaluationData(
-            target=(target["val"], target["val_label"]),
-            labelled=(source["val"], source["val_label"]),
-            labelled_domain=0,
-            unlabelled=target["train"][:50],
+            target=evaluation_batches(target["val"], target["val_label"], domain=1),
+            labelled=evaluation_batches(source["val"], source["val_label"], domain=0),
+            unlabelled=evaluation_batches(target["train"][:50], np.full(50, -1), domain=1),
         ),
         schedules,
         checkpoint_steps=options.pop("checkpoint_steps", 7),

@@ -53,6 +53,10 @@ class DomainBatches:
             ]
 
     @property
+    def num_domains(self) -> int:
+        return len(self.images)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in which every source image is seen at least once."""
         return math.ceil(len(self.images[0]) / self.block)

@@ -1,24 +1,128 @@
-"""Criteria that pick a model without target labels: the higher, the better."""
+"""Criteria that pick a model without target labels: the higher, the better.
+
+Musgrave et al., "Three New Validators and a Large-Scale Benchmark Ranking for Unsupervised Domain
+Adaptation", arXiv 2208.07360, compares them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 
-def information_maximisation(probabilities: np.ndarray) -> float:
-    """Entropy of the mean prediction minus the mean entropy of the predictions.
+@dataclass(frozen=True)
+class Outputs:
+    """What a model makes of N images of one domain."""
+
+    features: np.ndarray
+    """float32 `[N, F]`."""
+    probabilities: np.ndarray
+    """Of the classes: float32 `[N, num_labels]`."""
+    labels: np.ndarray
+    """int32 `[N]`, -1 = unlabelled."""
+
+
+Criterion = Callable[[Outputs, Outputs], float]
+
+
+def confidence(source: Outputs, target: Outputs) -> float:
+    """Minus the mean entropy of the target predictions, in nats: 0 at best, -ln(num_labels) worst.
+
+    Blind to a model that is sure of the wrong class.
+
+    Reference: Morerio et al., "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain
+    Adaptation", ICLR 2018, section 3.3.
+    """
+    return -float(entropy(target.probabilities).mean())
+
+
+def information_maximisation(source: Outputs, target: Outputs) -> float:
+    """Entropy of the mean target prediction minus the mean entropy of the predictions.
 
     High where each image is classified with confidence and all classes are used. In nats: 0 if
     every image gets the same prediction, ln(num_labels) at best.
 
-    Args:
-        probabilities: `[N, num_labels]` class probabilities of unlabelled target images.
-
     Reference: Shi & Sha, "Information-Theoretical Learning of Discriminative Clusters for
-    Unsupervised Domain Adaptation", ICML 2012, equation 5; as a selection criterion: Musgrave et
-    al., arXiv 2208.07360.
+    Unsupervised Domain Adaptation", ICML 2012, equation 5.
     """
-    return float(entropy(probabilities.mean(axis=0)) - entropy(probabilities).mean())
+    mean_prediction = target.probabilities.mean(axis=0)
+    return float(entropy(mean_prediction) - entropy(target.probabilities).mean())
+
+
+def soft_neighbourhood_density(
+    source: Outputs, target: Outputs, temperature: float = 0.05
+) -> float:
+    """Mean entropy of each target prediction's soft neighbours, in nats, at most ln(N - 1).
+
+    Each image's neighbours are all others, weighted by softmax(cosine similarity of the class
+    probabilities / temperature): high where predictions lie in large dense clusters.
+
+    Reference: Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation
+    via Soft Neighborhood Density", ICCV 2021, equations 1 to 3; temperature 0.05.
+    """
+    vectors = target.probabilities / np.linalg.norm(target.probabilities, axis=1, keepdims=True)
+    similarity = vectors @ vectors.T / temperature  # (N, N)
+    np.fill_diagonal(similarity, -np.inf)  # nobody is their own neighbour
+    weights = np.exp(similarity - similarity.max(axis=1, keepdims=True))
+    return float(entropy(weights / weights.sum(axis=1, keepdims=True)).mean())
+
+
+def nuclear_norm(source: Outputs, target: Outputs) -> float:
+    """Sum of the singular values of the target predictions, over √(N·num_labels): at most 1.
+
+    High where predictions are confident and differ.
+
+    Reference: Cui et al., "Towards Discriminability and Diversity: Batch Nuclear-norm
+    Maximization under Label Insufficient Situations", CVPR 2020, section 3.3.
+    """
+    scale = np.sqrt(target.probabilities.size)
+    return float(np.linalg.norm(target.probabilities, "nuc") / scale)
+
+
+def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
+    """Minus the error on the target, estimated from source images that resemble target images.
+
+    Each held-out source image counts with the density ratio w(x) = p_target(x) / p_source(x) of
+    its features, told by a logistic regression between the domains; a control variate takes out
+    most of the variance: R = mean(w·l) + η·mean(w) - η with η = -cov(w·l, w) / var(w).
+
+    Reference: You et al., "Towards Accurate Model Selection in Deep Unsupervised Domain
+    Adaptation", ICML 2019, algorithm 2 with the 0-1 loss.
+    """
+    ratio = density_ratio(source.features, target.features)
+    losses = (source.probabilities.argmax(axis=1) != source.labels).astype(np.float64)
+    return -controlled_risk(ratio, losses)
+
+
+def density_ratio(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Returns p_target(x) / p_source(x) at each source feature: float64 `[N_s]`."""
+    both = np.concatenate([source, target]).astype(np.float64)
+    both = (both - both.mean(axis=0)) / (both.std(axis=0) + 1e-6)
+    is_target = np.repeat([0, 1], [len(source), len(target)])
+    # Shrunk: what separates the domains perfectly would give weights of 0 and infinity.
+    classifier = LogisticRegression(C=0.01, max_iter=200).fit(both, is_target)
+    return np.exp(classifier.decision_function(both[: len(source)])) * len(source) / len(target)
+
+
+def controlled_risk(weights: np.ndarray, losses: np.ndarray) -> float:
+    """Returns mean(w·l) + η·mean(w) - η with η = -cov(w·l, w) / var(w)."""
+    weighted = weights * losses
+    variance = weights.var()
+    covariance = ((weighted - weighted.mean()) * (weights - weights.mean())).mean()
+    eta = -covariance / variance if variance > 0 else 0.0
+    return float(weighted.mean() + eta * weights.mean() - eta)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "entropy": confidence,
+    "information_maximisation": information_maximisation,
+    "soft_neighbourhood_density": soft_neighbourhood_density,
+    "nuclear_norm": nuclear_norm,
+    "deep_embedded_validation": deep_embedded_validation,
+}
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:

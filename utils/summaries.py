@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from utils.atomic import whole_file
 from utils.figures import confusion_picture, prediction_picture
+from utils.selection import Outputs
 
 TAGS = {
     "loss": "loss/loss",
@@ -123,10 +124,16 @@ class RunLog:
         self,
         epoch: int,
         images: np.ndarray,
-        labels: np.ndarray,
-        probabilities: np.ndarray,
+        outputs: Outputs,
     ) -> None:
-        """Records a sample of target images with predictions, and the confusion matrix."""
+        """Records a sample of target images with predictions, and the confusion matrix.
+
+        Args:
+            epoch: its number, from 1.
+            images: the first of the target test images, uint8 `[n, H, W, C]`.
+            outputs: what the model made of all of them.
+        """
+        labels, probabilities = outputs.labels, outputs.probabilities
         predicted = probabilities.argmax(axis=-1)
         with self.writers["."].as_default():
             picture = prediction_picture(images[:40], labels[:40], probabilities[:40])

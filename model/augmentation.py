@@ -1,0 +1,107 @@
+"""Random changes of training images that keep their class and know nothing of the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("dann")
+class RandomAugmentation(keras.layers.Layer):
+    """Turns, stretches, shears and shifts each image by chance, and changes its colours.
+
+    What happens to an image depends on `seed`, the step, and its place in the batch alone, so a
+    resumed run and a run on several replicas see the same images.
+
+    Args:
+        seed: of the chances.
+        num_domains: blocks of which a batch consists, one for each domain.
+        rotation: largest angle, degrees.
+        stretch: largest change of width and of height, as a share of them.
+        shear: largest shear, pixels a row.
+        shift: largest shift along each axis, as a share of the image.
+        contrast: largest change of each channel's contrast, as a share of it.
+        brightness: largest change of each channel's brightness, in pixel values of [0, 255].
+
+    Call arguments:
+        images: `[B, H, W, C]`, pixel values in [0, 255]; blocks of equal size, one a domain.
+        step: the training step.
+
+    Output shape: that of `images`, float32, pixel values in [0, 255].
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        num_domains: int = 2,
+        rotation: float = 15.0,
+        stretch: float = 0.1,
+        shear: float = 0.15,
+        shift: float = 0.09,
+        contrast: float = 0.0,
+        brightness: float = 0.0,
+        **layer_options: Any,
+    ):
+        super().__init__(**layer_options)
+        self.seed = seed
+        self.num_domains = num_domains
+        self.rotation = rotation
+        self.stretch = stretch
+        self.shear = shear
+        self.shift = shift
+        self.contrast = contrast
+        self.brightness = brightness
+
+    def call(self, images: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(images, tf.float32)
+        channels = images.shape[-1]
+        chances = self.chances(step, tf.shape(images)[0], 6 + 2 * channels)
+        images = self.move(images, chances[:, :6])
+        if self.contrast or self.brightness:
+            images = self.recolour(images, *tf.split(chances[:, None, None, 6:], 2, axis=-1))
+        return images
+
+    def chances(self, step: tf.Tensor, size: tf.Tensor, count: int) -> tf.Tensor:
+        """Returns this replica's rows of the batch's random numbers in [-1, 1): `[size, count]`."""
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+        shape = [self.num_domains, replicas, size // self.num_domains, count]
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)])
+        numbers = tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+        return tf.reshape(numbers[:, context.replica_id_in_sync_group], [size, count])
+
+    def move(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
+        """Applies a random affine map about the centre; edge pixels fill what comes in."""
+        height, width = images.shape[1:3]
+        turn, wide, high, shear, right, down = tf.unstack(chances, axis=-1)
+        angle = turn * self.rotation * (3.141592653589793 / 180.0)
+        x_x = tf.cos(angle) * (1.0 + self.stretch * wide)
+        x_y = -tf.sin(angle) * (1.0 + self.stretch * wide) + self.shear * shear
+        y_x = tf.sin(angle) * (1.0 + self.stretch * high)
+        y_y = tf.cos(angle) * (1.0 + self.stretch * high)
+        middle_x, middle_y = (width - 1) / 2.0, (height - 1) / 2.0
+        x_0 = middle_x * (1.0 - x_x) - x_y * middle_y + right * self.shift * width
+        y_0 = middle_y * (1.0 - y_y) - y_x * middle_x + down * self.shift * height
+        zero = tf.zeros_like(x_0)
+        # The map from output to input, row by row: the form that the op wants.
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack([x_x, x_y, x_0, y_x, y_y, y_0, zero, zero], axis=-1),
+            output_shape=[height, width],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="NEAREST",
+        )
+
+    def recolour(self, images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
+        """Changes the contrast about each channel's mean, and the brightness."""
+        mean = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
+        images = mean + (images - mean) * (1.0 + self.contrast * contrast)
+        return tf.clip_by_value(images + self.brightness * brightness, 0.0, 255.0)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("seed", "num_domains", "rotation", "stretch", "shear", "shift", "contrast",
+                 "brightness")  # fmt: skip
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

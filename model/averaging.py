@@ -1,0 +1,60 @@
+"""Averages of a model's weights over the steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+
+class WeightAverage:
+    """Exponential moving average of weights: average ← d·average + (1 - d)·weight.
+
+    An adversarial game circles around its solution; the average stands nearer to it than any
+    single step does. d rises from 0 to `decay` as t/(10 + t), so that the average begins at the
+    first weights that it is shown and soon forgets them.
+
+    Args:
+        weights: the variables to average.
+        decay: d in [0, 1).
+
+    Reference: Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017, section
+    2; the rise of d is that of `tf.train.ExponentialMovingAverage`, which begins at 1/10.
+    """
+
+    def __init__(self, weights: Sequence[keras.Variable], decay: float):
+        self.weights = list(weights)
+        self.decay = decay
+        # All replicas compute the same average, so any one's will do.
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.steps = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
+        self.values = [
+            tf.Variable(weight.value, trainable=False, aggregation=first) for weight in self.weights
+        ]
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What a checkpoint must hold."""
+        return [self.steps, *self.values]
+
+    def update(self) -> None:
+        """Takes the present weights into the average."""
+        step = tf.cast(self.steps, tf.float32)
+        decay = tf.minimum(self.decay, step / (10.0 + step))
+        for value, weight in zip(self.values, self.weights, strict=True):
+            value.assign(decay * value + (1.0 - decay) * weight.value)
+        self.steps.assign_add(1)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the model's weights are their averages."""
+        present = [weight.numpy() for weight in self.weights]
+        for weight, value in zip(self.weights, self.values, strict=True):
+            weight.assign(value)
+        try:
+            yield
+        finally:
+            for weight, array in zip(self.weights, present, strict=True):
+                weight.assign(array)
