@@ -124,7 +124,7 @@ class DANN(keras.Model):
     def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the features of a training batch; each image passes the extractor once."""
         if self.augmentation is not None:
-            images = self.augmentation(images, self.optimizer.iterations)
+            images = self.augmentation(images, step=self.optimizer.iterations)
         if self.extractor_calls == "joint":
             return self.feature_extractor(images, training=True)
         blocks = tf.split(images, self.num_domains)

@@ -23,6 +23,13 @@ tf.config.set_logical_device_configuration(
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="session")
+def two_replicas() -> tf.distribute.Strategy:
+    """One for all tests: TensorFlow numbers a strategy's collective calls from the start, and two
+    strategies over the same devices would share the numbers."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """Spells an array as IDX: magic number, sizes big-endian, bytes."""
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()

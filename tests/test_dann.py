@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
 from utils.schedules import GRLLambda
@@ -177,15 +179,14 @@ def test_default_heads_are_one_dense_layer() -> None:
     assert [layer.units for layer in model.domain_classifier.layers] == [3]
 
 
-def test_two_replicas_do_what_one_does() -> None:
+def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy) -> None:
     """Each replica gets its share with both domains; the sum of the shares is the batch."""
     batch = small_batch(block=8)
     alone = small_dann()
     alone.compile(optimizer=keras.optimizers.SGD(RATE))
     for _ in range(3):
         expected = alone.train_step(batch)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with two_replicas.scope():
         model = small_dann()
         model.compile(optimizer=keras.optimizers.SGD(RATE))
         model.optimizer.build(model.trainable_variables)
@@ -196,11 +197,11 @@ def test_two_replicas_do_what_one_does() -> None:
 
     @tf.function
     def step(values: Any) -> Any:
-        strategy.run(model.train_step, (values,))
+        two_replicas.run(model.train_step, (values,))
         return model.get_metrics_result()
 
     for _ in range(3):
-        results = step(strategy.experimental_distribute_values_from_function(share))
+        results = step(two_replicas.experimental_distribute_values_from_function(share))
     for one, two in zip(alone.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=1e-5, atol=1e-6)
     for name, value in expected.items():
@@ -254,3 +255,56 @@ def test_pooling_before_relu_changes_nothing() -> None:
 def test_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DANN(small_dann().feature_extractor, **options)
+
+
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+def test_clipping_shortens_all_gradients_together(clip_norm: float) -> None:
+    model = small_dann(clip_norm=clip_norm)
+    model.compile(optimizer=keras.optimizers.SGD(RATE))
+    batch = small_batch()
+    before = [weight.numpy() for weight in model.trainable_variables]
+    steps = [value - old for value, old in zip(by_hand(model, batch, LAMBDA), before, strict=True)]
+    length = np.sqrt(sum((step**2).sum() for step in steps)) / RATE
+    assert 0.05 < length < 1e6
+    scale = min(1.0, clip_norm / length)
+    model.train_step(batch)
+    for weight, old, step in zip(model.trainable_variables, before, steps, strict=True):
+        np.testing.assert_allclose(weight, old + scale * step, rtol=2e-5, atol=2e-6)
+
+
+def test_two_replicas_clip_augment_and_average_as_one(two_replicas: tf.distribute.Strategy) -> None:
+    batch = small_batch()
+    options: dict[str, Any] = {"clip_norm": 0.05, "average_decay": 0.9}
+    ends = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            model = small_dann(augmentation=RandomAugmentation(2), **options)
+            model.compile(optimizer=keras.optimizers.SGD(RATE, 0.9))
+            model.optimizer.build(model.trainable_variables)
+
+        def share(context: Any) -> tuple[tf.Tensor, ...]:
+            size = 6 // context.num_replicas_in_sync
+            rows = np.arange(size) + size * context.replica_id_in_sync_group
+            return tuple(tf.gather(part, np.concatenate([rows, rows + 6])) for part in batch)
+
+        values = strategy.experimental_distribute_values_from_function(share)
+        step = tf.function(functools.partial(strategy.run, model.train_step))
+        for _ in range(3):
+            step((values,))
+        assert model.average is not None
+        ends.append([*model.get_weights(), *(value.numpy() for value in model.average.values)])
+    for one, two in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_predicts_inside_averaged() -> None:
+    model = small_dann(average_decay=0.9)
+    model.compile(optimizer=keras.optimizers.SGD(RATE))
+    images = small_batch()[0]
+    for _ in range(5):
+        model.train_step(small_batch())
+    plain = model(images)
+    with model.averaged():
+        averaged = model(images)
+    assert np.abs(plain - averaged).max() > 1e-3
+    np.testing.assert_array_equal(model(images), plain)

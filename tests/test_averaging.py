@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from model.averaging import WeightAverage
+
+
+def test_average_is_the_formulas() -> None:
+    weight = keras.Variable(5.0)
+    average = WeightAverage([weight], decay=0.6)
+    shown = [1.0, -2.0, 4.0, 8.0]
+    expected = 0.0
+    for step in range(40):
+        value = shown[step % 4]
+        weight.assign(value)
+        average.update()
+        decay = min(0.6, step / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+        assert float(average.values[0]) == pytest.approx(expected, rel=1e-5)
+    assert decay == 0.6  # the ceiling was reached
+
+
+def test_in_place_and_back_even_after_an_error() -> None:
+    weight = keras.Variable(np.array([1.0, 2.0], np.float32))
+    average = WeightAverage([weight], decay=0.9)
+    average.update()
+    weight.assign([5.0, 6.0])
+
+    def fail() -> None:
+        with average.in_place():
+            np.testing.assert_array_equal(weight, [1.0, 2.0])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    np.testing.assert_array_equal(weight, [5.0, 6.0])
