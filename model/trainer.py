@@ -19,6 +19,16 @@ from tqdm import tqdm
 
 from utils.atomic import whole_file
 from utils.batches import DomainBatches
+from utils.embeddings import (
+    FIRST,
+    LAST,
+    Pair,
+    first_points,
+    load_pair,
+    save_embedding,
+    save_pair,
+    write_projector,
+)
 from utils.errors import UserError
 from utils.figures import save_curves
 from utils.selection import CRITERIA, Outputs
@@ -201,6 +211,11 @@ class Trainer:
         values = {name: schedule(steps) for name, schedule in self.schedules.items()}
         save_curves(self.log.folder, self.log.rows, values)
         with self.model.averaged():
+            pair = self.embedding()
+            save_pair(self.log.folder / LAST, pair)
+            write_projector(self.log.folder, pair)
+            panels = [("after epoch 1", load_pair(self.log.folder / FIRST)), ("at the end", pair)]
+            save_embedding(self.log.folder / "embedding.png", panels)
             self.save_model("trained_dann_mnist2mnist_m")
 
     def train_epoch(self, epoch: int, iterator: Iterator[Any]) -> None:
@@ -258,6 +273,8 @@ class Trainer:
             metrics = {"train": train, "validation": validation}
             with disk_faults_named(self.log.folder):
                 self.record(epoch, metrics, selection)
+                if epoch == 0:  # λ is hardly above 0 yet: features before adaptation
+                    save_pair(self.log.folder / FIRST, self.embedding())
                 if improved:
                     self.save_model("best")
         return labelled
@@ -292,6 +309,13 @@ class Trainer:
             probabilities.append(batch[1].numpy())
             labels.append(some_labels.numpy())
         return Outputs(*map(np.concatenate, (features, probabilities, labels)))
+
+    def embedding(self) -> Pair:
+        """Returns some source and target outputs for a picture of the feature space."""
+        return (
+            first_points(self.outputs(self.evaluation.labelled)),
+            first_points(self.outputs(self.evaluation.target)),
+        )
 
     def save_model(self, name: str) -> None:
         """Writes the model as `name`.keras."""

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.embeddings import load_pair, save_embedding, save_pair, tsne, write_projector
+from utils.selection import Outputs
+
+
+def clusters(shift: float, count: int = 40) -> Outputs:
+    random = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype(np.int32)
+    features = random.normal(0, 1, (count, 6)) + 20 * labels[:, None] + shift
+    return Outputs(features.astype(np.float32), np.eye(2, dtype=np.float32)[labels], labels)
+
+
+def test_tsne_keeps_clusters_apart() -> None:
+    outputs = clusters(0.0)
+    points = tsne(outputs.features)
+    centres = [points[outputs.labels == label].mean(axis=0) for label in (0, 1)]
+    spread = max(points[outputs.labels == label].std() for label in (0, 1))
+    assert np.linalg.norm(centres[0] - centres[1]) > 3 * spread
+
+
+def test_a_collapsed_network_gives_one_point() -> None:
+    np.testing.assert_array_equal(tsne(np.full((50, 8), 3.0)), np.zeros((50, 2)))
+
+
+def test_pictures_of_two_maps(tmp_path: Path) -> None:
+    pair = (clusters(0.0), clusters(3.0))
+    save_pair(tmp_path / "pair.npz", pair)
+    again = load_pair(tmp_path / "pair.npz")
+    for one, two in zip(pair, again, strict=True):
+        for name in ("features", "probabilities", "labels"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    save_embedding(tmp_path / "embedding.png", [("before", pair), ("after", again)])
+    picture = cv2.imread(str(tmp_path / "embedding.png"))
+    assert picture is not None
+    height, width = picture.shape[:2]
+    assert np.abs(picture[:, : width // 2].astype(int) - 255).sum() > 0
+    assert min(height, width) > 700
+
+
+def test_projector_files_have_a_row_for_each_point(tmp_path: Path) -> None:
+    pair = (clusters(0.0), clusters(3.0, count=10))
+    write_projector(tmp_path, pair)
+    features = np.loadtxt(tmp_path / "features.tsv", delimiter="\t")
+    np.testing.assert_allclose(
+        features, np.concatenate([pair[0].features, pair[1].features]), rtol=1e-3
+    )
+    rows = (tmp_path / "features_metadata.tsv").read_text().splitlines()
+    assert rows[0] == "domain\tclass"
+    assert len(rows) == 1 + 50
+    assert rows[1] == "source\t0"
+    assert rows[-1] == "target\t1"
+    assert 'tensor_path: "features.tsv"' in (tmp_path / "projector_config.pbtxt").read_text()
