@@ -39,8 +39,7 @@ CRITERIA = (
     "deep_embedded_validation",
 )
 RECIPE = (
-    "--init_learning_rate 0.05 --batch_size 64 --clip_norm 1 --dropout 0.5 "
-    "--augmentation affine_colour --average_decay 0.999"
+    "--batch_size 64 --clip_norm 1 --dropout 0.5 --augmentation affine_colour --average_decay 0.999"
 )
 
 
@@ -56,13 +55,16 @@ class Row:
 
 
 ROWS = {
-    "recipe": Row("DANN, our recipe", f"{RECIPE} --grl_lambda 2 --epoch 40"),
-    "paper": Row("DANN, as in the paper", "--epoch 40"),
-    "source_only": Row("source only", "--method source_only --epoch 15"),
-    "target_only": Row("trained on target labels", "--method target_only --epoch 15"),
+    "recipe": Row(
+        "DANN, our recipe", f"{RECIPE} --init_learning_rate 0.05 --grl_lambda 2 --epoch 40"
+    ),
+    "paper": Row("DANN, as in the paper", "--epoch 30"),
+    "source_only": Row("source only", "--method source_only --epoch 10"),
+    "target_only": Row("trained on target labels", "--method target_only --epoch 10"),
     "mean_teacher": Row(
         "second stage: mean teacher",
-        f"--method mean_teacher --pre_model_path {{start}} {RECIPE} --grl_lambda 2 --epoch 15",
+        f"--method mean_teacher --pre_model_path {{start}} {RECIPE} --init_learning_rate 0.02 "
+        "--grl_lambda 2 --gamma 1000 --epoch 12",
         after="recipe",
     ),
 }

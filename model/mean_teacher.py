@@ -2,7 +2,8 @@
 
 References: Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017; French et
 al., "Self-ensembling for visual domain adaptation", ICLR 2018 (confidence thresholding); Sohn et
-al., "FixMatch", NeurIPS 2020 (hard pseudo-labels, augmentation on the student's side alone).
+al., "FixMatch", NeurIPS 2020 (hard pseudo-labels, augmentation on the student's side alone);
+Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1 (distribution alignment).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tensorflow as tf
 
 from model.dann import DANN, UNLABELLED, cross_entropy, mean_share
 
+MEAN_DECAY = 0.995  # of the mean prediction: some 200 batches; ReMixMatch takes the last 128
+
 
 @keras.saving.register_keras_serializable("dann")
 class MeanTeacher(DANN):
@@ -22,9 +25,12 @@ class MeanTeacher(DANN):
     The teacher sees an image as it is, and its class, where it is confident, becomes the label of
     the augmented image that the student sees:
 
-    L = L_DANN + 1/n · Σ [max p_teacher(x) > confidence] · H(argmax p_teacher(x), p(augmented x))
+    L = L_DANN + 1/n · Σ [max q(x) > confidence] · H(argmax q(x), p(augmented x))
 
-    over the n unlabelled images of the batch.
+    over the n unlabelled images of the batch. Left to itself this prefers the classes that it
+    already prefers, more and more; so q is the teacher's prediction p_teacher(x) divided by its
+    running mean over the unlabelled images, and normalised: all classes are taken to be equally
+    frequent.
 
     Args:
         confidence: the least probability that makes a label; 0.9 to 0.97 in the papers.
@@ -41,15 +47,26 @@ class MeanTeacher(DANN):
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
         self.teacher = self.average
         self.confidence = confidence
+        num_labels = self.label_predictor.output_shape[-1]
+        self.mean_prediction = self.add_weight(
+            shape=(num_labels,),
+            initializer=keras.initializers.Constant(1 / num_labels),
+            trainable=False,
+            dtype="float32",
+            aggregation="only_first_replica",
+            name="mean_prediction",
+        )
 
     def unlabelled_loss(
         self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
     ) -> tf.Tensor:
-        pseudo_labels, confident = self.pseudo_labels(images)
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
+        pseudo_labels, confident = self.pseudo_labels(images, unlabelled)
         return mean_share(confident * cross_entropy(pseudo_labels, label_logits), unlabelled)
 
-    def pseudo_labels(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def pseudo_labels(
+        self, images: tf.Tensor, unlabelled: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the teacher's classes int32 `[B]`, and 1 where it is confident, else 0."""
         weights = iter(self.teacher.values)
         outputs = images
@@ -57,8 +74,20 @@ class MeanTeacher(DANN):
             taught = [next(weights) for _ in part.trainable_variables]
             others = part.non_trainable_variables
             outputs, _ = part.stateless_call(taught, others, outputs, training=False)
-        confident = tf.reduce_max(tf.nn.softmax(outputs), -1) > self.confidence
-        return tf.argmax(outputs, -1, tf.int32), tf.cast(confident, tf.float32)
+        predictions = tf.nn.softmax(outputs)  # (B, num_labels)
+        aligned = predictions / self.mean_prediction
+        aligned /= tf.reduce_sum(aligned, axis=-1, keepdims=True)
+        self.follow(predictions, unlabelled)
+        confident = tf.reduce_max(aligned, axis=-1) > self.confidence
+        return tf.argmax(aligned, -1, tf.int32), tf.cast(confident, tf.float32)
+
+    def follow(self, predictions: tf.Tensor, unlabelled: tf.Tensor) -> None:
+        """Takes a batch's unlabelled images into the mean prediction."""
+        sums = tf.reduce_sum(predictions * unlabelled[:, None], axis=0)
+        context = tf.distribute.get_replica_context()
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)  # of the whole batch
+        mean = sums / tf.reduce_sum(sums)
+        self.mean_prediction.assign(MEAN_DECAY * self.mean_prediction + (1.0 - MEAN_DECAY) * mean)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "confidence": self.confidence}

@@ -23,10 +23,13 @@ def of(dann: DANN, **options: Any) -> MeanTeacher:
     return model
 
 
-def step_by_hand(model: MeanTeacher, batch: Any, teacher: DANN) -> tuple[list[np.ndarray], int]:
+def step_by_hand(
+    model: MeanTeacher, batch: Any, teacher: DANN, mean: np.ndarray
+) -> tuple[list[np.ndarray], int]:
     """The weights after a step, and how many target images had a confident teacher."""
     images, labels, domains = batch
     probabilities = teacher.predict(images[6:], verbose=0)
+    probabilities = probabilities / mean / (probabilities / mean).sum(axis=1, keepdims=True)
     sure = np.flatnonzero(probabilities.max(axis=1) > model.confidence)
     extractor, predictor, classifier = (
         part.trainable_variables
@@ -59,6 +62,7 @@ def test_step_is_the_formulas(confidence: float) -> None:
     batch = small_batch()
     shown: list[Any] = []
     used = []
+    mean = np.full(5, 0.2)
     for step in range(4):
         weights = [
             w.numpy()
@@ -72,11 +76,13 @@ def test_step_is_the_formulas(confidence: float) -> None:
             for w, old in zip(weights, shown or weights, strict=True)
         ]
         teacher.set_weights([*shown, *teacher.domain_classifier.get_weights()])
-        expected, count = step_by_hand(model, batch, teacher)
+        expected, count = step_by_hand(model, batch, teacher, mean)
+        mean = 0.995 * mean + 0.005 * teacher.predict(batch[0][6:], verbose=0).mean(axis=0)
         used.append(count)
         model.train_step(batch)
         for weight, value in zip(model.trainable_variables, expected, strict=True):
             np.testing.assert_allclose(weight, value, rtol=2e-4, atol=2e-6, err_msg=weight.path)
+    np.testing.assert_allclose(model.mean_prediction, mean, rtol=1e-4)
     assert {0.0: used == [6] * 4, 0.24: 0 < sum(used) < 24, 1.0: used == [0] * 4}[confidence], used
 
 
@@ -89,7 +95,7 @@ def test_without_confidence_it_is_dann() -> None:
     for _ in range(3):
         plain.train_step(batch)
         model.train_step(batch)
-    for one, two in zip(plain.get_weights(), model.get_weights(), strict=True):
+    for one, two in zip(plain.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(one, two)
 
 

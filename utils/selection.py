@@ -65,9 +65,12 @@ def soft_neighbourhood_density(
     """
     vectors = target.probabilities / np.linalg.norm(target.probabilities, axis=1, keepdims=True)
     similarity = vectors @ vectors.T / temperature  # (N, N)
-    np.fill_diagonal(similarity, -np.inf)  # nobody is their own neighbour
-    weights = np.exp(similarity - similarity.max(axis=1, keepdims=True))
-    return float(entropy(weights / weights.sum(axis=1, keepdims=True)).mean())
+    similarity -= similarity.max(axis=1, keepdims=True)
+    np.fill_diagonal(similarity, -1e4)  # nobody is their own neighbour: a weight of exp(-1e4) = 0
+    weights = np.exp(similarity)
+    sums = weights.sum(axis=1)
+    # -Σ p·ln p with p = w / Σw and ln w = similarity: one logarithm a row instead of N.
+    return float((np.log(sums) - (weights * similarity).sum(axis=1) / sums).mean())
 
 
 def nuclear_norm(source: Outputs, target: Outputs) -> float:
