@@ -8,7 +8,9 @@ DEMO := --source_dataset_path $(DATA)/MNIST/mnist_data.pkl \
 N ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test lint audit bench workers tensorboard
+JOBS ?= 2
+
+.PHONY: help setup demo test lint audit bench table workers tensorboard
 
 help:
 	@echo "make demo         a short DANN training on data that ships with the packages"
@@ -16,6 +18,7 @@ help:
 	@echo "make lint         style and types"
 	@echo "make audit        known vulnerabilities of the dependencies; asks PyPI"
 	@echo "make bench        speed and memory, needs the pickles of create_mnistm.py"
+	@echo "make table        every training of RESULTS.md; hours, goes on where it stopped; JOBS=2 at a time"
 	@echo "make workers N=2  a training by N local processes; ARGS='--epoch 5' sets its flags"
 	@echo "make tensorboard  the curves of all runs, http://localhost:6006"
 	@echo "make setup        only the virtual environment .venv"
@@ -58,6 +61,9 @@ audit: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
+
+table: .venv/ready
+	$(BIN)/python benchmarks/table.py --jobs $(JOBS)
 
 workers: .venv/ready
 	$(BIN)/python -m utils.workers $(N) train_MNIST2MNIST_M.py $(ARGS)

@@ -19,14 +19,15 @@ from utils.pictures import decode_picture, resize
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 BATCH = 256
+SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
 
 
 @dataclasses.dataclass
 class Arguments:
-    model: Path
-    """A .keras file from checkpoints/."""
     images: Path
     """A picture, or a folder that is searched with all its subfolders."""
+    model: Path = SHIPPED
+    """A .keras file from checkpoints/. By default the best one of RESULTS.md, for digits."""
     output: Path = Path("predictions.csv")
     """The CSV to write."""
 
@@ -68,13 +69,14 @@ def find_pictures(place: Path) -> list[Path]:
 
 
 def load_model(path: Path):  # type: ignore[no-untyped-def]
-    """Loads a DANN from a `.keras` file; code stored in the file is never run."""
+    """Loads a DANN of any kind from a `.keras` file; code stored in the file is never run."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; training leaves models in checkpoints/")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
     from model.dann import DANN
+    from model.mean_teacher import MeanTeacher  # noqa: F401  registers itself for loading
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)

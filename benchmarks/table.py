@@ -196,9 +196,35 @@ def train_all(args: Arguments) -> None:
 def main() -> None:
     args = tyro.cli(Arguments, description=__doc__, use_underscores=True)
     train_all(args)
+    ship([training for (key, _), training in grid(args.seeds).items() if key == "mean_teacher"])
     with whole_file(ROOT / "RESULTS.md") as path:
         path.write_text(report(args))
     print("RESULTS.md, image/results.png and image/embedding.png are written")
+
+
+def ship(trainings: Sequence[Training]) -> None:
+    """Copies the model that the label-free criterion likes best to where predict.py looks.
+
+    Loaded and saved anew it leaves its optimizer behind, half of the file.
+    """
+    import keras
+
+    import model.mean_teacher  # noqa: F401  registers itself for loading
+    from predict import SHIPPED
+
+    criterion = Config().select_by
+    finished = [training for training in trainings if training.find("checkpoints", FINAL)]
+    if not finished:
+        return
+    best = max(finished, key=lambda training: max(row[criterion] for row in training.rows()))
+    keras.mixed_precision.set_global_policy("float32")
+    with whole_file(SHIPPED) as path:
+        keras.saving.load_model(best.find("checkpoints", "best.keras"), compile=False).save(path)
+    config = best.find("logs", "config.json")
+    if config:
+        with whole_file(SHIPPED.with_suffix(".json")) as path:
+            path.write_bytes(config.read_bytes())
+    print(f"{SHIPPED}: {best.name}")
 
 
 def report(args: Arguments) -> str:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config.config import Config
+from config.config import Config, Criterion
 from utils.errors import UserError
 from utils.runs import find_run, start_run
+from utils.selection import CRITERIA
 
 
 def test_save_and_load_is_the_same(tmp_path: Path) -> None:
@@ -27,6 +29,8 @@ def test_save_and_load_is_the_same(tmp_path: Path) -> None:
         ("momentum_rate", 1.0), ("method", "magic"), ("seed", -1), ("pixel_mean", (1.0,)),
         ("pixel_mean", (0.0, 0.0, 256.0)), ("image_input_shape", (8, 28, 3)), ("run_name", "a/b"),
         ("run_name", ".."), ("lr_alpha", -1.0), ("checkpoint_steps", 0),
+        ("clip_norm", -1.0), ("average_decay", 1.0), ("dropout", 1.0), ("confidence", 1.1),
+        ("held_out", -1), ("augmentation", "all"), ("select_by", "luck"),
     ],
 )  # fmt: skip
 def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
@@ -66,6 +70,10 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"gamma": 5}')
     assert Config.load(tmp_path / "config.json").gamma == 5.0
+
+
+def test_the_criteria_are_those_of_selection() -> None:
+    assert set(typing.get_args(Criterion)) == set(CRITERIA)
 
 
 def test_missing_data_says_what_makes_it(tmp_path: Path) -> None:

@@ -178,6 +178,41 @@ def test_target_labels_never_enter_training(
         np.testing.assert_array_equal(plain, other)
 
 
+def test_both_stages_with_the_recipe_on_held_out_images(
+    tmp_path: Path, data_flags: list[str], domains: Any
+) -> None:
+    recipe = ["--clip_norm", "1", "--dropout", "0.5", "--augmentation", "affine_colour",
+              "--average_decay", "0.9", "--held_out", "20"]  # fmt: skip
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), *recipe]
+    run("train_MNIST2MNIST_M.py", *flags, "--run_name", "first")
+    start = next(tmp_path.rglob("first/best.keras"))
+    run("train_MNIST2MNIST_M.py", *flags, "--run_name", "second", "--method", "mean_teacher",
+        "--pre_model_path", start, "--confidence", "0.3")  # fmt: skip
+    model = next(tmp_path.rglob("second/trained_dann_mnist2mnist_m.keras"))
+    # What was measured are the last 20 training images, by the model that was kept.
+    probabilities = keras.saving.load_model(model).predict(domains[1]["train"][-20:], verbose=0)
+    right = (probabilities.argmax(axis=1) == domains[1]["train_label"][-20:]).mean()
+    with (logs_of(tmp_path, "second") / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["val_image_cls_acc"]) == pytest.approx(right, abs=1e-6)
+    assert (logs_of(tmp_path, "second") / "embedding.png").stat().st_size > 10_000
+    assert (logs_of(tmp_path, "second") / "projector_config.pbtxt").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "mean_teacher"], "pre_model_path: mean_teacher goes on from an adapted"),
+        (["--held_out", "320"], "held_out: 320 leaves no training images of 320"),
+    ],
+)
+def test_impossible_recipes_are_named(
+    tmp_path: Path, data_flags: list[str], flags: list[str], message: str
+) -> None:
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *run_folders(tmp_path), *flags, code=2)
+    assert message in the_error(done)
+
+
 def test_predict_classifies_pictures_of_any_kind(
     undisturbed: Path, tmp_path: Path, domains: Any
 ) -> None:

@@ -13,12 +13,15 @@ import pytest
 import tensorflow as tf
 
 from config.config import Config
+from model.augmentation import RandomAugmentation
 from model.dann import DANN
+from model.mean_teacher import MeanTeacher
 from model.networks import dense_head, mnist_feature_extractor
 from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
 from utils.batches import DomainBatches, evaluation_batches
 from utils.devices import prepare_devices
 from utils.schedules import AnnealedLearningRate, GRLLambda
+from utils.selection import CRITERIA
 from utils.summaries import RunLog
 
 Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -30,8 +33,13 @@ def deterministic() -> None:
     prepare_devices(Config())
 
 
-def make_trainer(folder: Path, domains: Domains, rate: float = 0.01, **options: Any) -> Trainer:
-    """A fresh model and trainer, as a newly started script has them."""
+def make_trainer(
+    folder: Path, domains: Domains, rate: float = 0.01, recipe: bool = False, **options: Any
+) -> Trainer:
+    """A fresh model and trainer, as a newly started script has them.
+
+    `recipe` turns everything on that has a state or a chance of its own.
+    """
     source, target = domains
     keras.utils.set_random_seed(1)
     total = EPOCHS * EPOCH_STEPS
@@ -39,12 +47,18 @@ def make_trainer(folder: Path, domains: Domains, rate: float = 0.01, **options: 
         "learning_rate": AnnealedLearningRate(total, rate),
         "grl_lambda": GRLLambda(total),
     }
-    model = DANN(
+    parts = (
         mnist_feature_extractor((28, 28, 3), (20.0, 20.0, 20.0)),
-        dense_head("label_predictor", (768,), (20,), 10),
+        dense_head("label_predictor", (768,), (20,), 10, dropout=0.5 * recipe),
         dense_head("domain_classifier", (768,), (20,), 2),
-        grl_lambda=schedules["grl_lambda"],
     )
+    if recipe:
+        model: DANN = MeanTeacher(
+            *parts, grl_lambda=schedules["grl_lambda"], clip_norm=1.0, average_decay=0.9,
+            augmentation=RandomAugmentation(3, contrast=0.5), confidence=0.2,
+        )  # fmt: skip
+    else:
+        model = DANN(*parts, grl_lambda=schedules["grl_lambda"])
     model.compile(optimizer=keras.optimizers.SGD(schedules["learning_rate"], 0.9))
     return Trainer(
         model,
@@ -153,6 +167,68 @@ def test_a_signal_saves_where_the_run_stands(
     assert resumed.restore() == int(trainer.step) > 0
     resumed.train()
     assert_same_end(tmp_path, resumed, undisturbed)
+
+
+def test_a_killed_run_with_every_switch_on_ends_as_if_undisturbed(
+    tmp_path: Path, domains: Domains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The average, the mean prediction and the chances of dropout and augmentation come back."""
+    whole = tmp_path / "whole"
+    trainer = make_trainer(whole, domains, recipe=True)
+    trainer.train()
+    np.savez(whole / "weights.npz", *trainer.model.get_weights())
+    broken = make_trainer(tmp_path / "killed", domains, recipe=True)
+    kill_at(broken, monkeypatch, 14)
+    with pytest.raises(Killed):
+        broken.train()
+    broken.log.flush()
+    resumed = make_trainer(tmp_path / "killed", domains, recipe=True)
+    assert resumed.restore() == 7
+    resumed.train()
+    assert_same_end(tmp_path / "killed", resumed, whole)
+
+
+def test_what_is_measured_and_kept_is_the_average(tmp_path: Path, domains: Domains) -> None:
+    trainer = make_trainer(tmp_path, domains, recipe=True)
+    trainer.train()
+    kept = keras.saving.load_model(tmp_path / "checkpoints/trained_dann_mnist2mnist_m.keras")
+    images, labels = domains[1]["val"], domains[1]["val_label"]
+    probabilities = kept.predict(images, verbose=0)
+    with trainer.model.averaged():
+        np.testing.assert_array_equal(probabilities, trainer.model.predict(images, verbose=0))
+    assert np.abs(probabilities - trainer.model.predict(images, verbose=0)).max() > 1e-3
+    accuracy = (probabilities.argmax(axis=1) == labels).mean()
+    assert float(trainer.log.rows[-1]["val_image_cls_acc"]) == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "soft_neighbourhood_density"])
+def test_best_is_the_criterions_epoch(tmp_path: Path, domains: Domains, criterion: str) -> None:
+    """From log.csv and the saved file alone: it gives the target accuracy of the best epoch."""
+    trainer = make_trainer(tmp_path, domains, select_by=criterion)
+    trainer.train()
+    best = max(trainer.log.rows, key=lambda row: float(row[criterion]))
+    kept = keras.saving.load_model(tmp_path / "checkpoints/best.keras")
+    predicted = kept.predict(domains[1]["val"], verbose=0).argmax(axis=1)
+    accuracy = (predicted == domains[1]["val_label"]).mean()
+    assert float(best["val_image_cls_acc"]) == pytest.approx(accuracy, abs=1e-6)
+    for name in CRITERIA:
+        assert name in best
+
+
+def test_the_next_save_removes_what_a_kill_in_mid_save_left(
+    tmp_path: Path, domains: Domains
+) -> None:
+    trainer = make_trainer(tmp_path, domains)
+    checkpoints = tmp_path / "checkpoints"
+    trainer.save()
+    for name in ("step-7.index", "step-7.data-00000-of-00001", "checkpoint.tmp0123"):
+        (checkpoints / name).write_bytes(b"cut short")
+    trainer.step.assign(14)
+    trainer.save()
+    assert {file.name.split(".")[0] for file in checkpoints.iterdir()} == {
+        "checkpoint", "step-0", "step-14",
+    }  # fmt: skip
+    assert not list(checkpoints.glob("checkpoint.tmp*"))
 
 
 def test_record_follows_the_contract(undisturbed: Path) -> None:
