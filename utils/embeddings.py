@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from utils.atomic import whole_file
 from utils.selection import Outputs
@@ -15,7 +16,7 @@ from utils.selection import Outputs
 Pair = tuple[Outputs, Outputs]  # source and target
 FIRST, LAST = "features_first_epoch.npz", "features_last_epoch.npz"
 NAMES = ("source", "target")
-POINTS = 1000  # of each domain, at most: t-SNE then takes a few seconds
+POINTS = 500  # of each domain, at most: t-SNE then takes a few seconds
 
 
 def save_embedding(path: Path, panels: Sequence[tuple[str, Pair]]) -> None:
@@ -53,7 +54,9 @@ def tsne(features: np.ndarray) -> np.ndarray:
     if np.ptp(features, axis=0).max() == 0:  # a collapsed network's
         return np.zeros((len(features), 2), np.float32)
     perplexity = min(30.0, (len(features) - 1) / 3)  # 30 is van der Maaten's usual choice
-    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+    # One thread: OpenMP's wait for each other thousands of times, ruinous on a busy machine.
+    with threadpool_limits(1):
+        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
 
 
 def first_points(outputs: Outputs) -> Outputs:
