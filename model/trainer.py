@@ -127,10 +127,13 @@ class Trainer:
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
         self.total_steps = epochs * self.epoch_steps
-        model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best = tf.Variable(-math.inf, dtype=tf.float64)
         state = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+        if model.domain_optimizer:
+            state += model.domain_optimizer.variables
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
             best=self.best,
