@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from utils.atomic import whole_file
 from utils.errors import UserError, run_script
-from utils.pictures import decode_picture, resize
+from utils.pictures import find_pictures, read_picture
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 BATCH = 256
 SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
 
@@ -37,13 +36,14 @@ def main() -> None:
     paths = find_pictures(args.images)
     model = load_model(args.model)
     shape = model.feature_extractor.input_shape[1:]
-    rows: list[tuple[Path, int, str]] = []
+    classes = model.class_names or range(model.label_predictor.output_shape[-1])
+    rows: list[tuple[Path, str, str]] = []
     skipped: list[str] = []
     with tqdm(total=len(paths), desc="classifying", unit="picture", disable=None) as bar:
         for names, images in batches(paths, shape, skipped):
             probabilities = model.predict_on_batch(images)
             for name, row in zip(names, probabilities, strict=True):
-                rows.append((name, int(row.argmax()), f"{row.max():.4f}"))
+                rows.append((name, str(classes[row.argmax()]), f"{row.max():.4f}"))
             bar.update(len(names))
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
@@ -54,18 +54,6 @@ def main() -> None:
         table.writerow(("file", "label", "probability"))
         table.writerows(rows)
     print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped")
-
-
-def find_pictures(place: Path) -> list[Path]:
-    """Returns the pictures at or below `place`, sorted by name."""
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise UserError(f"{place}: no such file or folder; --images takes a picture or a folder")
-    paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise UserError(f"{place}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
-    return paths
 
 
 def load_model(path: Path):  # type: ignore[no-untyped-def]
@@ -102,16 +90,6 @@ def batches(
                 skipped.append(str(error))
         if names:
             yield names, np.stack(images)
-
-
-def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads a picture as uint8 of `shape` (height, width, channels), or raises `UserError`."""
-    height, width, channels = shape
-    try:
-        image = decode_picture(path.read_bytes(), str(path), channels)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return resize(image, height, width)
 
 
 if __name__ == "__main__":

@@ -7,129 +7,46 @@ by Ctrl-C, both saved: go on with --resume.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from config.config import Config
 from utils.cluster import is_chief
 from utils.errors import UserError, run_script
 from utils.pickles import pixel_mean, read_pickle
-from utils.runs import Run, claim, find_run, start_run
+from utils.runs import Run
+from utils.training import train_from_command_line
 
 if TYPE_CHECKING:
     from model.trainer import Trainer
 
-COLLAPSED, TRY_AGAIN, CTRL_C = 3, 75, 130
 Arrays = dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    settings: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
-    """Settings of the run."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
-    """Repeat the run whose config.json this is; other flags override its settings."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with an interrupted run, given its folder below logs/; its settings are its own."""
-
-
-def parse(defaults: Config) -> Arguments:
-    """Returns the command line's arguments; what it does not name is as in `defaults`."""
-    return tyro.cli(
-        Arguments, description=__doc__, use_underscores=True, default=Arguments(defaults),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )  # fmt: skip
-
-
 def main() -> int:
-    args = parse(Config())
-    if args.config:
-        args = parse(dataclasses.replace(Config.load(args.config), run_name=None))
-    if args.resume:
-        # Where a run computes is not part of it: one may be started here and go on elsewhere.
-        where = {name: getattr(args.settings, name) for name in ("strategy", "logical_devices")}
-        if args != Arguments(Config(**where), resume=args.resume):
-            raise UserError(
-                "--resume: goes on with the run's own settings; of the other flags it takes only "
-                "--strategy and --logical_devices"
-            )
-        run, config = find_run(args.resume)
-        config = dataclasses.replace(config, **where)
-        source, target = read_data(config)
-    else:
-        source, target = read_data(args.settings)
-        mean = args.settings.pixel_mean or pixel_mean(source["train"], target["train"])
-        run, config = start_run(dataclasses.replace(args.settings, pixel_mean=mean))
-    with claim(run) if is_chief(config) else contextlib.nullcontext():
-        return train(run, config, source, target)
+    return train_from_command_line(Config, __doc__, read_data, build_trainer)
 
 
-def read_data(config: Config) -> tuple[Arrays, Arrays]:
-    """Returns the source and target data sets, each `train`, `train_label`, `val`, `val_label`."""
+def read_data(config: Config) -> tuple[Config, tuple[Arrays, Arrays]]:
+    """Returns the settings with the pixel mean, and the source and target data sets.
+
+    Each data set is `train`, `train_label`, `val`, `val_label`.
+    """
     config.check_paths()
     source = read_pickle(config.source_dataset_path, config.image_input_shape)
     target = read_pickle(config.target_dataset_path, config.image_input_shape)
-    return source, target
+    if config.held_out:
+        target = hold_out(target, config.held_out)
+    mean = config.pixel_mean or pixel_mean(source["train"], target["train"])
+    return dataclasses.replace(config, pixel_mean=mean), (source, target)
 
 
-def train(run: Run, config: Config, source: Arrays, target: Arrays) -> int:
-    """Trains a run to its end, or on from where it stopped; returns the exit code."""
-    print("starting TensorFlow …", flush=True)
-    # Imported here and not above: it takes seconds, and --help should not.
-    from model.trainer import CollapseError, Interrupted
-    from utils.devices import describe, prepare_devices
-
-    strategy = prepare_devices(config)
-    with strategy.scope():
-        trainer = build_trainer(run, config, source, target)
-    step = trainer.restore()
-    print(
-        f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
-        f"training: {config.method}, steps {step} to {trainer.total_steps}, "
-        f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\n"
-        f"watch:    tensorboard --logdir {config.logs_dir}",
-        flush=True,
-    )
-    try:
-        trainer.train()
-    except Interrupted as interrupted:
-        print(
-            f"\n{interrupted}: saved at step {int(trainer.step.numpy())}; go on with\n"
-            f"  python {Path(__file__).name} --resume {run.logs}"
-        )
-        return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
-    except CollapseError as error:
-        print(
-            f"\nThe network has collapsed: {error}.\nIts features no longer depend on the image, "
-            "so no gradient can bring it back.\nUsual cause: the learning rate is too high for "
-            "this network under the adversarial gradient.\nTry --init_learning_rate "
-            f"{config.init_learning_rate / 2:g} or a smaller --grl_lambda; another --seed may "
-            "pass by luck.\nTo go on all the same: --allow_collapse."
-        )
-        return COLLAPSED
-    if not trainer.chief:
-        return 0
-    rows = trainer.log.rows
-    pick = max(rows, key=lambda row: float(row[config.select_by]))
-    print(
-        f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
-        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
-        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
-        "next:     python predict.py --images FOLDER --model "
-        f"{run.checkpoints / 'trained_dann_mnist2mnist_m.keras'}"
-    )
-    return 0
-
-
-def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> Trainer:
+def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trainer:
     """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
     import keras
 
@@ -143,8 +60,7 @@ def build_trainer(run: Run, config: Config, source: Arrays, target: Arrays) -> T
     from utils.schedules import AnnealedLearningRate, GRLLambda
     from utils.summaries import RunLog
 
-    if config.held_out:
-        target = hold_out(target, config.held_out)
+    source, target = data
     # The controls are DANN at λ = 0: the domain classifier is then a probe that teaches nothing.
     on_target = config.method == "target_only"
     batches = DomainBatches(

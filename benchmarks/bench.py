@@ -41,13 +41,9 @@ def trainer(mixed_precision: bool) -> Round:
     began = time.perf_counter()
     from config.config import Config
     from train_MNIST2MNIST_M import build_trainer, read_data
-    from utils.pickles import pixel_mean
     from utils.runs import Run
 
-    config = Config(epoch=100)
-    source, target = read_data(config)
-    mean = pixel_mean(source["train"], target["train"])
-    config = Config(epoch=100, pixel_mean=mean, mixed_precision=mixed_precision)
+    config, data = read_data(Config(epoch=100, mixed_precision=mixed_precision))
     loaded = time.perf_counter()
     from utils.devices import prepare_devices
 
@@ -55,7 +51,7 @@ def trainer(mixed_precision: bool) -> Round:
     import tensorflow as tf
 
     folder = Path(tempfile.mkdtemp())
-    built = build_trainer(Run(folder, folder, folder), config, source, target)
+    built = build_trainer(Run(folder, folder, folder), config, data)
     iterator = iter(built.batches.dataset(0, 10**6))
     built.run_steps(iterator, tf.constant(1))
     first_step = time.perf_counter()

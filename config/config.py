@@ -7,7 +7,9 @@ import json
 import math
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import tyro
 
 from utils.atomic import whole_file
 from utils.errors import UserError
@@ -24,13 +26,13 @@ Criterion = Literal[
 Strategy = Literal["default", "mirrored", "multi_worker"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of one training run."""
+AnyConfig = TypeVar("AnyConfig", bound="TrainingConfig")
 
-    method: Method = "dann"
-    """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); or
-    mean_teacher, the second stage, which starts from an adapted model: --pre_model_path."""
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Settings that every training has."""
+
     epoch: int = 100
     """Epochs; one is a pass over the source images."""
     init_learning_rate: float = 0.01
@@ -51,29 +53,10 @@ class Config:
     """Largest norm of the gradient; longer ones are shortened. 0: any. 1 lets high rates live."""
     average_decay: float = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
-    augmentation: Augmentation = "none"
-    """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
-    dropout: float = 0.0
-    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
-    confidence: float = 0.9
-    """mean_teacher: the least probability at which the teacher's class becomes a label."""
     select_by: Criterion = "information_maximisation"
     """The label-free criterion that picks best.keras; all of them are logged."""
-    held_out: int = 0
-    """For choosing settings: so many target training images are kept back, and measured instead
-    of the test set."""
     seed: int = 0
     """Of the initial weights and of the order of the images."""
-    image_input_shape: tuple[int, int, int] = (28, 28, 3)
-    """Height, width (pixels) and channels of an image; at least 16 pixels a side."""
-    pixel_mean: tuple[float, ...] | None = None
-    """Mean subtracted per channel, in [0, 255]. None: measured on the training images."""
-    source_dataset_path: str = "model_data/dataset/MNIST/mnist_data.pkl"
-    """Pickle of the labelled domain."""
-    target_dataset_path: str = "model_data/dataset/MNIST_M/mnist_m_data.pkl"
-    """Pickle of the domain to adapt to; its training labels are used by target_only alone."""
-    pre_model_path: str | None = None
-    """Weights to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original."""
     checkpoints_dir: str = "checkpoints"
     """Where models and checkpoints go."""
     logs_dir: str = "logs"
@@ -96,10 +79,93 @@ class Config:
     """Go on when the network has collapsed, instead of stopping with advice."""
 
     def __post_init__(self) -> None:
-        for field, accepts, rule in RULES:
+        kinds = typing.get_type_hints(type(self))
+        for field, kind in kinds.items():
             value = getattr(self, field)
-            if not accepts(value):
-                raise UserError(f"{field}: {value!r} must be {rule}")
+            if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+                choices = ", ".join(typing.get_args(kind))
+                raise UserError(f"{field}: {value!r} must be one of {choices}")
+        for field, accepts, rule in RULES:
+            if field in kinds and not accepts(getattr(self, field)):
+                raise UserError(f"{field}: {getattr(self, field)!r} must be {rule}")
+        if self.batch_size % self.num_domains:
+            raise UserError(
+                f"batch_size: {self.batch_size!r} must be a multiple of the {self.num_domains} "
+                "domains"
+            )
+
+    @property
+    def num_domains(self) -> int:
+        """The source and each target."""
+        return 2
+
+    @property
+    def experiment(self) -> str:
+        """The run's folder below logs, checkpoints and config."""
+        raise NotImplementedError
+
+    def check_paths(self) -> None:
+        """Raises `UserError` if something that the run reads is missing."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Writes the settings as JSON."""
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls: type[AnyConfig], path: Path) -> AnyConfig:
+        """Reads settings that `save` wrote; keys it does not name keep their defaults.
+
+        Raises:
+            UserError: no such file, not JSON, an unknown key, or a value of the wrong type.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a config file ({error})") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: holds a {type(values).__name__}, not an object")
+        kinds = typing.get_type_hints(cls)
+        for key, value in values.items():
+            if key not in kinds:
+                raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(kinds)}")
+            values[key] = fitted(value, kinds[key], f"{path}: {key}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TrainingConfig):
+    """Settings of train_MNIST2MNIST_M.py."""
+
+    method: Method = "dann"
+    """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); or
+    mean_teacher, the second stage, which starts from an adapted model: --pre_model_path."""
+    augmentation: Augmentation = "none"
+    """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
+    dropout: float = 0.0
+    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    confidence: float = 0.9
+    """mean_teacher: the least probability at which the teacher's class becomes a label."""
+    held_out: int = 0
+    """For choosing settings: so many target training images are kept back, and measured instead
+    of the test set."""
+    image_input_shape: tuple[int, int, int] = (28, 28, 3)
+    """Height, width (pixels) and channels of an image; at least 16 pixels a side."""
+    pixel_mean: tuple[float, ...] | None = None
+    """Mean subtracted per channel, in [0, 255]. None: measured on the training images."""
+    source_dataset_path: str = "model_data/dataset/MNIST/mnist_data.pkl"
+    """Pickle of the labelled domain."""
+    target_dataset_path: str = "model_data/dataset/MNIST_M/mnist_m_data.pkl"
+    """Pickle of the domain to adapt to; its training labels are used by target_only alone."""
+    pre_model_path: str | None = None
+    """Weights to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method == "mean_teacher" and self.pre_model_path is None:
             raise UserError(
                 "pre_model_path: mean_teacher goes on from an adapted model; name the .keras that "
@@ -130,33 +196,106 @@ class Config:
                 what = "is a folder" if Path(value).is_dir() else "no such file"
                 raise UserError(f"{field}: {value}: {what}; {remedy}")
 
-    def save(self, path: Path) -> None:
-        """Writes the settings as JSON."""
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
-    @classmethod
-    def load(cls, path: Path) -> Config:
-        """Reads settings that `save` wrote; keys it does not name keep their defaults.
+@dataclasses.dataclass(frozen=True)
+class CustomConfig(TrainingConfig):
+    """Settings of train_custom.py."""
 
-        Raises:
-            UserError: no such file, not JSON, an unknown key, or a value of the wrong type.
-        """
-        try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a config file ({error})") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: holds a {type(values).__name__}, not an object")
-        kinds = typing.get_type_hints(cls)
-        for key, value in values.items():
-            if key not in kinds:
-                raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(kinds)}")
-            values[key] = fitted(value, kinds[key], f"{path}: {key}")
-        try:
-            return cls(**values)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+    source: str = ""
+    """Folder of the labelled domain: one folder of pictures for each class."""
+    target: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Folder of a domain to adapt to; may be given several times. Class folders, if it has them,
+    serve for measuring alone."""
+    image_size: tuple[int, int] = (28, 28)
+    """Height and width that every picture is resized to."""
+    channels: int = 3
+    """3: RGB, 1: grey; pictures of the other kind are converted."""
+    backbone: str = "paper"
+    """paper: the paper's MNIST network; or the name of a keras.applications model, untrained."""
+    feature_layer: str | None = None
+    """Inner layer of the backbone whose output is the feature. None: its last."""
+    pooling: Literal["flatten", "average"] = "flatten"
+    """What makes a vector of the feature."""
+    label_hidden: tuple[int, ...] = (100, 100)
+    """Units of the label predictor's hidden layers; ICML 2015, figure 4 (a)."""
+    domain_hidden: tuple[int, ...] = (100,)
+    """Units of the domain classifier's hidden layers; ICML 2015, figure 4 (a)."""
+    alternating: bool = False
+    """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""
+    augmentation: Augmentation = "none"
+    """Random changes of training images: turn, stretch, shear, shift; and colours."""
+    dropout: float = 0.0
+    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    pixel_mean: tuple[float, ...] | None = None
+    """Mean subtracted per channel, in [0, 255]. None: measured on some pictures of each domain."""
+    validation_share: float = 0.1
+    """Share of each domain's pictures that is kept back for measuring."""
+
+    @property
+    def num_domains(self) -> int:
+        return 1 + len(self.target)
+
+    @property
+    def experiment(self) -> str:
+        return (
+            f"custom/{Path(self.source).name}2{'+'.join(Path(each).name for each in self.target)}"
+            f"/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"
+            f"/batch_size={self.batch_size}"
+        )
+
+    def check_paths(self) -> None:
+        if not self.source or not self.target:
+            raise UserError("name the folders: --source DIR --target DIR [--target DIR …]")
+        for folder in (self.source, *self.target):
+            if not Path(folder).is_dir():
+                raise UserError(f"{folder}: no such folder; --source and --target take folders")
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawingsConfig(TrainingConfig):
+    """Settings of train_real2drawing.py; its own defaults are the homework's."""
+
+    method: Literal["dann", "source_only"] = "dann"
+    """dann; or source_only: the drawings are not even shown."""
+    epoch: int = 200
+    """Epochs; one is a pass over the photos."""
+    init_learning_rate: float = 0.001
+    """Of both Adam optimizers."""
+    lr_alpha: float = 0.0
+    """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
+    batch_size: int = 64
+    """Pictures of a batch, half photos, half drawings."""
+    grl_lambda: float = 0.1
+    """λ of the second step."""
+    ramp: bool = False
+    """Let λ rise as in ICML 2015, equation 14, instead of being constant."""
+    canny: bool = True
+    """Train on the photos' Canny edges (thresholds 170 and 300); else on the grey photos."""
+    flip: bool = True
+    """Mirror half of the training pictures; wrong for digits, so not with --embedded."""
+    rotation: float = 15.0
+    """Largest rotation of a training picture, degrees; the empty corners are 0."""
+    data_root: str = "model_data/dataset/real_or_drawing"
+    """The unpacked folder: train_data/0 … 9 and test_data/0."""
+    embedded: bool = False
+    """Make and use a stand-in of digits in the same layout, from what the libraries ship."""
+
+    @property
+    def root(self) -> Path:
+        """Where the pictures are."""
+        root = Path(self.data_root)
+        return root.with_name("embedded_drawings") if self.embedded else root
+
+    @property
+    def experiment(self) -> str:
+        return f"real2drawing/Adam-lr={self.init_learning_rate}/batch_size={self.batch_size}"
+
+    def check_paths(self) -> None:
+        if not self.embedded and not self.root.is_dir():
+            raise UserError(
+                f"data_root: {self.root}: no such folder; unpack the homework's "
+                "real_or_drawing there, or try --embedded"
+            )
 
 
 def fitted(value: Any, kind: Any, name: str) -> Any:
@@ -180,15 +319,7 @@ def _at_least(minimum: float) -> Any:
     return lambda value: math.isfinite(value) and value >= minimum
 
 
-def _one_of(kind: Any) -> Any:
-    return lambda value: value in typing.get_args(kind)
-
-
 RULES = (
-    ("method", _one_of(Method), "one of " + ", ".join(typing.get_args(Method))),
-    ("strategy", _one_of(Strategy), "one of " + ", ".join(typing.get_args(Strategy))),
-    ("augmentation", _one_of(Augmentation), "one of " + ", ".join(typing.get_args(Augmentation))),
-    ("select_by", _one_of(Criterion), "one of " + ", ".join(typing.get_args(Criterion))),
     ("logical_devices", _at_least(0), "0 or more"),
     ("epoch", _at_least(1), "1 or more"),
     (
@@ -201,7 +332,11 @@ RULES = (
     ("momentum_rate", lambda value: 0 <= value < 1, "in [0, 1)"),
     ("grl_lambda", _at_least(0), "0 or more"),
     ("gamma", _at_least(0), "0 or more"),
-    ("batch_size", lambda value: value >= 2 and value % 2 == 0, "even and 2 or more"),
+    ("batch_size", _at_least(2), "2 or more"),
+    ("rotation", _at_least(0), "0 or more"),
+    ("image_size", lambda value: min(value) >= 16, "16 or more pixels a side"),
+    ("channels", lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
+    ("validation_share", lambda value: 0 < value < 1, "in (0, 1)"),
     ("clip_norm", _at_least(0), "0 or more"),
     ("average_decay", lambda value: 0 <= value < 1, "in [0, 1)"),
     ("dropout", lambda value: 0 <= value < 1, "in [0, 1)"),

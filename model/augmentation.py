@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -24,6 +24,8 @@ class RandomAugmentation(keras.layers.Layer):
         shift: largest shift along each axis, as a share of the image.
         contrast: largest change of each channel's contrast, as a share of it.
         brightness: largest change of each channel's brightness, in pixel values of [0, 255].
+        flip: whether half of the images are mirrored, left to right.
+        edges: what fills the corners that come in: `"repeat"` the edge pixels, or `"black"`.
 
     Call arguments:
         images: `[B, H, W, C]`, pixel values in [0, 255]; blocks of equal size, one a domain.
@@ -42,6 +44,8 @@ class RandomAugmentation(keras.layers.Layer):
         shift: float = 0.09,
         contrast: float = 0.0,
         brightness: float = 0.0,
+        flip: bool = False,
+        edges: Literal["repeat", "black"] = "repeat",
         **layer_options: Any,
     ):
         super().__init__(**layer_options)
@@ -53,27 +57,34 @@ class RandomAugmentation(keras.layers.Layer):
         self.shift = shift
         self.contrast = contrast
         self.brightness = brightness
+        self.flip = flip
+        self.edges = edges
 
     def call(self, images: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         images = tf.cast(images, tf.float32)
         channels = images.shape[-1]
         chances = self.chances(step, tf.shape(images)[0], 6 + 2 * channels)
         images = self.move(images, chances[:, :6])
+        if self.flip:
+            sides = self.chances(step, tf.shape(images)[0], 1, stream=1)
+            images = tf.where(sides[:, None, None] < 0, images[:, :, ::-1], images)
         if self.contrast or self.brightness:
             images = self.recolour(images, *tf.split(chances[:, None, None, 6:], 2, axis=-1))
         return images
 
-    def chances(self, step: tf.Tensor, size: tf.Tensor, count: int) -> tf.Tensor:
+    def chances(self, step: tf.Tensor, size: tf.Tensor, count: int, stream: int = 0) -> tf.Tensor:
         """Returns this replica's rows of the batch's random numbers in [-1, 1): `[size, count]`."""
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
         shape = [self.num_domains, replicas, size // self.num_domains, count]
-        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)])
+        seed = tf.stack(
+            [tf.constant(self.seed + (stream << 32), tf.int64), tf.cast(step, tf.int64)]
+        )
         numbers = tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
         return tf.reshape(numbers[:, context.replica_id_in_sync_group], [size, count])
 
     def move(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
-        """Applies a random affine map about the centre; edge pixels fill what comes in."""
+        """Applies a random affine map about the centre."""
         height, width = images.shape[1:3]
         turn, wide, high, shear, right, down = tf.unstack(chances, axis=-1)
         angle = turn * self.rotation * (3.141592653589793 / 180.0)
@@ -92,7 +103,7 @@ class RandomAugmentation(keras.layers.Layer):
             output_shape=[height, width],
             fill_value=0.0,
             interpolation="BILINEAR",
-            fill_mode="NEAREST",
+            fill_mode="NEAREST" if self.edges == "repeat" else "CONSTANT",
         )
 
     def recolour(self, images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
@@ -103,5 +114,5 @@ class RandomAugmentation(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         names = ("seed", "num_domains", "rotation", "stretch", "shear", "shift", "contrast",
-                 "brightness")  # fmt: skip
+                 "brightness", "flip", "edges")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -7,6 +7,7 @@ Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016).
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -55,6 +56,7 @@ class DANN(keras.Model):
             predictor take theirs against the new domain classifier, as in a GAN.
         clip_norm: largest norm of all gradients together; longer ones are shortened to it. 0: any.
         augmentation: what is done to the images of a training batch; None: nothing.
+        class_names: for people, in the order of the classes.
         average_decay: above 0 keeps a `WeightAverage` of extractor and label predictor at this
             decay; inside `averaged()` the model predicts with it.
 
@@ -90,6 +92,7 @@ class DANN(keras.Model):
         clip_norm: float = 0.0,
         augmentation: RandomAugmentation | None = None,
         average_decay: float = 0.0,
+        class_names: Sequence[str] | None = None,
         **model_options: Any,
     ):
         super().__init__(**model_options)
@@ -118,6 +121,7 @@ class DANN(keras.Model):
         self.clip_norm = clip_norm
         self.augmentation = augmentation
         self.average_decay = average_decay
+        self.class_names = None if class_names is None else list(class_names)
         self.average: WeightAverage | None = None
         if average_decay:
             self.average = WeightAverage(self.predictor_variables, average_decay)
@@ -314,6 +318,7 @@ class DANN(keras.Model):
             "alternating": self.alternating,
             "clip_norm": self.clip_norm,
             "average_decay": self.average_decay,
+            "class_names": self.class_names,
         }
 
     @classmethod
@@ -371,7 +376,8 @@ def cross_entropy(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 def is_correct(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns 1 where the largest logit is the class's, else 0: float32 `[B]`."""
-    return tf.cast(tf.argmax(logits, -1, tf.int32) == tf.cast(classes, tf.int32), tf.float32)
+    right = tf.equal(tf.argmax(logits, -1, tf.int32), tf.cast(classes, tf.int32))
+    return tf.cast(right, tf.float32)
 
 
 def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -6,10 +6,13 @@ the precision of the rest, since a softmax over half-precision logits loses clas
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import keras
 from keras import layers
+
+from utils.errors import UserError
 
 
 def mnist_feature_extractor(
@@ -47,6 +50,35 @@ def mnist_feature_extractor(
     )
 
 
+def backbone(
+    name: str, image_shape: tuple[int, int, int], pixel_mean: Sequence[float]
+) -> keras.Model:
+    """The paper's MNIST network, or an untrained model of keras.applications behind Rescaling.
+
+    Args:
+        name: `paper`, or the name of a class in `keras.applications`, e.g. `ResNet50`.
+        image_shape: (height, width, channels).
+        pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
+
+    Raises:
+        UserError: no such model, or one that refuses the shape.
+    """
+    if name == "paper":
+        return mnist_feature_extractor(image_shape, pixel_mean)
+    make = getattr(keras.applications, name, None)
+    if not callable(make):
+        known = [each for each in dir(keras.applications) if each[0].isupper()]
+        near = difflib.get_close_matches(name, known, cutoff=0.3) or known
+        raise UserError(f"backbone: no {name!r} in keras.applications; there are {', '.join(near)}")
+    try:
+        network = make(include_top=False, weights=None, input_shape=image_shape)
+    except ValueError as error:
+        raise UserError(f"backbone: {name} refuses images of {image_shape} ({error})") from error
+    rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
+    inputs = keras.Input(image_shape, name="image")
+    return keras.Model(inputs, network(rescaling(inputs)), name="feature_extractor")
+
+
 def dense_head(
     name: str,
     feature_shape: Sequence[int],
@@ -76,4 +108,44 @@ def dense_head(
     logits = layers.Dense(outputs, dtype="float32", name="logits")
     return keras.Sequential(
         [keras.Input(feature_shape, name="features"), *stack, logits], name=name
+    )
+
+
+def drawings_feature_extractor(image_shape: tuple[int, int, int]) -> keras.Model:
+    """Feature extractor of the photos → drawings homework: VGG-like, 64-128-256-256-512.
+
+    Input shape: `[B, 32, 32, 1]`, uint8 or float pixel values in [0, 255].
+    Output shape: `[B, 512]`.
+    """
+    blocks: list[layers.Layer] = []
+    for number, filters in enumerate((64, 128, 256, 256, 512), 1):
+        blocks += [
+            layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}"),
+            layers.BatchNormalization(name=f"norm{number}"),
+            layers.ReLU(name=f"relu{number}"),
+            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 16, 16, 64) … (B, 1, 1, 512)
+        ]
+    rescaling = layers.Rescaling(1 / 255, name="normalisation")
+    return keras.Sequential(
+        [keras.Input(image_shape, name="image"), rescaling, *blocks,
+         layers.Flatten(name="features")],
+        name="feature_extractor",
+    )  # fmt: skip
+
+
+def drawings_domain_classifier() -> keras.Model:
+    """Domain classifier of the same homework: four times 512, then one logit, > 0 = target.
+
+    Input shape: `[B, 512]`. Output shape: `[B, 1]`, float32 logits.
+    """
+    blocks: list[layers.Layer] = []
+    for number in range(1, 5):
+        blocks += [
+            layers.Dense(512, use_bias=False, name=f"dense{number}"),
+            layers.BatchNormalization(name=f"norm{number}"),
+            layers.ReLU(name=f"relu{number}"),
+        ]
+    logit = layers.Dense(1, dtype="float32", name="logit")
+    return keras.Sequential(
+        [keras.Input((512,), name="features"), *blocks, logit], name="domain_classifier"
     )

@@ -94,6 +94,7 @@ class Trainer:
         allow_collapse: whether to go on after a collapse.
         chief: whether this process is the one that writes. Of several workers only one is; the
             others do the same steps and measurements and leave nothing behind.
+        final_name: of the model that the run ends with.
 
     Made under the `tf.distribute.Strategy` that it trains with.
     """
@@ -112,6 +113,7 @@ class Trainer:
         jit_compile: bool = False,
         allow_collapse: bool = False,
         chief: bool = True,
+        final_name: str = "trained_dann_mnist2mnist_m",
     ):
         self.model = model
         self.batches = batches
@@ -124,6 +126,7 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         self.allow_collapse = allow_collapse
         self.chief = chief
+        self.final_model = checkpoints_dir / f"{final_name}.keras"
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
         self.total_steps = epochs * self.epoch_steps
@@ -219,7 +222,7 @@ class Trainer:
             write_projector(self.log.folder, pair)
             panels = [("after epoch 1", load_pair(self.log.folder / FIRST)), ("at the end", pair)]
             save_embedding(self.log.folder / "embedding.png", panels)
-            self.save_model("trained_dann_mnist2mnist_m")
+            self.save_model(self.final_model)
 
     def train_epoch(self, epoch: int, iterator: Iterator[Any]) -> None:
         """Trains to the end of epoch number `epoch` (from 0), measures, records and saves."""
@@ -279,7 +282,7 @@ class Trainer:
                 if epoch == 0:  # λ is hardly above 0 yet: features before adaptation
                     save_pair(self.log.folder / FIRST, self.embedding())
                 if improved:
-                    self.save_model("best")
+                    self.save_model(self.checkpoints_dir / "best.keras")
         return labelled
 
     def record(
@@ -320,9 +323,9 @@ class Trainer:
             first_points(self.outputs(self.evaluation.target)),
         )
 
-    def save_model(self, name: str) -> None:
-        """Writes the model as `name`.keras."""
-        with whole_file(self.checkpoints_dir / f"{name}.keras") as path:
+    def save_model(self, file: Path) -> None:
+        """Writes the model to a .keras file."""
+        with whole_file(file) as path:
             self.model.save(path)
 
     def save(self) -> None:

@@ -39,6 +39,7 @@ from utils.bsds500 import read_photos
 from utils.errors import UserError
 from utils.mnist import NPZ_KEYS, read_idx, read_npz
 from utils.pickles import read_pickle
+from utils.pictures import read_picture
 from utils.pretrained import load_pretrained
 
 SECONDS = 10
@@ -95,7 +96,7 @@ def make_readers(witness: Path) -> dict[str, Reader]:
     jsons = [json.dumps(values).encode() for values in settings]
 
     def picture(path: Path) -> Any:
-        return predict.read_picture(path, (28, 28, 3))
+        return read_picture(path, (28, 28, 3))
 
     def pretrained(path: Path) -> None:
         load_pretrained(model, path)

@@ -52,6 +52,18 @@ def test_colours_are_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(layer(images, step=0), np.clip(expected, 0, 255), atol=0.05)
 
 
+def test_half_are_mirrored_and_corners_may_be_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures(200)
+    mirrored = np.asarray(RandomAugmentation(0, **STILL, flip=True)(images, step=0))
+    same = np.abs(mirrored - images).max(axis=(1, 2, 3)) < 0.05
+    turned = np.abs(mirrored - images[:, :, ::-1]).max(axis=(1, 2, 3)) < 0.05
+    assert (same ^ turned).all()
+    assert 60 < turned.sum() < 140
+    layer = RandomAugmentation(0, **{**STILL, "shift": 2 / 15}, edges="black")
+    fixed(monkeypatch, layer, 0.0, 0.0, 0.0, 0.0, 1.0, *[0.0] * 7)
+    assert np.abs(layer(images, step=0)[:, :, -2:]).max() < 0.05
+
+
 def test_chances_follow_seed_step_and_place() -> None:
     images = np.repeat(pictures(1), 8, axis=0)
     layer = RandomAugmentation(4)

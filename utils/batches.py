@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from utils.folders import PictureFolder
 
 ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
 
@@ -19,7 +22,8 @@ class DomainBatches:
     a seeded stateless permutation, so there is nothing to shuffle, keep or restore.
 
     Args:
-        images: per domain, uint8 `[N_d, H, W, C]`, pixel values in [0, 255]; the source first.
+        images: per domain, uint8 `[N_d, H, W, C]`, pixel values in [0, 255], or pictures on disk;
+            the source first.
         labels: per domain, int32 `[N_d]`, -1 = unlabelled; None = no labels at all.
         batch_size: images of all domains together; a multiple of the number of domains.
         seed: of the permutations.
@@ -33,7 +37,7 @@ class DomainBatches:
 
     def __init__(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[np.ndarray | PictureFolder],
         labels: Sequence[np.ndarray | None],
         batch_size: int,
         seed: int = 0,
@@ -45,7 +49,9 @@ class DomainBatches:
         self.batch_size = batch_size
         self.block = batch_size // len(images)
         self.seed = seed
-        self.images = [to_tensor(array) for array in images]
+        self.images = [
+            array if isinstance(array, PictureFolder) else to_tensor(array) for array in images
+        ]
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
             self.labels = [
                 tf.fill([len(image)], -1) if label is None else tf.constant(label, tf.int32)
@@ -75,7 +81,7 @@ class DomainBatches:
         first = tf.cast(step, tf.int64) * self.block + tf.cast(replica, tf.int64) * share
         positions = first + tf.range(share, dtype=tf.int64)
         chosen = [self.permute(domain, positions) for domain in range(len(self.images))]
-        images = [tf.gather(array, rows) for array, rows in zip(self.images, chosen, strict=True)]
+        images = [gather(array, rows) for array, rows in zip(self.images, chosen, strict=True)]
         labels = [tf.gather(array, rows) for array, rows in zip(self.labels, chosen, strict=True)]
         domains = np.repeat(np.arange(len(images), dtype=np.int32), share)
         return tf.concat(images, 0), tf.concat(labels, 0), tf.constant(domains)
@@ -113,23 +119,42 @@ class DomainBatches:
             return self.batch(number // mine, first + number % mine, context.num_replicas_in_sync)
 
         numbers = tf.data.Dataset.range(start * mine, stop * mine)
-        return numbers.map(share).prefetch(2 * mine).with_options(quiet_options())
+        from_disk = any(isinstance(array, PictureFolder) for array in self.images)
+        batches = numbers.map(share, num_parallel_calls=os.cpu_count() if from_disk else None)
+        return batches.prefetch(2 * mine).with_options(quiet_options())
+
+
+def gather(images: tf.Tensor | PictureFolder, rows: tf.Tensor) -> tf.Tensor:
+    """Returns some of a domain's images, decoded from disk if they lie there."""
+    if isinstance(images, PictureFolder):
+        return tf.ensure_shape(
+            tf.numpy_function(images.read, [rows], tf.uint8), [*rows.shape, *images.shape]
+        )
+    return tf.gather(images, rows)
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, domain: int, batch_size: int = 500
+    images: np.ndarray | PictureFolder, labels: np.ndarray, domain: int, batch_size: int = 500
 ) -> tf.data.Dataset:
     """Returns one domain's images in their order, each once, with labels and domain.
 
     Args:
-        images: uint8 `[N, H, W, C]`, pixel values in [0, 255].
+        images: uint8 `[N, H, W, C]`, pixel values in [0, 255], or pictures on disk.
         labels: int32 `[N]`.
         domain: number of the domain, 0 = source.
         batch_size: only speed depends on it.
     """
-    domains = np.full(len(images), domain, np.int32)
-    dataset = tf.data.Dataset.from_tensor_slices((images, labels.astype(np.int32), domains))
-    return dataset.batch(batch_size).prefetch(1).with_options(quiet_options())
+    held = images if isinstance(images, PictureFolder) else to_tensor(images)
+    with tf.device("CPU:0"):
+        classes = tf.constant(labels, tf.int32)
+
+    def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return gather(held, rows), tf.gather(classes, rows), tf.fill(tf.shape(rows), domain)
+
+    rows = tf.data.Dataset.range(len(images)).batch(batch_size)
+    from_disk = isinstance(images, PictureFolder)
+    batches = rows.map(batch, num_parallel_calls=os.cpu_count() if from_disk else None)
+    return batches.prefetch(1).with_options(quiet_options())
 
 
 def to_tensor(array: np.ndarray) -> tf.Tensor:

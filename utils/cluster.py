@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 
-from config.config import Config
+from config.config import TrainingConfig
 from utils.errors import UserError
 
 
-def is_chief(config: Config) -> bool:
+def is_chief(config: TrainingConfig) -> bool:
     """Tells whether this process writes logs, checkpoints and figures: worker 0, or the only one.
 
     Raises:

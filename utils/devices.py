@@ -8,11 +8,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 import keras
 import tensorflow as tf
 
-from config.config import Config
+from config.config import TrainingConfig
 from utils.errors import UserError
 
 
-def prepare_devices(config: Config) -> tf.distribute.Strategy:
+def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
     """Makes runs repeatable, lets GPU memory grow, and returns the strategy to build under.
 
     bfloat16 has float32's range, so unlike float16 it needs no loss scaling. XLA has no
@@ -31,16 +31,16 @@ def prepare_devices(config: Config) -> tf.distribute.Strategy:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)
     replicas = strategy.num_replicas_in_sync
-    if config.batch_size % (2 * replicas):
+    if config.batch_size % (config.num_domains * replicas):
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {replicas} replicas, each with "
-            f"as many images of both domains; choose a multiple of {2 * replicas}"
+            f"as many images of every domain; choose a multiple of {config.num_domains * replicas}"
         )
     keras.utils.set_random_seed(config.seed)
     return strategy
 
 
-def make_strategy(config: Config) -> tf.distribute.Strategy:
+def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
     """Returns the `tf.distribute.Strategy` that `config.strategy` names."""
     if config.strategy == "multi_worker":
         return tf.distribute.MultiWorkerMirroredStrategy()

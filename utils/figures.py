@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.atomic import whole_file
+from utils.drawings import canny, grey
 
 Values = Sequence[float] | np.ndarray
 
@@ -153,3 +154,35 @@ def save_curves(
         with whole_file(folder / f"{figure_name}.png") as path:
             figure.savefig(path, dpi=120)
         plt.close(figure)
+
+
+def save_drawings(path: Path, photos: np.ndarray, labels: np.ndarray, drawings: np.ndarray) -> None:
+    """Writes a photo of each class with its edges, drawings, and one photo's edges at three levels.
+
+    Args:
+        path: a PNG file.
+        photos: uint8 `[N, 32, 32, 3]` RGB.
+        labels: int32 `[N]`, the photos' classes 0 to 9.
+        drawings: uint8 `[M, 32, 32, 1]`.
+    """
+    one_each = photos[[int(np.flatnonzero(labels == number)[0]) for number in range(10)]]
+    plain = grey(one_each)
+    levels = ((50, 100), (150, 200), (250, 300))
+    steps = [one_each[0], plain[0], *(canny(plain[:1], *level)[0] for level in levels)]
+    names = ["original", "grey", *(f"Canny {low}, {high}" for low, high in levels)]
+    rows = [
+        (list(one_each), [str(number) for number in range(10)]),
+        (list(canny(plain)), ["Canny 170, 300", *[""] * 9]),
+        (list(drawings[:10]), ["drawings", *[""] * 9]),
+        (steps, names),
+    ]
+    figure, axes = plt.subplots(4, 10, figsize=(12, 5.6), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for line, (images, titles) in zip(axes, rows, strict=True):
+        for axis, image, title in zip(line, images, titles, strict=False):
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            axis.set_title(title, fontsize=8)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)

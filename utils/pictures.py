@@ -1,11 +1,37 @@
-"""Decodes pictures of any common format."""
+"""Finds and decodes pictures of any common format."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from utils.errors import UserError
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+def find_pictures(place: Path) -> list[Path]:
+    """Returns the picture `place`, or the pictures at any depth below it, sorted by name."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise UserError(f"{place}: no such file or folder; name a picture or a folder of pictures")
+    paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{place}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads a picture as uint8 of `shape` (height, width, channels), or raises `UserError`."""
+    height, width, channels = shape
+    try:
+        image = decode_picture(path.read_bytes(), str(path), channels)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return resize(image, height, width)
 
 
 def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from config.config import Config
+from config.config import AnyConfig, TrainingConfig
 from utils.cluster import is_chief
 from utils.errors import UserError
 
@@ -28,7 +28,7 @@ class Run:
     config: Path
 
     @classmethod
-    def of(cls, config: Config) -> Run:
+    def of(cls, config: TrainingConfig) -> Run:
         """Returns the folders of a run whose `run_name` is set."""
         tail = Path(config.experiment) / str(config.run_name)
         return cls(*(Path(root) / tail for root in (config.logs_dir, config.checkpoints_dir,
@@ -39,7 +39,7 @@ class Run:
         return self.logs, self.checkpoints, self.config
 
 
-def start_run(config: Config) -> tuple[Run, Config]:
+def start_run(config: AnyConfig) -> tuple[Run, AnyConfig]:
     """Makes a new run's folders and saves its settings there.
 
     Args:
@@ -103,8 +103,12 @@ def claim(run: Run) -> IO[str]:
     return lock
 
 
-def find_run(folder: Path) -> tuple[Run, Config]:
+def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     """Returns the run that `folder`, any of its three folders, belongs to, and its settings.
+
+    Args:
+        folder: the run's below logs, checkpoints or config.
+        kind: the class of its settings.
 
     Raises:
         UserError: no run was started there.
@@ -114,5 +118,5 @@ def find_run(folder: Path) -> tuple[Run, Config]:
             f"{folder}: holds no {CONFIG_FILE}; --resume takes the folder of a run below "
             "logs/, checkpoints/ or config/"
         )
-    config = Config.load(folder / CONFIG_FILE)
+    config = kind.load(folder / CONFIG_FILE)
     return Run.of(config), config

@@ -84,3 +84,20 @@ class AnnealedLearningRate(ProgressSchedule):
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
         return self.init_learning_rate / (1.0 + self.lr_alpha * progress) ** self.lr_beta
+
+
+@keras.saving.register_keras_serializable("dann")
+class Constant(ProgressSchedule):
+    """The same value at every step.
+
+    Args:
+        total_steps: steps of the whole run.
+        value: the value.
+    """
+
+    def __init__(self, total_steps: int, value: float):
+        super().__init__(total_steps)
+        self.value = value
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        return self.value * tf.ones_like(progress)

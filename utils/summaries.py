@@ -139,7 +139,8 @@ class RunLog:
             picture = prediction_picture(images[:40], labels[:40], probabilities[:40])
             tf.summary.image("target/predictions", picture[None], epoch)
             matrix = np.zeros(2 * probabilities.shape[1:], np.int64)
-            np.add.at(matrix, (labels, predicted), 1)
+            known = labels >= 0
+            np.add.at(matrix, (labels[known], predicted[known]), 1)
             tf.summary.image("target/confusion", confusion_picture(matrix)[None], epoch)
 
     def write_tables(self) -> None:

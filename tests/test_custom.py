@@ -1,0 +1,181 @@
+"""train_custom.py on folders of pictures: what it finds, trains, resumes and refuses."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_end_to_end import run, run_folders, the_error, wait_for_checkpoint
+
+from utils.batches import DomainBatches, evaluation_batches
+from utils.errors import UserError
+from utils.folders import PictureFolder, mean_of, open_source, open_target
+
+SHAPE = (28, 28, 3)
+NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
+SHORT = ["--epoch", "2", "--batch_size", "24", "--checkpoint_steps", "5"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, domains: Any) -> Path:
+    """source/<class>/*.png, target/<class>/*.bmp of another size, other/*.jpg without classes."""
+    root = tmp_path_factory.mktemp("tree")
+    for name, arrays, suffix in (("source", domains[0], "png"), ("target", domains[1], "bmp")):
+        for index, (image, label) in enumerate(
+            zip(arrays["train"], arrays["train_label"], strict=True)
+        ):
+            folder = root / name / NAMES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = cv2.resize(image, (40, 30)) if suffix == "bmp" else image
+            cv2.imwrite(str(folder / f"{index:03d}.{suffix}"), picture[..., ::-1])
+    (root / "other").mkdir()
+    for index, image in enumerate(domains[1]["val"]):
+        cv2.imwrite(str(root / "other" / f"{index:03d}.jpg"), image[..., 0])
+    (root / "other" / "broken.png").write_bytes(b"no picture")
+    return root
+
+
+def test_a_source_is_its_class_folders(tree: Path, domains: Any) -> None:
+    source, classes = open_source(tree / "source", SHAPE)
+    assert classes == list(NAMES)
+    assert len(source) == 320
+    for row in (0, 100, 319):
+        index = int(Path(source.paths[row]).stem)
+        assert source.labels[row] == domains[0]["train_label"][index]
+        np.testing.assert_array_equal(source.read([row])[0], domains[0]["train"][index])
+
+
+def test_a_target_needs_no_classes_and_skips_what_does_not_decode(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = open_target(tree / "other", NAMES, SHAPE)
+    assert (target.labels == -1).all()
+    assert len(target) == 100
+    shown = capsys.readouterr()
+    assert "broken.png: does not decode" in shown.err
+    assert "100 pictures, 1 skipped" in shown.out
+
+
+def test_the_split_is_a_partition_and_seeded(tree: Path) -> None:
+    source, _ = open_source(tree / "source", SHAPE)
+    rest, kept = source.split(0.25, seed=3)
+    assert len(kept) == 80
+    assert sorted([*rest.paths, *kept.paths]) == sorted(source.paths)
+    again, other = source.split(0.25, seed=3)[1], source.split(0.25, seed=4)[1]
+    np.testing.assert_array_equal(kept.paths, again.paths)
+    assert set(kept.paths) != set(other.paths)
+    np.testing.assert_allclose(
+        mean_of([source]), source.read(range(320)).mean(axis=(0, 1, 2)), rtol=1e-6
+    )
+
+
+def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
+    folders = [open_source(tree / "source", SHAPE)[0], open_target(tree / "target", NAMES, SHAPE)]
+    arrays = [folder.read(range(len(folder))) for folder in folders]
+    labels = [folders[0].labels, None]
+    disk = DomainBatches(folders, labels, 32, seed=5).dataset(3, 9)
+    memory = DomainBatches(arrays, labels, 32, seed=5).dataset(3, 9)
+    for one, two in zip(disk, memory, strict=True):
+        for part, other in zip(one, two, strict=True):
+            np.testing.assert_array_equal(part, other)
+    whole = list(evaluation_batches(folders[1], folders[1].labels, domain=1, batch_size=64))
+    np.testing.assert_array_equal(np.concatenate([batch[0] for batch in whole]), arrays[1])
+    np.testing.assert_array_equal(np.concatenate([batch[1] for batch in whole]), folders[1].labels)
+
+
+def final_model(folder: Path, name: str) -> Path:
+    return next(folder.rglob(f"{name}/trained_dann_custom.keras"))
+
+
+def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> None:
+    flags = ["--source", tree / "source", "--target", tree / "target", "--target", tree / "other",
+             *SHORT, *run_folders(tmp_path)]  # fmt: skip
+    done = run("train_custom.py", *flags, "--run_name", "plain")
+    assert "0 ant, 1 bee" in done.stdout
+    command = [sys.executable, str(ROOT / "train_custom.py"), *map(str, flags)]
+    with subprocess.Popen(
+        [*command, "--run_name", "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for_checkpoint(next(tmp_path.rglob("checkpoints")), process)
+        process.send_signal(signal.SIGKILL)
+    killed = next((tmp_path / "logs").rglob("killed"))
+    run("train_custom.py", "--resume", killed)
+    one, two = (
+        keras.saving.load_model(final_model(tmp_path, name)) for name in ("plain", "killed")
+    )
+    assert one.num_domains == 3
+    for weight, other in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    run("predict.py", "--images", tree / "other", "--model", final_model(tmp_path, "plain"),
+        "--output", tmp_path / "p.csv")  # fmt: skip
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 100
+    assert {row["label"] for row in rows} <= set(NAMES)
+
+
+def test_another_backbone_with_two_steps(tree: Path, tmp_path: Path) -> None:
+    run("train_custom.py", "--source", tree / "source", "--target", tree / "target", *SHORT,
+        *run_folders(tmp_path), "--run_name", "mobile", "--backbone", "MobileNetV2",
+        "--image_size", "32", "32", "--pooling", "average", "--alternating", "--label_hidden",
+        "16", "--epoch", "1", "--clip_norm", "1")  # fmt: skip
+    model = keras.saving.load_model(final_model(tmp_path, "mobile"))
+    assert model.alternating
+    assert model.feature_extractor.output_shape == (None, 1280)
+
+
+def write(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        cv2.imwrite(str(folder / name), np.zeros((20, 20, 3), np.uint8))
+
+
+def test_impossible_folders_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "one" / "a", "1.png", "2.png")
+    with pytest.raises(UserError, match="has 1 class folders, needed are 2"):
+        open_source(tmp_path / "one", SHAPE)
+    write(tmp_path / "two" / "a", "1.png")
+    (tmp_path / "two" / "b").mkdir()
+    with pytest.raises(UserError, match="b: no pictures in it"):
+        open_source(tmp_path / "two", SHAPE)
+    write(tmp_path / "three" / "c", "1.png")
+    with pytest.raises(UserError, match=r"folders c are no classes of the source \(a, b\)"):
+        open_target(tmp_path / "three", ("a", "b"), SHAPE)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of its 1 pictures decodes"):
+        open_target(tmp_path / "broken", ("a", "b"), SHAPE)
+    lonely = PictureFolder(np.array(["a/1.png"]), np.array([0], np.int32), SHAPE)
+    with pytest.raises(UserError, match="too few to keep a share"):
+        lonely.split(0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "name the folders: --source DIR --target DIR"),
+        (["--source", "{tree}/source", "--target", "nowhere"], "nowhere: no such folder"),
+        (["--source", "{tree}/other", "--target", "{tree}/target"], "has 0 class folders"),
+        (["--source", "{tree}/source", "--target", "{tree}/target", "--backbone", "ResNet5"],
+         "no 'ResNet5' in keras.applications; there are ResNet50"),
+        (["--source", "{tree}/source", "--target", "{tree}/target", "--feature_layer", "conv"],
+         "no layer 'conv'; there are conv"),
+        (["--source", "{tree}/source", "--target", "{tree}/target", "--target", "{tree}/other"],
+         "batch_size: 256 must be a multiple of the 3 domains"),
+    ],
+)  # fmt: skip
+def test_impossible_calls_are_named(
+    tree: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    named = [flag.format(tree=tree) for flag in flags]
+    done = run("train_custom.py", *named, *run_folders(tmp_path), code=2)
+    assert message in the_error(done)

@@ -1,0 +1,133 @@
+"""Domains that are folders of pictures: found once, decoded whenever a batch needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.pictures import find_pictures, read_picture
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures of one domain.
+
+    Attributes:
+        paths: of the pictures; all of them decoded when they were looked for.
+        labels: int32 `[N]`, the class of each, -1 = unknown.
+        shape: (height, width, channels) that each is brought to.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    shape: Shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decodes pictures: uint8 `[len(rows), *shape]`, pixel values in [0, 255]."""
+        return np.stack([read_picture(Path(self.paths[row]), self.shape) for row in rows])
+
+    def split(self, share: float, seed: int) -> tuple[PictureFolder, PictureFolder]:
+        """Returns the rest, and a random `share` (at least one picture) for measuring."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = max(1, round(share * len(self)))
+        if count >= len(self):
+            raise UserError(
+                f"{Path(self.paths[0]).parent}: {len(self)} pictures are too few to keep a share "
+                f"of {share} back for measuring"
+            )
+        return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
+
+    def take(self, rows: np.ndarray) -> PictureFolder:
+        """Returns some of the pictures."""
+        return PictureFolder(self.paths[rows], self.labels[rows], self.shape)
+
+
+def find_classes(folder: Path) -> list[str]:
+    """Returns the names of the class folders in `folder`, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def open_source(folder: Path, shape: Shape) -> tuple[PictureFolder, list[str]]:
+    """Returns a labelled domain and the names of its classes.
+
+    Raises:
+        UserError: fewer than two class folders, a class folder without pictures, or none decodes.
+    """
+    classes = find_classes(folder)
+    if len(classes) < 2:
+        raise UserError(
+            f"{folder}: has {len(classes)} class folders, needed are 2 or more, each with the "
+            "pictures of one class"
+        )
+    return open_folder(folder, classes, classes, shape), classes
+
+
+def open_target(folder: Path, classes: Sequence[str], shape: Shape) -> PictureFolder:
+    """Returns a domain to adapt to; labelled, for measuring, if it has class folders.
+
+    Raises:
+        UserError: class folders that are none of `classes`, no pictures, or none decodes.
+    """
+    found = find_classes(folder)
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise UserError(
+            f"{folder}: its folders {', '.join(unknown)} are no classes of the source "
+            f"({', '.join(classes)}); rename them, or put the pictures into {folder} itself"
+        )
+    return open_folder(folder, found, classes, shape)
+
+
+def open_folder(
+    folder: Path, names: Sequence[str], classes: Sequence[str], shape: Shape
+) -> PictureFolder:
+    """Finds and checks the pictures of the class folders `names`, or of `folder` if there is none.
+
+    What does not decode is named on stderr, counted and left out.
+    """
+    labelled = [(path, classes.index(name)) for name in names
+                for path in find_pictures(folder / name)]  # fmt: skip
+    if not names:
+        labelled = [(path, -1) for path in find_pictures(folder)]
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(lambda pair: why_unreadable(pair[0], shape), labelled)
+        bar = tqdm(checks, total=len(labelled), desc=f"checking {folder}", unit="picture",
+                   leave=False, disable=None)  # fmt: skip
+        reasons = list(bar)
+    for reason in filter(None, reasons):
+        print(f"skipped: {reason}", file=sys.stderr)
+    good = [pair for pair, reason in zip(labelled, reasons, strict=True) if reason is None]
+    if not good:
+        raise UserError(f"{folder}: none of its {len(labelled)} pictures decodes")
+    print(f"{folder}: {len(good)} pictures, {len(labelled) - len(good)} skipped", flush=True)
+    paths = np.array([str(path) for path, _ in good], np.str_)
+    return PictureFolder(paths, np.array([label for _, label in good], np.int32), shape)
+
+
+def why_unreadable(path: Path, shape: Shape) -> str | None:
+    """Returns why a picture cannot be used, or None if it can."""
+    try:
+        read_picture(path, shape)
+    except (UserError, cv2.error) as error:
+        return str(error)
+    return None
+
+
+def mean_of(folders: Sequence[PictureFolder], count: int = 2000) -> tuple[float, ...]:
+    """Returns the mean of each channel over up to `count` pictures of each domain."""
+    means = [folder.read(range(0, len(folder), max(1, len(folder) // count))).mean(axis=(0, 1, 2))
+             for folder in folders]  # fmt: skip
+    return tuple(float(value) for value in np.mean(means, axis=0))
