@@ -136,7 +136,8 @@ class RunLog:
         labels, probabilities = outputs.labels, outputs.probabilities
         predicted = probabilities.argmax(axis=-1)
         with self.writers["."].as_default():
-            picture = prediction_picture(images[:40], labels[:40], probabilities[:40])
+            count = min(40, len(images))
+            picture = prediction_picture(images[:count], labels[:count], probabilities[:count])
             tf.summary.image("target/predictions", picture[None], epoch)
             matrix = np.zeros(2 * probabilities.shape[1:], np.int64)
             known = labels >= 0

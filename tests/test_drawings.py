@@ -1,0 +1,122 @@
+"""The photos → drawings experiment: reading, edges, the stand-in, and the script end to end."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from test_end_to_end import run, run_folders, the_error
+
+from model.networks import drawings_domain_classifier, drawings_feature_extractor
+from utils import drawings
+from utils.drawings import canny, grey, make_standin, read_drawings, read_photos
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawings") / "embedded_drawings"
+    before = drawings.STANDIN_SIZE
+    drawings.STANDIN_SIZE = 240
+    make_standin(folder)
+    drawings.STANDIN_SIZE = before
+    return folder
+
+
+def pixels(path: Path) -> np.ndarray:
+    """A picture as its file has it."""
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+
+
+def test_the_standin_has_the_homeworks_layout(root: Path) -> None:
+    photo = next((root / "train_data" / "3").glob("*.bmp"))
+    assert pixels(photo).shape == (32, 32, 3)
+    names = sorted(path.name for path in (root / "test_data" / "0").iterdir())
+    assert names[:2] == ["00000.bmp", "00001.bmp"]
+    assert pixels(root / "test_data" / "0" / names[0]).shape == (28, 28)
+    assert len(names) == 240
+    assert not list(root.glob("train_data/*/*.csv"))
+
+
+def test_the_standin_is_seeded(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawings, "STANDIN_SIZE", 240)
+    for seed, same in ((42, True), (43, False)):
+        make_standin(tmp_path / str(seed), seed)
+        files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        others = [tmp_path / str(seed) / path.relative_to(root) for path in files]
+        equal = all(other.is_file() and other.read_bytes() == path.read_bytes()
+                    for path, other in zip(files, others, strict=True))  # fmt: skip
+        assert equal is same
+
+
+def test_pictures_come_in_the_order_of_their_names(root: Path) -> None:
+    photos, labels = read_photos(root)
+    assert photos.shape == (240, 32, 32, 3)
+    assert (np.diff(labels) >= 0).all()
+    images, known = read_drawings(root)
+    assert images.shape == (240, 32, 32, 1)
+    path = root / "test_data" / "0" / "00007.bmp"
+    expected = cv2.resize(pixels(path), (32, 32))
+    np.testing.assert_array_equal(images[7, ..., 0], expected)
+    np.testing.assert_array_equal(known, np.loadtxt(root / "target_labels.csv"))
+
+
+def test_edges_are_opencvs() -> None:
+    photo = np.zeros((1, 32, 32, 3), np.uint8)
+    photo[0, 8:24, 8:24] = (255, 255, 255)
+    plain = grey(photo)
+    edges = canny(plain)
+    np.testing.assert_array_equal(edges[0, ..., 0], cv2.Canny(plain[0, ..., 0], 170, 300))
+    assert edges[0, 16, 7:9].max() == 255
+    assert edges[0, 16, 16] == 0
+
+
+def test_networks_are_the_homeworks() -> None:
+    extractor, classifier = drawings_feature_extractor((32, 32, 1)), drawings_domain_classifier()
+    assert extractor.output_shape == (None, 512)
+    filters = [
+        layer.filters for layer in extractor.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert filters == [64, 128, 256, 256, 512]
+    units = [layer.units for layer in classifier.layers if isinstance(layer, keras.layers.Dense)]
+    assert units == [512, 512, 512, 512, 1]
+
+
+@pytest.mark.parametrize("method", ["dann", "source_only"])
+def test_the_script_writes_a_row_for_each_drawing(root: Path, tmp_path: Path, method: str) -> None:
+    done = run("train_real2drawing.py", "--embedded", "--data_root", root.with_name("x"),
+               "--method", method, "--epoch", "1", "--run_name", "short", "--allow_collapse",
+               *run_folders(tmp_path))  # fmt: skip
+    logs = next((tmp_path / "logs").rglob("short"))
+    with (logs / "DaNN_submission.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["id", "label"]
+    assert [row[0] for row in rows[1:]] == [str(number) for number in range(240)]
+    assert str(logs / "DaNN_submission.csv") in done.stdout
+    assert (logs / "pictures.png").stat().st_size > 10_000
+    model = keras.saving.load_model(next(tmp_path.rglob("trained_dann_real2drawing.keras")))
+    expected = model.predict(read_drawings(root)[0], verbose=0).argmax(axis=1)
+    assert [int(row[1]) for row in rows[1:]] == list(expected)
+
+
+def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
+    done = run("train_real2drawing.py", "--data_root", tmp_path / "no", code=2)
+    assert "no such folder; unpack the homework's real_or_drawing there" in the_error(done)
+    (tmp_path / "train_data" / "0").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds 0, needed are the class folders 0 … 9"):
+        read_photos(tmp_path)
+    (tmp_path / "test_data" / "0").mkdir(parents=True)
+    with pytest.raises(UserError, match="no pictures in it"):
+        read_drawings(tmp_path)
+    (tmp_path / "test_data" / "0" / "00000.bmp").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"00000\.bmp: does not decode"):
+        read_drawings(tmp_path)
+    cv2.imwrite(str(tmp_path / "test_data" / "0" / "00000.bmp"), np.zeros((28, 28), np.uint8))
+    for text, message in (("3\n4\n", "needed is a class"), ("x", "not one class a line")):
+        (tmp_path / "target_labels.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_drawings(tmp_path)
