@@ -98,24 +98,22 @@ def final_model(folder: Path, name: str) -> Path:
 
 def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> None:
     flags = ["--source", tree / "source", "--target", tree / "target", "--target", tree / "other",
-             *SHORT, *run_folders(tmp_path)]  # fmt: skip
-    done = run("train_custom.py", *flags, "--run_name", "plain")
+             *SHORT, "--run_name", "mine"]  # fmt: skip
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    done = run("train_custom.py", *flags, *run_folders(plain))
     assert "0 ant, 1 bee" in done.stdout
-    command = [sys.executable, str(ROOT / "train_custom.py"), *map(str, flags)]
+    command = [sys.executable, ROOT / "train_custom.py", *flags, *run_folders(killed)]
     with subprocess.Popen(
-        [*command, "--run_name", "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        wait_for_checkpoint(next(tmp_path.rglob("checkpoints")), process)
+        wait_for_checkpoint(killed, process)
         process.send_signal(signal.SIGKILL)
-    killed = next((tmp_path / "logs").rglob("killed"))
-    run("train_custom.py", "--resume", killed)
-    one, two = (
-        keras.saving.load_model(final_model(tmp_path, name)) for name in ("plain", "killed")
-    )
+    run("train_custom.py", "--resume", next((killed / "logs").rglob("mine")))
+    one, two = (keras.saving.load_model(final_model(place, "mine")) for place in (plain, killed))
     assert one.num_domains == 3
     for weight, other in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
-    run("predict.py", "--images", tree / "other", "--model", final_model(tmp_path, "plain"),
+    run("predict.py", "--images", tree / "other", "--model", final_model(plain, "mine"),
         "--output", tmp_path / "p.csv")  # fmt: skip
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
