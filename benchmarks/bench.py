@@ -121,6 +121,42 @@ def bare(mixed_precision: bool, extractor_calls: int = 2) -> Round:
     return lambda: {"step": timed(lambda: float(run(tf.constant(STEPS))), STEPS)}
 
 
+def drawings(mixed_precision: bool) -> Round:
+    """Two-step updates of the photos → drawings network on one resident batch of 32 + 32."""
+    from config.config import DrawingsConfig
+    from utils.devices import prepare_devices
+
+    prepare_devices(DrawingsConfig(mixed_precision=mixed_precision))
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from model.dann import DANN
+    from model.networks import dense_head, drawings_domain_classifier, drawings_feature_extractor
+
+    model = DANN(
+        drawings_feature_extractor((32, 32, 1)),
+        dense_head("label_predictor", (512,), (512, 512), 10),
+        drawings_domain_classifier(),
+        grl_lambda=0.1,
+        alternating=True,
+    )
+    model.compile(keras.optimizers.Adam(0.001), keras.optimizers.Adam(0.001))
+    random = np.random.default_rng(0)
+    images = tf.constant(random.integers(0, 256, (64, 32, 32, 1)).astype(np.uint8))
+    labels = tf.constant(np.r_[random.integers(0, 10, 32), np.full(32, -1)].astype(np.int32))
+    domains = tf.constant(np.repeat([0, 1], 32).astype(np.int32))
+    step = tf.function(model.train_step)
+
+    def run() -> None:
+        for _ in range(STEPS):
+            results = step((images, labels, domains))
+        float(results["loss"])
+
+    run()
+    return lambda: {"step": timed(run, STEPS)}
+
+
 def original() -> Round:
     """The original repository's way: eager tape, the source half twice through the extractor,
     ReLU before pooling, float32 arrays in memory, a set and two scalars logged in each step."""
@@ -273,7 +309,10 @@ CONTENDERS: dict[str, Callable[[], Round]] = {
     "torch bare": lambda: torch_bare(mixed_precision=False),
     "torch bare bfloat16": lambda: torch_bare(mixed_precision=True),
     "matmul": matmul,
+    "drawings network": lambda: drawings(mixed_precision=False),
+    "drawings network bfloat16": lambda: drawings(mixed_precision=True),
 }
+SMALL_BATCH = ("drawings network", "drawings network bfloat16")
 
 
 def contend(name: str) -> None:
@@ -344,6 +383,7 @@ def report(results: dict[str, dict[str, list[float]]]) -> None:
         for name, figures in results.items()
     }
     rate = median.pop("matmul")
+    small = {name: median.pop(name)["step"] for name in list(median) if name in SMALL_BATCH}
     print(f"{os.cpu_count()} cores, batch {BATCH}, {STEP_GFLOP:.2f} GFLOP a step, medians of "
           f"{len(results['matmul']['float32'])} interleaved rounds of {STEPS} steps\n")  # fmt: skip
     print("| contender | ms/step (min-max) | images/s | GFLOP/s | of TensorFlow's matmul |")
@@ -354,6 +394,11 @@ def report(results: dict[str, dict[str, list[float]]]) -> None:
         print(
             f"| {name} | {figures['step']:.1f} ({min(values):.1f}-{max(values):.1f}) | "
             f"{BATCH / figures['step'] * 1e3:,.0f} | {speed:.0f} | {speed / peak:.0%} |"
+        )
+    for name, milliseconds in small.items():
+        values = results[name]["step"]
+        print(
+            f"\n{name}, 32 + 32: {milliseconds:.1f} ms/step ({min(values):.1f}-{max(values):.1f})"
         )
     print(f"\nmatmul: {rate['float32']:.0f} GFLOP/s float32, {rate['bfloat16']:.0f} bfloat16")
     for name in ("trainer", "original's way"):
