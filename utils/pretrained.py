@@ -25,7 +25,10 @@ def load_pretrained(model: DANN, path: Path) -> None:
     """
     try:
         if path.suffix == ".keras":
-            copy_weights(path, keras.saving.load_model(path, compile=False), model)
+            saved = keras.saving.load_model(path, compile=False)
+            if not isinstance(saved, DANN):
+                raise UserError(f"{path}: holds a {type(saved).__name__}, not a DANN")
+            copy_weights(path, saved, model)
         elif path.name.endswith(".weights.h5"):
             model.load_weights(path)
         else:
@@ -37,18 +40,26 @@ def load_pretrained(model: DANN, path: Path) -> None:
         raise UserError(f"{path}: does not fit this network or is damaged ({first})") from error
 
 
-def copy_weights(path: Path, source: keras.Model, target: keras.Model) -> None:
-    """Copies all weights; raises `UserError` for the first that differs in shape."""
-    pairs = list(zip(source.weights, target.weights, strict=False))
+def copy_weights(path: Path, source: DANN, target: DANN) -> None:
+    """Copies the weights of the three parts; raises `UserError` for the first that does not fit."""
+    pairs = []
+    for old_part, new_part in zip(parts_of(source), parts_of(target), strict=True):
+        if len(old_part.weights) != len(new_part.weights):
+            raise UserError(
+                f"{path}: its {new_part.name} has {len(old_part.weights)} weights, needed are "
+                f"{len(new_part.weights)}"
+            )
+        pairs += zip(old_part.weights, new_part.weights, strict=True)
     for old, new in pairs:
         if old.shape != new.shape:
             raise UserError(f"{path}: {old.path} has shape {old.shape}, needed is {new.shape}")
-    if len(source.weights) != len(target.weights):
-        raise UserError(
-            f"{path}: has {len(source.weights)} weights, needed are {len(target.weights)}"
-        )
     for old, new in pairs:
         new.assign(old)
+
+
+def parts_of(model: DANN) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Returns feature extractor, label predictor and domain classifier."""
+    return model.feature_extractor, model.label_predictor, model.domain_classifier
 
 
 def load_keras2(model: DANN, path: Path) -> None:
@@ -58,7 +69,7 @@ def load_keras2(model: DANN, path: Path) -> None:
     each the layers in their order, each with a kernel and a bias. Models and layers are matched
     by that order, and every shape is compared before the first weight is set.
     """
-    parts = (model.feature_extractor, model.label_predictor, model.domain_classifier)
+    parts = parts_of(model)
     with h5py.File(path, "r") as file:
         if "model_weights" not in file:
             raise UserError(f"{path}: has no group 'model_weights'; is it a Keras 2 model?")
