@@ -42,7 +42,7 @@ def load_pretrained(model: DANN, path: Path) -> None:
 
 def copy_weights(path: Path, source: DANN, target: DANN) -> None:
     """Copies the weights of the three parts; raises `UserError` for the first that does not fit."""
-    pairs = []
+    pairs: list[tuple[keras.Variable, keras.Variable]] = []
     for old_part, new_part in zip(parts_of(source), parts_of(target), strict=True):
         if len(old_part.weights) != len(new_part.weights):
             raise UserError(

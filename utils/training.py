@@ -102,8 +102,8 @@ def train(
     step = trainer.restore()
     print(
         f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
-        f"training: steps {step} to {trainer.total_steps}, {trainer.epoch_steps} an epoch, "
-        f"{config.batch_size} images each\nwatch:    tensorboard --logdir {config.logs_dir}",
+        f"training: {getattr(config, 'method', 'dann')}, steps {step} to {trainer.total_steps}, "
+        f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\nwatch:    tensorboard --logdir {config.logs_dir}",
         flush=True,
     )
     try:
