@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.config import Config
-from utils.cluster import is_chief
 from utils.errors import UserError, run_script
 from utils.pickles import pixel_mean, read_pickle
 from utils.runs import Run
-from utils.training import train_from_command_line
+from utils.training import make_trainer, train_from_command_line
 
 if TYPE_CHECKING:
     from model.trainer import Trainer
@@ -50,15 +49,14 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
     """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
     import keras
 
-    from model.augmentation import RandomAugmentation
+    from model.augmentation import chosen_augmentation
     from model.dann import DANN
     from model.mean_teacher import MeanTeacher
     from model.networks import dense_head, mnist_feature_extractor
-    from model.trainer import EvaluationData, Trainer
+    from model.trainer import EvaluationData
     from utils.batches import DomainBatches, evaluation_batches
     from utils.pretrained import load_pretrained
     from utils.schedules import AnnealedLearningRate, GRLLambda
-    from utils.summaries import RunLog
 
     source, target = data
     # The controls are DANN at λ = 0: the domain classifier is then a probe that teaches nothing.
@@ -87,12 +85,6 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
     )
     extractor = mnist_feature_extractor(config.image_input_shape, config.pixel_mean or ())
     features = extractor.output_shape[1:]
-    augmentation = None
-    if config.augmentation != "none":
-        colour = config.augmentation == "affine_colour"
-        augmentation = RandomAugmentation(
-            config.seed, contrast=0.5 * colour, brightness=64.0 * colour
-        )
     method: Callable[..., DANN] = DANN
     if config.method == "mean_teacher":
         method = functools.partial(MeanTeacher, confidence=config.confidence)
@@ -103,26 +95,14 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
         grl_lambda=grl_lambda,
         extractor_calls="per_domain",
         clip_norm=config.clip_norm,
-        augmentation=augmentation,
+        augmentation=chosen_augmentation(config.augmentation, config.seed),
         average_decay=config.average_decay,
     )
     if config.pre_model_path:
         load_pretrained(model, Path(config.pre_model_path))
     model.compile(optimizer=keras.optimizers.SGD(learning_rate, config.momentum_rate))
-    return Trainer(
-        model,
-        batches,
-        config.epoch,
-        RunLog(run.logs, dataclasses.asdict(config)),
-        run.checkpoints,
-        evaluation,
-        schedules={"learning_rate": learning_rate, "grl_lambda": grl_lambda},
-        select_by=config.select_by,
-        checkpoint_steps=config.checkpoint_steps,
-        jit_compile=config.jit_compile,
-        allow_collapse=config.allow_collapse,
-        chief=is_chief(config),
-    )
+    schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}
+    return make_trainer(run, config, model, batches, evaluation, schedules)
 
 
 def hold_out(target: Arrays, count: int) -> Arrays:

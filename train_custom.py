@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.config import CustomConfig
-from utils.cluster import is_chief
 from utils.errors import UserError, run_script
 from utils.folders import PictureFolder, mean_of, open_source, open_target
 from utils.runs import Run
-from utils.training import train_from_command_line
+from utils.training import make_trainer, train_from_command_line
 
 if TYPE_CHECKING:
     from model.trainer import Trainer
@@ -55,13 +54,12 @@ def build_trainer(run: Run, config: CustomConfig, data: Domains) -> Trainer:
     """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
     import keras
 
-    from model.augmentation import RandomAugmentation
+    from model.augmentation import chosen_augmentation
     from model.dann import DANN, with_flat_features
     from model.networks import backbone, dense_head
-    from model.trainer import EvaluationData, Trainer
+    from model.trainer import EvaluationData
     from utils.batches import DomainBatches, evaluation_batches
     from utils.schedules import AnnealedLearningRate, GRLLambda
-    from utils.summaries import RunLog
 
     unlabelled = [None] * len(config.target)
     batches = DomainBatches(
@@ -80,12 +78,6 @@ def build_trainer(run: Run, config: CustomConfig, data: Domains) -> Trainer:
     learning_rate = AnnealedLearningRate(
         total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
     )
-    augmentation = None
-    if config.augmentation != "none":
-        colour = config.augmentation == "affine_colour"
-        augmentation = RandomAugmentation(
-            config.seed, config.num_domains, contrast=0.5 * colour, brightness=64.0 * colour
-        )
     shape = (*config.image_size, config.channels)
     try:
         extractor = with_flat_features(
@@ -107,25 +99,14 @@ def build_trainer(run: Run, config: CustomConfig, data: Domains) -> Trainer:
         extractor_calls="joint",
         alternating=config.alternating,
         clip_norm=config.clip_norm,
-        augmentation=augmentation,
+        augmentation=chosen_augmentation(config.augmentation, config.seed, config.num_domains),
         average_decay=config.average_decay,
         class_names=data.classes,
     )
     model.compile(optimizer=keras.optimizers.SGD(learning_rate, config.momentum_rate))
-    return Trainer(
-        model,
-        batches,
-        config.epoch,
-        RunLog(run.logs, dataclasses.asdict(config)),
-        run.checkpoints,
-        evaluation,
-        schedules={"learning_rate": learning_rate, "grl_lambda": grl_lambda},
-        select_by=config.select_by,
-        checkpoint_steps=config.checkpoint_steps,
-        jit_compile=config.jit_compile,
-        allow_collapse=config.allow_collapse,
-        chief=is_chief(config),
-        final_name="trained_dann_custom",
+    schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}
+    return make_trainer(
+        run, config, model, batches, evaluation, schedules, final_name="trained_dann_custom"
     )
 
 

@@ -17,11 +17,10 @@ import numpy as np
 
 from config.config import DrawingsConfig
 from utils.atomic import whole_file
-from utils.cluster import is_chief
 from utils.drawings import canny, grey, make_standin, read_drawings, read_photos
 from utils.errors import run_script
 from utils.runs import Run
-from utils.training import train_from_command_line
+from utils.training import make_trainer, train_from_command_line
 
 if TYPE_CHECKING:
     from model.trainer import Trainer
@@ -63,10 +62,9 @@ def build_trainer(run: Run, config: DrawingsConfig, data: Pictures) -> Trainer:
     from model.augmentation import RandomAugmentation
     from model.dann import DANN
     from model.networks import dense_head, drawings_domain_classifier, drawings_feature_extractor
-    from model.trainer import EvaluationData, Trainer
+    from model.trainer import EvaluationData
     from utils.batches import DomainBatches, evaluation_batches
     from utils.schedules import AnnealedLearningRate, Constant, GRLLambda
-    from utils.summaries import RunLog
 
     order = np.random.default_rng(config.seed).permutation(len(data.source))
     kept, rest = np.split(order, [len(order) // 10])
@@ -105,20 +103,9 @@ def build_trainer(run: Run, config: DrawingsConfig, data: Pictures) -> Trainer:
         average_decay=config.average_decay,
     )  # fmt: skip
     model.compile(keras.optimizers.Adam(learning_rate), keras.optimizers.Adam(learning_rate))
-    return Trainer(
-        model,
-        batches,
-        config.epoch,
-        RunLog(run.logs, dataclasses.asdict(config)),
-        run.checkpoints,
-        evaluation,
-        schedules={"learning_rate": learning_rate, "grl_lambda": grl_lambda},
-        select_by=config.select_by,
-        checkpoint_steps=config.checkpoint_steps,
-        jit_compile=config.jit_compile,
-        allow_collapse=config.allow_collapse,
-        chief=is_chief(config),
-        final_name="trained_dann_real2drawing",
+    schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}
+    return make_trainer(
+        run, config, model, batches, evaluation, schedules, final_name="trained_dann_real2drawing"
     )
 
 

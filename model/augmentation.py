@@ -116,3 +116,14 @@ class RandomAugmentation(keras.layers.Layer):
         names = ("seed", "num_domains", "rotation", "stretch", "shear", "shift", "contrast",
                  "brightness", "flip", "edges")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def chosen_augmentation(
+    name: Literal["none", "affine", "affine_colour"], seed: int, num_domains: int = 2
+) -> RandomAugmentation | None:
+    """Returns what a run's `augmentation` setting names."""
+    if name == "none":
+        return None
+    if name == "affine":
+        return RandomAugmentation(seed, num_domains)
+    return RandomAugmentation(seed, num_domains, contrast=0.5, brightness=64.0)

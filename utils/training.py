@@ -6,19 +6,23 @@ import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
+import numpy as np
 import tyro
 
-from config.config import AnyConfig
+from config.config import AnyConfig, TrainingConfig
 from utils.cluster import is_chief
 from utils.errors import UserError
 from utils.runs import Run, claim, find_run, start_run
 
 if TYPE_CHECKING:
-    from model.trainer import Trainer
+    import keras
+
+    from model.trainer import EvaluationData, Trainer
+    from utils.batches import DomainBatches
 
 COLLAPSED, TRY_AGAIN, CTRL_C = 3, 75, 130
 Data = TypeVar("Data")
@@ -83,6 +87,36 @@ def train_from_command_line(
         return train(run, config, data, build, finish)
 
 
+def make_trainer(
+    run: Run,
+    config: TrainingConfig,
+    model: keras.Model,
+    batches: DomainBatches,
+    evaluation: EvaluationData,
+    schedules: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    final_name: str = "trained_dann_mnist2mnist_m",
+) -> Trainer:
+    """Returns the Trainer of a run: `model.trainer.Trainer` tells what each argument is."""
+    from model.trainer import Trainer
+    from utils.summaries import RunLog
+
+    return Trainer(
+        model,
+        batches,
+        config.epoch,
+        RunLog(run.logs, dataclasses.asdict(config)),
+        run.checkpoints,
+        evaluation,
+        schedules,
+        select_by=config.select_by,
+        checkpoint_steps=config.checkpoint_steps,
+        jit_compile=config.jit_compile,
+        allow_collapse=config.allow_collapse,
+        chief=is_chief(config),
+        final_name=final_name,
+    )
+
+
 def train(
     run: Run,
     config: AnyConfig,
@@ -103,7 +137,8 @@ def train(
     print(
         f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
         f"training: {getattr(config, 'method', 'dann')}, steps {step} to {trainer.total_steps}, "
-        f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\nwatch:    tensorboard --logdir {config.logs_dir}",
+        f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\n"
+        f"watch:    tensorboard --logdir {config.logs_dir}",
         flush=True,
     )
     try:
