@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -119,9 +118,7 @@ class DomainBatches:
             return self.batch(number // mine, first + number % mine, context.num_replicas_in_sync)
 
         numbers = tf.data.Dataset.range(start * mine, stop * mine)
-        from_disk = any(isinstance(array, PictureFolder) for array in self.images)
-        batches = numbers.map(share, num_parallel_calls=os.cpu_count() if from_disk else None)
-        return batches.prefetch(2 * mine).with_options(quiet_options())
+        return numbers.map(share).prefetch(2 * mine).with_options(quiet_options())
 
 
 def gather(images: tf.Tensor | PictureFolder, rows: tf.Tensor) -> tf.Tensor:
@@ -152,9 +149,7 @@ def evaluation_batches(
         return gather(held, rows), tf.gather(classes, rows), tf.fill(tf.shape(rows), domain)
 
     rows = tf.data.Dataset.range(len(images)).batch(batch_size)
-    from_disk = isinstance(images, PictureFolder)
-    batches = rows.map(batch, num_parallel_calls=os.cpu_count() if from_disk else None)
-    return batches.prefetch(1).with_options(quiet_options())
+    return rows.map(batch).prefetch(1).with_options(quiet_options())
 
 
 def to_tensor(array: np.ndarray) -> tf.Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,6 +18,8 @@ from utils.errors import UserError
 from utils.pictures import find_pictures, read_picture
 
 Shape = tuple[int, int, int]
+# Here and not in tf.data, which for repeatable runs makes a parallel map of Python code serial.
+READERS = ThreadPoolExecutor(os.cpu_count(), "reader")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class PictureFolder:
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decodes pictures: uint8 `[len(rows), *shape]`, pixel values in [0, 255]."""
-        return np.stack([read_picture(Path(self.paths[row]), self.shape) for row in rows])
+        paths = [Path(self.paths[row]) for row in rows]
+        return np.stack(list(READERS.map(partial(read_picture, shape=self.shape), paths)))
 
     def split(self, share: float, seed: int) -> tuple[PictureFolder, PictureFolder]:
         """Returns the rest, and a random `share` (at least one picture) for measuring."""
@@ -102,11 +107,9 @@ def open_folder(
                 for path in find_pictures(folder / name)]  # fmt: skip
     if not names:
         labelled = [(path, -1) for path in find_pictures(folder)]
-    with ThreadPoolExecutor() as pool:
-        checks = pool.map(lambda pair: why_unreadable(pair[0], shape), labelled)
-        bar = tqdm(checks, total=len(labelled), desc=f"checking {folder}", unit="picture",
-                   leave=False, disable=None)  # fmt: skip
-        reasons = list(bar)
+    checks = READERS.map(lambda pair: why_unreadable(pair[0], shape), labelled)
+    reasons = list(tqdm(checks, total=len(labelled), desc=f"checking {folder}", unit="picture",
+                        leave=False, disable=None))  # fmt: skip
     for reason in filter(None, reasons):
         print(f"skipped: {reason}", file=sys.stderr)
     good = [pair for pair, reason in zip(labelled, reasons, strict=True) if reason is None]
