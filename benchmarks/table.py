@@ -72,13 +72,13 @@ ROWS = {
 }
 DRAWING_ROWS = {
     "drawings_grey": Row(
-        "source only, grey photos", "--embedded --method source_only --no_canny --epoch 15",
+        "source only, grey photos", "--embedded --method source_only --no_canny --epoch 10",
         script=DRAWINGS,
     ),
     "drawings_source": Row(
-        "source only, Canny edges", "--embedded --method source_only --epoch 15", script=DRAWINGS
+        "source only, Canny edges", "--embedded --method source_only --epoch 10", script=DRAWINGS
     ),
-    "drawings_dann": Row("DANN, Canny edges", "--embedded --epoch 15", script=DRAWINGS),
+    "drawings_dann": Row("DANN, Canny edges", "--embedded --epoch 10", script=DRAWINGS),
 }  # fmt: skip
 ALL_ROWS = ROWS | DRAWING_ROWS
 # What the recipe was chosen by, one change at a time; measured on a part of the training set.

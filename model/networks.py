@@ -114,6 +114,8 @@ def dense_head(
 def drawings_feature_extractor(image_shape: tuple[int, int, int]) -> keras.Model:
     """Feature extractor of the photos → drawings homework: VGG-like, 64-128-256-256-512.
 
+    Its batch normalisation has PyTorch's constants, as the homework's has.
+
     Input shape: `[B, 32, 32, 1]`, uint8 or float pixel values in [0, 255].
     Output shape: `[B, 512]`.
     """
@@ -121,7 +123,7 @@ def drawings_feature_extractor(image_shape: tuple[int, int, int]) -> keras.Model
     for number, filters in enumerate((64, 128, 256, 256, 512), 1):
         blocks += [
             layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}"),
-            layers.BatchNormalization(name=f"norm{number}"),
+            layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm{number}"),
             layers.ReLU(name=f"relu{number}"),
             layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 16, 16, 64) … (B, 1, 1, 512)
         ]
@@ -142,7 +144,7 @@ def drawings_domain_classifier() -> keras.Model:
     for number in range(1, 5):
         blocks += [
             layers.Dense(512, use_bias=False, name=f"dense{number}"),
-            layers.BatchNormalization(name=f"norm{number}"),
+            layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm{number}"),
             layers.ReLU(name=f"relu{number}"),
         ]
     logit = layers.Dense(1, dtype="float32", name="logit")

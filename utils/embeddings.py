@@ -43,7 +43,7 @@ def save_embedding(path: Path, panels: Sequence[tuple[str, Pair]]) -> None:
         shown = lower.scatter(*points.T, s=4, c=classes, cmap="tab10")
         for axis, by in ((upper, "domain"), (lower, "class")):
             axis.set(title=f"{title}, by {by}", xticks=[], yticks=[])
-        figure.legend(*shown.legend_elements(num=None), loc="outside lower center", ncols=10)
+    figure.legend(*shown.legend_elements(num=None), loc="outside lower center", ncols=10)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
     plt.close(figure)
