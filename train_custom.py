@@ -9,6 +9,7 @@ by Ctrl-C, both saved: go on with --resume.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from utils.runs import Run
 from utils.training import make_trainer, train_from_command_line
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from model.trainer import Trainer
 
 
@@ -65,14 +68,15 @@ def build_trainer(run: Run, config: CustomConfig, data: Domains) -> Trainer:
     batches = DomainBatches(
         data.train, [data.train[0].labels, *unlabelled], config.batch_size, config.seed
     )
-    source, *targets = [
-        evaluation_batches(pictures, pictures.labels, domain)
-        for domain, pictures in enumerate(data.validation)
-    ]
-    target = targets[0]
-    for other in targets[1:]:
-        target = target.concatenate(other)
-    evaluation = EvaluationData(target=target, labelled=source, unlabelled=target)
+    # At most so many pictures are measured, so that neither time nor memory grows with the folders.
+    measured = [data.validation[0].evenly(2000)]
+    measured += [each.evenly(10_000 // len(config.target)) for each in data.validation[1:]]
+    looked_at = [each.evenly(5000 // len(config.target)) for each in data.train[1:]]
+    evaluation = EvaluationData(
+        target=together(measured[1:]),
+        labelled=evaluation_batches(measured[0], measured[0].labels, domain=0),
+        unlabelled=together(looked_at),
+    )
     total_steps = config.epoch * batches.steps_per_epoch
     grl_lambda = GRLLambda(total_steps, config.gamma, config.grl_lambda)
     learning_rate = AnnealedLearningRate(
@@ -108,6 +112,17 @@ def build_trainer(run: Run, config: CustomConfig, data: Domains) -> Trainer:
     return make_trainer(
         run, config, model, batches, evaluation, schedules, final_name="trained_dann_custom"
     )
+
+
+def together(targets: list[PictureFolder]) -> tf.data.Dataset:
+    """Returns the evaluation batches of all targets, one after the other."""
+    from utils.batches import evaluation_batches
+
+    first, *others = [
+        evaluation_batches(pictures, pictures.labels, domain)
+        for domain, pictures in enumerate(targets, 1)
+    ]
+    return functools.reduce(lambda all_, other: all_.concatenate(other), others, first)
 
 
 if __name__ == "__main__":

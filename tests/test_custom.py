@@ -78,6 +78,14 @@ def test_the_split_is_a_partition_and_seeded(tree: Path) -> None:
     )
 
 
+def test_a_share_is_spread_over_all(tree: Path) -> None:
+    source, _ = open_source(tree / "source", SHAPE)
+    some = source.evenly(50)
+    assert 40 <= len(some) <= 50
+    assert len(set(some.labels)) == 10  # the folder is sorted by class
+    assert len(source.evenly(1000)) == 320
+
+
 def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
     folders = [open_source(tree / "source", SHAPE)[0], open_target(tree / "target", NAMES, SHAPE)]
     arrays = [folder.read(range(len(folder))) for folder in folders]
