@@ -192,7 +192,7 @@ def grid(seeds: Sequence[int]) -> dict[tuple[str, int], Training]:
 def tries() -> dict[str, Training]:
     """Returns the trainings of the search, by their titles."""
     return {
-        title: Training(f"try{number}", f"--held_out 5000 --epoch 5 {flags}".strip())
+        title: Training(f"try{number}", f"--held_out 5000 --epoch 3 {flags}".strip())
         for number, (title, flags) in enumerate(TRIES.items())
     }
 
@@ -325,10 +325,10 @@ def report(args: Arguments) -> str:
         "",
         "## What was tried",
         "",
-        "Five epochs, seed 0, measured on 5,000 MNIST-M *training* images that were held out; the "
+        "Three epochs, seed 0, measured on 5,000 MNIST-M *training* images that were held out; the "
         "test set was not looked at. The recipe was chosen by this.",
         "",
-        "| | held-out accuracy, last epoch | flags beside `--held_out 5000 --epoch 5` |",
+        "| | held-out accuracy, last epoch | flags beside `--held_out 5000 --epoch 3` |",
         "| --- | --- | --- |",
         *(f"| {title} | {run.rows()[-1]['val_image_cls_acc']:.3f} | `{TRIES[title]}` |"
           for title, run in tried.items()),
