@@ -326,8 +326,8 @@ def report(args: Arguments) -> str:
         "## What was tried",
         "",
         "Three epochs, seed 0, measured on 5,000 MNIST-M *training* images that were held out; the "
-        "test set was not looked at. The recipe itself was chosen by longer runs of this kind, 8 to "
-        "15 epochs: three show what augmentation and a high λ cost at first, not what they give.",
+        "test set was not looked at. The recipe itself was chosen by longer runs of this kind, 8 "
+        "to 15 epochs: three show the first price of augmentation and λ, not the gain.",
         "",
         "| | held-out accuracy, last epoch | flags beside `--held_out 5000 --epoch 3` |",
         "| --- | --- | --- |",
