@@ -1,4 +1,4 @@
-"""Trains DANN on MNIST → MNIST-M and records it for TensorBoard.
+"""Trains DANN or ADDA on MNIST → MNIST-M and records it for TensorBoard.
 
 First: python create_mnistm.py. Every setting of config/config.py is a flag here. Exit codes: 0
 done, 2 a mistake in the call or the data, 3 the network collapsed, 75 stopped by SIGTERM and 130
@@ -22,13 +22,17 @@ from utils.runs import Run
 from utils.training import make_trainer, train_from_command_line
 
 if TYPE_CHECKING:
-    from model.trainer import Trainer
+    import keras
+
+    from model.trainer import EvaluationData, Trainer
 
 Arrays = dict[str, np.ndarray]
 
 
 def main() -> int:
-    return train_from_command_line(Config, __doc__, read_data, build_trainer)
+    return train_from_command_line(
+        Config, __doc__, read_data, build_trainer, first=build_source_trainer
+    )
 
 
 def read_data(config: Config) -> tuple[Config, tuple[Arrays, Arrays]]:
@@ -47,14 +51,14 @@ def read_data(config: Config) -> tuple[Config, tuple[Arrays, Arrays]]:
 
 def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trainer:
     """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
+    if config.method == "adda":
+        return build_adda_trainer(run, config, data)
     import keras
 
     from model.augmentation import chosen_augmentation
     from model.dann import DANN
     from model.mean_teacher import MeanTeacher
-    from model.networks import dense_head, mnist_feature_extractor
-    from model.trainer import EvaluationData
-    from utils.batches import DomainBatches, evaluation_batches
+    from utils.batches import DomainBatches
     from utils.pretrained import load_pretrained
     from utils.schedules import AnnealedLearningRate, GRLLambda
 
@@ -67,15 +71,7 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    labelled = target if on_target else source
-    unlabelled = evenly(target["train"], 5000)
-    evaluation = EvaluationData(
-        target=evaluation_batches(target["val"], target["val_label"], domain=1),
-        labelled=evaluation_batches(
-            labelled["val"][:2000], labelled["val_label"][:2000], domain=int(on_target)
-        ),
-        unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
-    )
+    evaluation = measured(source, target, on_target)
     source.pop("train"), target.pop("train")  # the batches have copies
     total_steps = config.epoch * batches.steps_per_epoch
     ceiling = 0.0 if config.method in ("source_only", "target_only") else config.grl_lambda
@@ -83,15 +79,11 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
     learning_rate = AnnealedLearningRate(
         total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
     )
-    extractor = mnist_feature_extractor(config.image_input_shape, config.pixel_mean or ())
-    features = extractor.output_shape[1:]
     method: Callable[..., DANN] = DANN
     if config.method == "mean_teacher":
         method = functools.partial(MeanTeacher, confidence=config.confidence)
     model = method(
-        extractor,
-        dense_head("label_predictor", features, (100, 100), outputs=10, dropout=config.dropout),
-        dense_head("domain_classifier", features, (100,), outputs=2),
+        *networks(config),
         grl_lambda=grl_lambda,
         extractor_calls="per_domain",
         clip_norm=config.clip_norm,
@@ -103,6 +95,68 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
     model.compile(optimizer=keras.optimizers.SGD(learning_rate, config.momentum_rate))
     schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}
     return make_trainer(run, config, model, batches, evaluation, schedules)
+
+
+def build_source_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trainer | None:
+    """Puts ADDA's first stage together; None where it is not needed."""
+    if config.method != "adda":
+        return None
+    import keras
+
+    from utils.adda_stages import Networks, needs_first_stage, source_stage
+
+    if not needs_first_stage(run, config):
+        return None
+    return source_stage(
+        run, config, Networks(*networks(config)), data[0], measured(*data),
+        lambda rate: keras.optimizers.SGD(rate, config.momentum_rate), config.augmentation,
+    )  # fmt: skip
+
+
+def build_adda_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trainer:
+    """Puts ADDA's second stage together."""
+    from utils.adda_stages import Networks, adaptation_stage
+
+    return adaptation_stage(
+        run, config, Networks(*networks(config)), *data, measured(*data),
+        "trained_adda_mnist2mnist_m", config.augmentation,
+    )  # fmt: skip
+
+
+def networks(config: Config) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Returns the paper's extractor and heads: DANN's parts, or ADDA's."""
+    from model.networks import dense_head, mnist_feature_extractor
+
+    extractor = mnist_feature_extractor(config.image_input_shape, config.pixel_mean or ())
+    features = extractor.output_shape[1:]
+    # Figure 4 (a) of ICML 2015; and ADDA's discriminator, two layers in CVPR 2017, section 5.
+    hidden = (500, 500) if config.method == "adda" else (100,)
+    return (
+        extractor,
+        dense_head("label_predictor", features, (100, 100), outputs=10, dropout=config.dropout),
+        dense_head("domain_classifier", features, hidden, outputs=2),
+    )
+
+
+def measured(source: Arrays, target: Arrays, on_target: bool = False) -> EvaluationData:
+    """Returns what is measured after each epoch.
+
+    Args:
+        source, target: the data sets.
+        on_target: whether it is the target that has labels in training.
+    """
+    from model.trainer import EvaluationData
+    from utils.batches import evaluation_batches
+
+    labelled = target if on_target else source
+    unlabelled = evenly(target["train"], 5000)
+    return EvaluationData(
+        target=evaluation_batches(target["val"], target["val_label"], domain=1),
+        labelled=evaluation_batches(
+            labelled["val"][:2000], labelled["val_label"][:2000], domain=int(on_target)
+        ),
+        unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
+    )
 
 
 def hold_out(target: Arrays, count: int) -> Arrays:

@@ -14,7 +14,8 @@ import tyro
 from utils.atomic import whole_file
 from utils.errors import UserError
 
-Method = Literal["dann", "source_only", "target_only", "mean_teacher"]
+Method = Literal["dann", "source_only", "target_only", "mean_teacher", "adda"]
+AdversarialLoss = Literal["gan", "minimax", "confusion"]
 Augmentation = Literal["none", "affine", "affine_colour"]
 Criterion = Literal[
     "entropy",
@@ -138,12 +139,37 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainingConfig):
+class ADDAConfig(TrainingConfig):
+    """Settings of ADDA, which trains a source model first and then adapts a copy of its encoder."""
+
+    source_epoch: int = 10
+    """adda: epochs of the first stage, on source labels, at init_learning_rate."""
+    adda_learning_rate: float = 0.0002
+    """adda: of the target encoder's Adam; 0.0002 in CVPR 2017, section 5."""
+    discriminator_learning_rate: float = 0.0002
+    """adda: of the discriminator's Adam; 0.0002 in CVPR 2017, section 5."""
+    adversarial_loss: AdversarialLoss = "gan"
+    """adda: what the target encoder descends: gan (inverted labels; CVPR 2017, equation 7),
+    minimax (equation 6) or confusion (equation 8)."""
+    k_d: int = 1
+    """adda: steps of the discriminator for each batch."""
+    k_g: int = 2
+    """adda: steps of the target encoder for each batch."""
+    discriminator_steps: int = 0
+    """adda: so many batches teach the discriminator alone before the target encoder moves."""
+    pre_model_path: str | None = None
+    """Weights to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original. With adda a
+    .keras, in the place of the first stage."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ADDAConfig):
     """Settings of train_MNIST2MNIST_M.py."""
 
     method: Method = "dann"
-    """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); or
-    mean_teacher, the second stage, which starts from an adapted model: --pre_model_path."""
+    """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); adda,
+    two encoders and a discriminator; or mean_teacher, the second stage after dann, which starts
+    from an adapted model: --pre_model_path."""
     augmentation: Augmentation = "none"
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
     dropout: float = 0.0
@@ -161,8 +187,6 @@ class Config(TrainingConfig):
     """Pickle of the labelled domain."""
     target_dataset_path: str = "model_data/dataset/MNIST_M/mnist_m_data.pkl"
     """Pickle of the domain to adapt to; its training labels are used by target_only alone."""
-    pre_model_path: str | None = None
-    """Weights to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,12 +213,12 @@ class Config(TrainingConfig):
 
     def check_paths(self) -> None:
         """Raises `UserError` if a file that the run reads is missing."""
-        for field in ("source_dataset_path", "target_dataset_path", "pre_model_path"):
+        for field in ("source_dataset_path", "target_dataset_path"):
             value = getattr(self, field)
-            if value is not None and not Path(value).is_file():
-                remedy = "python create_mnistm.py makes it" if "dataset" in field else "check it"
+            if not Path(value).is_file():
                 what = "is a folder" if Path(value).is_dir() else "no such file"
-                raise UserError(f"{field}: {value}: {what}; {remedy}")
+                raise UserError(f"{field}: {value}: {what}; python create_mnistm.py makes it")
+        check_pre_model(self.pre_model_path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +273,39 @@ class CustomConfig(TrainingConfig):
         for folder in (self.source, *self.target):
             if not Path(folder).is_dir():
                 raise UserError(f"{folder}: no such folder; --source and --target take folders")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptchaConfig(ADDAConfig):
+    """Settings of train_captcha.py."""
+
+    method: Literal["adda", "source_only"] = "adda"
+    """adda; or source_only: its first stage alone."""
+    epoch: int = 5
+    """Epochs of the adaptation; one is a pass over the source captchas."""
+    source_epoch: int = 5
+    """Epochs of the first stage, on source labels."""
+    init_learning_rate: float = 0.001
+    """Of the first stage's Adam."""
+    lr_alpha: float = 0.0
+    """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
+    batch_size: int = 64
+    """Captchas of a batch: all source in the first stage, then half source, half target."""
+    captchas: int = 15000
+    """Captchas of each style to train with; they are drawn once and kept."""
+    captcha_seed: int = 42
+    """Of the captchas."""
+    captcha_root: str = "model_data/dataset/captcha"
+    """Where the captchas are kept."""
+    quick: bool = False
+    """A look at everything in a few minutes: fewer captchas and epochs; learns little."""
+
+    @property
+    def experiment(self) -> str:
+        return f"captcha/Adam-lr={self.adda_learning_rate}/batch_size={self.batch_size}"
+
+    def check_paths(self) -> None:
+        check_pre_model(self.pre_model_path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +376,21 @@ def _at_least(minimum: float) -> Any:
     return lambda value: math.isfinite(value) and value >= minimum
 
 
+def check_pre_model(path: str | None) -> None:
+    """Raises `UserError` if a model to start from is named and is not there."""
+    if path is not None and not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "no such file"
+        raise UserError(f"pre_model_path: {path}: {what}; check it")
+
+
 RULES = (
+    ("source_epoch", _at_least(1), "1 or more"),
+    ("adda_learning_rate", _at_least(0), "0 or more"),
+    ("discriminator_learning_rate", _at_least(0), "0 or more"),
+    ("k_d", _at_least(1), "1 or more"),
+    ("k_g", _at_least(1), "1 or more"),
+    ("discriminator_steps", _at_least(0), "0 or more"),
+    ("captchas", _at_least(100), "100 or more"),
     ("logical_devices", _at_least(0), "0 or more"),
     ("epoch", _at_least(1), "1 or more"),
     (

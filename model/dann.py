@@ -133,10 +133,15 @@ class DANN(keras.Model):
         self.built = True  # all parts are
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self.embed(images, training)[1]
+        return self.embed(images, training=training)[1]
 
-    def embed(self, images: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the features `[B, ...]` and the class probabilities `[B, num_labels]`."""
+    def embed(
+        self, images: tf.Tensor, domains: tf.Tensor | None = None, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the features `[B, ...]` and the class probabilities `[B, num_labels]`.
+
+        The features are the same whatever the domain; `ADDA.embed` has one encoder for each.
+        """
         features = self.feature_extractor(images, training=training)
         return features, tf.nn.softmax(self.label_predictor(features, training=training))
 

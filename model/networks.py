@@ -151,3 +151,46 @@ def drawings_domain_classifier() -> keras.Model:
     return keras.Sequential(
         [keras.Input((512,), name="features"), *blocks, logit], name="domain_classifier"
     )
+
+
+def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
+    """Encoder of the captcha experiment: two blocks of two convolutions, 32-32 and 64-64.
+
+    Batch normalisation comes once a block, after pooling, where it has a quarter of the values to
+    go through: half of the time of a step.
+
+    Input shape: `[B, 100, 100, 3]`, uint8 or float pixel values in [0, 255].
+    Output shape: `[B, 30976]`.
+    """
+    blocks: list[layers.Layer] = []
+    for number, filters in enumerate((32, 64), 1):
+        blocks += [
+            layers.Conv2D(filters, 3, activation="relu", name=f"conv{number}a"),
+            layers.Conv2D(filters, 3, name=f"conv{number}b"),
+            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 48, 48, 32), (B, 22, 22, 64)
+            layers.BatchNormalization(momentum=0.9, name=f"norm{number}"),
+            layers.ReLU(name=f"relu{number}"),
+            layers.Dropout(0.25, name=f"dropout{number}"),
+        ]
+    rescaling = layers.Rescaling(1 / 255, name="normalisation")
+    return keras.Sequential(
+        [keras.Input(image_shape, name="image"), rescaling, *blocks,
+         layers.Flatten(name="features")],
+        name="encoder",
+    )  # fmt: skip
+
+
+def captcha_classifier(
+    feature_shape: Sequence[int], positions: int, num_labels: int
+) -> keras.Model:
+    """Classifier of the captcha experiment: for each character its own dense layer and logits.
+
+    Input shape: `[B, *feature_shape]`. Output shape: `[B, positions, num_labels]`, float32 logits.
+    """
+    features = keras.Input(feature_shape, name="features")
+    logits = []
+    for number in range(1, positions + 1):
+        hidden = layers.Dense(128, activation="relu", name=f"dense{number}")(features)
+        outputs = layers.Dense(num_labels, dtype="float32", name=f"logits{number}")(hidden)
+        logits.append(layers.Reshape((1, num_labels), name=f"position{number}")(outputs))
+    return keras.Model(features, layers.Concatenate(1, dtype="float32")(logits), name="classifier")

@@ -31,7 +31,7 @@ from utils.embeddings import (
 )
 from utils.errors import UserError
 from utils.figures import save_curves
-from utils.selection import CRITERIA, Outputs
+from utils.selection import CRITERIA, Outputs, shortened
 from utils.summaries import RunLog
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -80,8 +80,9 @@ class Trainer:
     """Trains any model with `train_step` and `test_step` on `(images, labels, domains)` batches.
 
     Args:
-        model: compiled; its `get_metrics_result` has the keys of `utils.summaries.TAGS`; `embed`
-            gives features and class probabilities, `averaged` and `average` the weights' average.
+        model: compiled; its `get_metrics_result` has `loss`, `image_cls_loss`, `image_cls_acc`
+            and whatever else is to be recorded; `embed` gives features and class probabilities,
+            `averaged` and `average` the weights' average.
         batches: batch t as a function of t.
         epochs: how many.
         log: the run's record.
@@ -295,7 +296,8 @@ class Trainer:
         steps = range(epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps)
         line = self.log.epoch(epoch + 1, steps, self.schedules, metrics, selection)
         images = next(iter(self.evaluation.target))[0].numpy()
-        self.log.pictures(epoch + 1, images, self.outputs(self.evaluation.target))
+        outputs = self.outputs(self.evaluation.target)
+        self.log.pictures(epoch + 1, images, outputs, self.model.class_names)
         self.log.flush()
         print(line, end="  ", flush=True)
 
@@ -309,9 +311,10 @@ class Trainer:
     def outputs(self, dataset: tf.data.Dataset) -> Outputs:
         """Returns what the model makes of a dataset's images."""
         features, probabilities, labels = [], [], []
-        for images, some_labels, _ in dataset:
-            batch = self.embed(images)
-            features.append(tf.reshape(tf.cast(batch[0], tf.float32), [len(images), -1]).numpy())
+        for images, some_labels, domains in dataset:
+            batch = self.embed(images, domains)
+            rows = tf.reshape(tf.cast(batch[0], tf.float32), [len(images), -1])
+            features.append(shortened(rows.numpy()))
             probabilities.append(batch[1].numpy())
             labels.append(some_labels.numpy())
         return Outputs(*map(np.concatenate, (features, probabilities, labels)))
@@ -383,12 +386,13 @@ class Trainer:
         Then the label predictor gives every image the same class, and the domain classifier
         gives every domain the same probability: accuracy at chance, domain loss at ln(domains).
         """
-        labels = np.concatenate([labels for _, labels, _ in self.evaluation.labelled])
+        labels = np.concatenate([labels for _, labels, _ in self.evaluation.labelled]).ravel()
         chance = int(np.max(np.bincount(labels))) / len(labels)
         domains = self.batches.num_domains
         undecided = math.log(domains)
         if (
             not self.allow_collapse
+            and "domain_cls_loss" in labelled
             and labelled["image_cls_acc"] <= chance + CHANCE_MARGIN
             and abs(labelled["domain_cls_loss"] - undecided) < LN_MARGIN
         ):

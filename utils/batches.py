@@ -23,7 +23,8 @@ class DomainBatches:
     Args:
         images: per domain, uint8 `[N_d, H, W, C]`, pixel values in [0, 255], or pictures on disk;
             the source first.
-        labels: per domain, int32 `[N_d]`, -1 = unlabelled; None = no labels at all.
+        labels: per domain, int32 `[N_d]`, or `[N_d, n]` for n positions; -1 = unlabelled; None =
+            no labels at all.
         batch_size: images of all domains together; a multiple of the number of domains.
         seed: of the permutations.
 
@@ -51,9 +52,10 @@ class DomainBatches:
         self.images = [
             array if isinstance(array, PictureFolder) else to_tensor(array) for array in images
         ]
+        positions = next((label.shape[1:] for label in labels if label is not None), ())
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
             self.labels = [
-                tf.fill([len(image)], -1) if label is None else tf.constant(label, tf.int32)
+                tf.fill([len(image), *positions], -1) if label is None else tf.constant(label, tf.int32)
                 for image, label in zip(images, labels, strict=True)
             ]
 

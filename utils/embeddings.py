@@ -35,7 +35,8 @@ def save_embedding(path: Path, panels: Sequence[tuple[str, Pair]]) -> None:
     for column, (title, (source, target)) in enumerate(panels):
         points = tsne(np.concatenate([source.features, target.features]))
         domains = np.repeat([0, 1], [len(source.features), len(target.features)])
-        classes = np.concatenate([source.labels, target.labels])
+        labels = np.concatenate([source.labels, target.labels])
+        classes = labels.reshape(len(labels), -1)[:, 0]  # of several positions the first
         upper, lower = axes[:, column]
         for number, (name, colour) in enumerate(zip(NAMES, ("tab:blue", "tab:red"), strict=True)):
             upper.scatter(*points[domains == number].T, s=4, c=colour, alpha=0.6, label=name)
@@ -93,7 +94,7 @@ def write_projector(folder: Path, pair: Pair) -> None:
     """
     rows = ["domain\tclass"]
     for name, outputs in zip(NAMES, pair, strict=True):
-        rows += [f"{name}\t{label}" for label in outputs.labels]
+        rows += [f"{name}\t{np.array2string(label)}" for label in outputs.labels]
     features = np.concatenate([outputs.features for outputs in pair])
     with whole_file(folder / "features.tsv") as path:
         np.savetxt(path, features, fmt="%.4g", delimiter="\t")

@@ -41,7 +41,11 @@ def save_samples(path: Path, upper: np.ndarray, lower: np.ndarray, columns: int 
 
 
 def prediction_picture(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, columns: int = 10
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    columns: int = 10,
 ) -> np.ndarray:
     """Tiles images with their predicted class, green where right and red where wrong.
 
@@ -49,8 +53,9 @@ def prediction_picture(
 
     Args:
         images: uint8 `[N, H, W, C]`, C = 1 or 3.
-        labels: int `[N]`, the true classes.
-        probabilities: `[N, num_labels]`.
+        labels: int `[N]` or `[N, n]`, the true classes.
+        probabilities: `[N, num_labels]` or `[N, n, num_labels]`.
+        class_names: None: the classes' numbers.
         columns: images side by side.
 
     Returns:
@@ -58,11 +63,14 @@ def prediction_picture(
     """
     tiles = []
     for image, label, row in zip(images, labels, probabilities, strict=True):
-        colour = (0, 130, 0) if row.argmax() == label else (200, 0, 0)
+        predicted = np.atleast_1d(row.argmax(axis=-1))
+        colour = (0, 130, 0) if (predicted == label).all() else (200, 0, 0)
         rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
         tile = cv2.resize(rgb, (76, 76), interpolation=cv2.INTER_NEAREST)
         tile = cv2.copyMakeBorder(tile, 2, 18, 2, 2, cv2.BORDER_CONSTANT, value=colour)
-        text = f"{row.argmax()}  {row.max():.2f}"
+        word = "".join(str(number) if class_names is None else class_names[number]
+                       for number in predicted)  # fmt: skip
+        text = f"{word}  {row.max(axis=-1).prod():.2f}"
         cv2.putText(
             tile,
             text,
@@ -119,13 +127,8 @@ def save_curves(
         "acc": [],
         "loss": [],
     }
-    for name in (
-        "image_cls_acc",
-        "domain_cls_acc",
-        "image_cls_loss",
-        "domain_cls_loss",
-        "loss",
-    ):
+    names = [key.removeprefix("val_") for key in rows[0] if key.startswith("val_")]
+    for name in names:
         lines: dict[str, Values] = {
             label: [float(row[f"{prefix}_{name}"]) for row in rows]
             for label, prefix in (("train", "train"), ("validation (target)", "val"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
+from model.adda import SourceModel
 from model.dann import DANN
 from utils.errors import UserError
 
@@ -28,7 +30,7 @@ def load_pretrained(model: DANN, path: Path) -> None:
             saved = keras.saving.load_model(path, compile=False)
             if not isinstance(saved, DANN):
                 raise UserError(f"{path}: holds a {type(saved).__name__}, not a DANN")
-            copy_weights(path, saved, model)
+            copy_weights(path, parts_of(saved), parts_of(model))
         elif path.name.endswith(".weights.h5"):
             model.load_weights(path)
         else:
@@ -40,10 +42,32 @@ def load_pretrained(model: DANN, path: Path) -> None:
         raise UserError(f"{path}: does not fit this network or is damaged ({first})") from error
 
 
-def copy_weights(path: Path, source: DANN, target: DANN) -> None:
-    """Copies the weights of the three parts; raises `UserError` for the first that does not fit."""
+def load_source(encoder: keras.Model, classifier: keras.Model, path: Path) -> None:
+    """Sets the weights that ADDA begins with from a trained model.
+
+    Args:
+        encoder, classifier: what to set.
+        path: a `.keras` that holds a `SourceModel` or a `DANN`.
+
+    Raises:
+        UserError: not such a file, or its weights do not fit; names the first that does not.
+    """
+    try:
+        saved = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds for a damaged file
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: not a .keras file that can be loaded ({first})") from error
+    if not isinstance(saved, (SourceModel, DANN)):
+        raise UserError(f"{path}: holds a {type(saved).__name__}, not a SourceModel or a DANN")
+    copy_weights(path, (saved.feature_extractor, saved.label_predictor), (encoder, classifier))
+
+
+def copy_weights(
+    path: Path, source: Sequence[keras.Model], target: Sequence[keras.Model]
+) -> None:
+    """Copies the weights part by part; raises `UserError` for the first that does not fit."""
     pairs: list[tuple[keras.Variable, keras.Variable]] = []
-    for old_part, new_part in zip(parts_of(source), parts_of(target), strict=True):
+    for old_part, new_part in zip(source, target, strict=True):
         if len(old_part.weights) != len(new_part.weights):
             raise UserError(
                 f"{path}: its {new_part.name} has {len(old_part.weights)} weights, needed are "

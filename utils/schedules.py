@@ -101,3 +101,23 @@ class Constant(ProgressSchedule):
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
         return self.value * tf.ones_like(progress)
+
+
+@keras.saving.register_keras_serializable("dann")
+class Delayed(ProgressSchedule):
+    """0 for the first steps, then the same value.
+
+    Args:
+        total_steps: steps of the whole run.
+        value: the value.
+        delay: how many steps it is 0.
+    """
+
+    def __init__(self, total_steps: int, value: float, delay: int):
+        super().__init__(total_steps)
+        self.value = value
+        self.delay = delay
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        begun = progress * self.total_steps > self.delay - 0.5  # half a step of rounding is left
+        return self.value * tf.cast(begun, tf.float32)

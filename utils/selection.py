@@ -6,11 +6,16 @@ Adaptation", arXiv 2208.07360, compares them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.random_projection import GaussianRandomProjection
+
+
+LONGEST = 1024  # numbers of a feature that is kept
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,9 @@ class Outputs:
     features: np.ndarray
     """float32 `[N, F]`."""
     probabilities: np.ndarray
-    """Of the classes: float32 `[N, num_labels]`."""
+    """Of the classes: float32 `[N, num_labels]`, or `[N, n, num_labels]` for n positions."""
     labels: np.ndarray
-    """int32 `[N]`, -1 = unlabelled."""
+    """int32 `[N]` or `[N, n]`, -1 = unlabelled."""
 
 
 Criterion = Callable[[Outputs, Outputs], float]
@@ -49,7 +54,7 @@ def information_maximisation(source: Outputs, target: Outputs) -> float:
     Unsupervised Domain Adaptation", ICML 2012, equation 5.
     """
     mean_prediction = target.probabilities.mean(axis=0)
-    return float(entropy(mean_prediction) - entropy(target.probabilities).mean())
+    return float(entropy(mean_prediction).mean() - entropy(target.probabilities).mean())
 
 
 def soft_neighbourhood_density(
@@ -63,7 +68,8 @@ def soft_neighbourhood_density(
     Reference: Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation
     via Soft Neighborhood Density", ICCV 2021, equations 1 to 3; temperature 0.05.
     """
-    vectors = target.probabilities / np.linalg.norm(target.probabilities, axis=1, keepdims=True)
+    vectors = target.probabilities.reshape(len(target.probabilities), -1)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = vectors @ vectors.T / temperature  # (N, N)
     similarity -= similarity.max(axis=1, keepdims=True)
     np.fill_diagonal(similarity, -1e4)  # nobody is their own neighbour: a weight of exp(-1e4) = 0
@@ -81,8 +87,8 @@ def nuclear_norm(source: Outputs, target: Outputs) -> float:
     Reference: Cui et al., "Towards Discriminability and Diversity: Batch Nuclear-norm
     Maximization under Label Insufficient Situations", CVPR 2020, section 3.3.
     """
-    scale = np.sqrt(target.probabilities.size)
-    return float(np.linalg.norm(target.probabilities, "nuc") / scale)
+    matrix = target.probabilities.reshape(-1, target.probabilities.shape[-1])
+    return float(np.linalg.norm(matrix, "nuc") / np.sqrt(matrix.size))
 
 
 def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
@@ -96,7 +102,8 @@ def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
     Adaptation", ICML 2019, algorithm 2 with the 0-1 loss.
     """
     ratio = density_ratio(source.features, target.features)
-    losses = (source.probabilities.argmax(axis=1) != source.labels).astype(np.float64)
+    wrong = source.probabilities.argmax(axis=-1) != source.labels
+    losses = wrong.reshape(len(wrong), -1).mean(axis=1, dtype=np.float64)
     return -controlled_risk(ratio, losses)
 
 
@@ -126,6 +133,23 @@ CRITERIA: dict[str, Criterion] = {
     "nuclear_norm": nuclear_norm,
     "deep_embedded_validation": deep_embedded_validation,
 }
+
+
+def shortened(features: np.ndarray) -> np.ndarray:
+    """Returns features of at most `LONGEST` numbers; longer ones by a fixed random projection.
+
+    It keeps distances within a few percent (Johnson & Lindenstrauss), and the memory bounded.
+    """
+    if features.shape[1] <= LONGEST:
+        return features
+    return projection(features.shape[1]).transform(features).astype(np.float32)
+
+
+@functools.cache
+def projection(size: int) -> GaussianRandomProjection:
+    """Returns the projection of features of `size` numbers."""
+    model = GaussianRandomProjection(LONGEST, random_state=0)
+    return model.fit(np.zeros((1, size), np.float32))
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:

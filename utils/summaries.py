@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,6 @@ from utils.atomic import whole_file
 from utils.figures import confusion_picture, prediction_picture
 from utils.selection import Outputs
 
-TAGS = {
-    "loss": "loss/loss",
-    "image_cls_loss": "loss/image_cls_loss",
-    "domain_cls_loss": "loss/domain_cls_loss",
-    "image_cls_acc": "acc/image_cls_acc",
-    "domain_cls_acc": "acc/domain_cls_acc",
-}
 HPARAMS_TAGS = {"_hparams_/session_start_info"}
 PREFIXES = {"train": "train", "validation": "val"}
 Schedules = Mapping[str, Callable[[np.ndarray], np.ndarray]]
@@ -96,7 +89,7 @@ class RunLog:
             epoch: its number, from 1.
             steps: its training steps, the first of the run is 0. TensorBoard counts from 1.
             schedules: value at each step of `learning_rate` and `grl_lambda`.
-            metrics: `train` and `validation`, each with the keys of `TAGS`.
+            metrics: `train` and `validation`, both with the same names.
             selection: criteria for choosing a model, and what else belongs to the epoch.
         """
         with self.writers["hyperparameter"].as_default():
@@ -106,13 +99,13 @@ class RunLog:
                     tf.summary.scalar(f"hyperparameter/{name}", value, step + 1)
         for run, measured in metrics.items():
             with self.writers[run].as_default():
-                for name, tag in TAGS.items():
-                    tf.summary.scalar(tag, measured[name], epoch)
+                for name, value in measured.items():
+                    tf.summary.scalar(tag(name), value, epoch)
         with self.writers["."].as_default():
             for name, value in selection.items():
                 tf.summary.scalar(f"selection/{name}", value, epoch)
         row = {"epoch": f"{epoch:03d}"}
-        for name in TAGS:
+        for name in metrics["train"]:
             for run, prefix in PREFIXES.items():
                 row[f"{prefix}_{name}"] = f"{metrics[run][name]:.9g}"  # float32, to the last bit
         row |= {name: f"{value:.9g}" for name, value in selection.items()}
@@ -125,6 +118,7 @@ class RunLog:
         epoch: int,
         images: np.ndarray,
         outputs: Outputs,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """Records a sample of target images with predictions, and the confusion matrix.
 
@@ -132,14 +126,17 @@ class RunLog:
             epoch: its number, from 1.
             images: the first of the target test images, uint8 `[n, H, W, C]`.
             outputs: what the model made of all of them.
+            class_names: None: the classes' numbers.
         """
         labels, probabilities = outputs.labels, outputs.probabilities
         predicted = probabilities.argmax(axis=-1)
         with self.writers["."].as_default():
             count = min(40, len(images))
-            picture = prediction_picture(images[:count], labels[:count], probabilities[:count])
+            picture = prediction_picture(
+                images[:count], labels[:count], probabilities[:count], class_names
+            )
             tf.summary.image("target/predictions", picture[None], epoch)
-            matrix = np.zeros(2 * probabilities.shape[1:], np.int64)
+            matrix = np.zeros(2 * probabilities.shape[-1:], np.int64)
             known = labels >= 0
             np.add.at(matrix, (labels[known], predicted[known]), 1)
             tf.summary.image("target/confusion", confusion_picture(matrix)[None], epoch)
@@ -161,6 +158,11 @@ class RunLog:
     def close(self) -> None:
         for writer in self.writers.values():
             writer.close()
+
+
+def tag(name: str) -> str:
+    """Returns the TensorBoard tag of a metric: the original's `loss/…` and `acc/…`."""
+    return f"{'acc' if name.endswith('acc') else 'loss'}/{name}"
 
 
 def text_line(row: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
@@ -53,6 +53,7 @@ def train_from_command_line(
     read: Callable[[AnyConfig], tuple[AnyConfig, Data]],
     build: Callable[[Run, AnyConfig, Data], Trainer],
     finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
+    first: Callable[[Run, AnyConfig, Data], Trainer | None] | None = None,
 ) -> int:
     """Starts or resumes the run that the command line asks for and trains it to its end.
 
@@ -63,6 +64,7 @@ def train_from_command_line(
             what depends on the data is filled in.
         build: puts the experiment together, under the strategy it trains with.
         finish: writes what this experiment has beyond the others, when a run is at its end.
+        first: like `build`, of a stage that comes before; gives None if it is not needed.
 
     Returns:
         the exit code.
@@ -84,7 +86,7 @@ def train_from_command_line(
         config, data = read(args.settings)
         run, config = start_run(config)
     with claim(run) if is_chief(config) else contextlib.nullcontext():
-        return train(run, config, data, build, finish)
+        return train(run, config, data, [first, build] if first else [build], finish)
 
 
 def make_trainer(
@@ -95,15 +97,19 @@ def make_trainer(
     evaluation: EvaluationData,
     schedules: Mapping[str, Callable[[np.ndarray], np.ndarray]],
     final_name: str = "trained_dann_mnist2mnist_m",
+    epochs: int | None = None,
 ) -> Trainer:
-    """Returns the Trainer of a run: `model.trainer.Trainer` tells what each argument is."""
+    """Returns the Trainer of a run: `model.trainer.Trainer` tells what each argument is.
+
+    `epochs` are those of `config`, if not given.
+    """
     from model.trainer import Trainer
     from utils.summaries import RunLog
 
     return Trainer(
         model,
         batches,
-        config.epoch,
+        epochs or config.epoch,
         RunLog(run.logs, dataclasses.asdict(config)),
         run.checkpoints,
         evaluation,
@@ -121,24 +127,52 @@ def train(
     run: Run,
     config: AnyConfig,
     data: Data,
-    build: Callable[[Run, AnyConfig, Data], Trainer],
+    stages: Sequence[Callable[[Run, AnyConfig, Data], Trainer | None]],
     finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None,
 ) -> int:
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
     print("starting TensorFlow …", flush=True)
     # Imported here and not above: it takes seconds, and --help should not.
-    from model.trainer import CollapseError, Interrupted
     from utils.devices import describe, prepare_devices
 
     strategy = prepare_devices(config)
-    with strategy.scope():
-        trainer = build(run, config, data)
-    step = trainer.restore()
     print(
         f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
-        f"training: {getattr(config, 'method', 'dann')}, steps {step} to {trainer.total_steps}, "
-        f"{trainer.epoch_steps} an epoch, {config.batch_size} images each\n"
         f"watch:    tensorboard --logdir {config.logs_dir}",
+        flush=True,
+    )
+    trainer: Trainer | None = None
+    for build in stages:
+        with strategy.scope():
+            stage = build(run, config, data)
+        if stage is not None:
+            trainer = stage
+            code = train_stage(run, config, trainer)
+            if code:
+                return code
+    if trainer is None or not trainer.chief:
+        return 0
+    if finish:
+        finish(run, config, data, trainer)
+    rows = trainer.log.rows
+    pick = max(rows, key=lambda row: float(row[config.select_by]))
+    print(
+        f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
+        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
+        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
+        f"next:     python predict.py --images FOLDER --model {trainer.final_model}"
+    )
+    return 0
+
+
+def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
+    """Trains one stage of a run to its end; returns the exit code, 0 if it came there."""
+    from model.trainer import CollapseError, Interrupted
+
+    step = trainer.restore()
+    print(
+        f"training: {trainer.model.name}, steps {step} to {trainer.total_steps}, "
+        f"{trainer.epoch_steps} an epoch, {trainer.batches.batch_size} images each",
         flush=True,
     )
     try:
@@ -158,16 +192,4 @@ def train(
             "pass by luck.\nTo go on all the same: --allow_collapse."
         )
         return COLLAPSED
-    if not trainer.chief:
-        return 0
-    if finish:
-        finish(run, config, data, trainer)
-    rows = trainer.log.rows
-    pick = max(rows, key=lambda row: float(row[config.select_by]))
-    print(
-        f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
-        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
-        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
-        f"next:     python predict.py --images FOLDER --model {trainer.final_model}"
-    )
     return 0

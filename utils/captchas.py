@@ -1,0 +1,180 @@
+"""Captchas of three digits in two styles, as two websites have them; made once, then cached."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import captcha.image
+import matplotlib as mpl
+import numpy as np
+from captcha.image import ImageCaptcha
+from PIL.ImageFilter import SMOOTH
+from tqdm import tqdm
+
+from utils.atomic import whole_file
+from utils.errors import UserError
+
+ALPHABET = "0123456789"
+CHARACTERS = 3
+SIZE = 100  # pixels a side
+PARTS = ("train", "train_label", "val", "val_label")
+MATPLOTLIB_FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a website draws its captchas. Colours are ranges of each channel, in [0, 255]."""
+
+    font: Path | None
+    """A TrueType file; None: the captcha package's own, Droid Sans Mono."""
+    font_sizes: tuple[int, ...]
+    rotation: int
+    """Largest angle of a character, degrees."""
+    background: tuple[int, int]
+    ink: tuple[int, int]
+    dots: int
+    dot_width: int
+    curves: int
+    smooth: bool
+
+
+STYLES = {
+    "plain": Style(None, (42, 46, 50), 15, (225, 255), (0, 110), 15, 2, 0, False),
+    "busy": Style(
+        MATPLOTLIB_FONTS / "DejaVuSansMono.ttf", (42, 46, 50), 15, (190, 240), (0, 110), 20, 3, 1,
+        True,
+    ),
+}  # fmt: skip
+
+
+class SeededChances:
+    """The three functions of `secrets` that the captcha package draws with, from a seed.
+
+    The package asks the operating system for its chances, which nobody can repeat.
+    """
+
+    def __init__(self, seed: str):
+        self.random = random.Random(seed)
+
+    def randbelow(self, end: int) -> int:
+        return self.random.randrange(end)
+
+    def randbits(self, count: int) -> int:
+        return self.random.getrandbits(count)
+
+    def choice(self, items: Sequence[T]) -> T:
+        return self.random.choice(items)
+
+
+@contextlib.contextmanager
+def chances(ours: SeededChances) -> Iterator[None]:
+    """Inside, the captcha package draws from `ours`."""
+    theirs = captcha.image.secrets
+    captcha.image.secrets = ours  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        captcha.image.secrets = theirs  # type: ignore[attr-defined]
+
+
+class Artist:
+    """Draws the captchas of one style."""
+
+    def __init__(self, style: Style):
+        self.style = style
+        fonts = [str(style.font)] if style.font else None
+        self.captcha = ImageCaptcha(SIZE, SIZE, fonts, style.font_sizes)
+        self.captcha.character_rotate = (-style.rotation, style.rotation)
+        self.captcha.word_space_probability = 1.0  # no gaps: three characters fill the width
+
+    def draw(self, seed: str) -> tuple[np.ndarray, list[int]]:
+        """Returns captcha number `seed`, uint8 `[100, 100, 3]`, and its characters' numbers."""
+        ours = SeededChances(seed)
+        # One stream: what came from it for the characters does not come again for the picture.
+        label = [ours.randbelow(len(ALPHABET)) for _ in range(CHARACTERS)]
+        background, ink = (
+            tuple(ours.random.randint(*limits) for _ in range(3))
+            for limits in (self.style.background, self.style.ink)
+        )
+        with chances(ours):
+            text = "".join(ALPHABET[number] for number in label)
+            image = self.captcha.create_captcha_image(text, ink, background)
+            for _ in range(self.style.curves):
+                self.captcha.create_noise_curve(image, ink)
+            self.captcha.create_noise_dots(image, ink, self.style.dot_width, self.style.dots)
+        return np.asarray(image.filter(SMOOTH) if self.style.smooth else image), label
+
+
+def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns a style's captchas from `root`, where they are made if they are not there yet.
+
+    Captcha i depends on (seed, style, i) alone, so fewer captchas are the first of more.
+
+    Args:
+        root: where the files are kept.
+        style: a key of `STYLES`.
+        train, val: how many to train with, and to measure with.
+        seed: of the chances.
+
+    Returns:
+        `train` and `val`: uint8 `[N, 100, 100, 3]`; `train_label` and `val_label`: int32 `[N, 3]`.
+
+    Raises:
+        UserError: the file that is there is not what was written.
+    """
+    path = root / f"{style}-{train}+{val}-seed{seed}.npz"
+    note = path.with_suffix(".json")
+    if not path.exists() or not note.exists():
+        arrays = make_captchas(style, train, val, seed)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        facts = {
+            "sha256": digest(arrays),
+            "alphabet": ALPHABET,
+            **{name: version(name) for name in ("captcha", "pillow", "matplotlib")},
+        }
+        with whole_file(note) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        return arrays
+    remedy = "delete it, the next run makes it again"
+    try:
+        with np.load(path) as file:
+            arrays = {part: file[part] for part in PARTS}
+        expected = json.loads(note.read_text())["sha256"]
+    except Exception as error:  # NumPy raises many kinds for a damaged file
+        raise UserError(f"{path}: cannot be read ({error or type(error).__name__}); {remedy}") from error
+    if digest(arrays) != expected:
+        raise UserError(f"{path}: is not what {note.name} tells of; {remedy}")
+    return arrays
+
+
+def make_captchas(style: str, train: int, val: int, seed: int) -> dict[str, np.ndarray]:
+    """Draws a style's captchas; `load_captchas` tells the rest."""
+    artist = Artist(STYLES[style])
+    images = np.empty((train + val, SIZE, SIZE, 3), np.uint8)
+    labels = np.empty((train + val, CHARACTERS), np.int32)
+    for index in tqdm(range(train + val), desc=f"{style} captchas", unit="captcha", disable=None):
+        images[index], labels[index] = artist.draw(f"{seed} {style} {index}")
+    return {
+        "train": images[val:],
+        "train_label": labels[val:],
+        "val": images[:val],
+        "val_label": labels[:val],
+    }
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of the arrays, in hexadecimal."""
+    total = hashlib.sha256()
+    for part in PARTS:
+        total.update(np.ascontiguousarray(arrays[part]))
+    return total.hexdigest()
