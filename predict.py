@@ -36,14 +36,16 @@ def main() -> None:
     paths = find_pictures(args.images)
     model = load_model(args.model)
     shape = model.feature_extractor.input_shape[1:]
-    classes = model.class_names or range(model.label_predictor.output_shape[-1])
+    classes = model.class_names or [str(x) for x in range(model.label_predictor.output_shape[-1])]
     rows: list[tuple[Path, str, str]] = []
     skipped: list[str] = []
     with tqdm(total=len(paths), desc="classifying", unit="picture", disable=None) as bar:
         for names, images in batches(paths, shape, skipped):
             probabilities = model.predict_on_batch(images)
             for name, row in zip(names, probabilities, strict=True):
-                rows.append((name, str(classes[row.argmax()]), f"{row.max():.4f}"))
+                # A string has a row for each of its characters; its probability is their product.
+                word = "".join(classes[number] for number in np.atleast_1d(row.argmax(axis=-1)))
+                rows.append((name, word, f"{row.max(axis=-1).prod():.4f}"))
             bar.update(len(names))
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
@@ -57,12 +59,13 @@ def main() -> None:
 
 
 def load_model(path: Path):  # type: ignore[no-untyped-def]
-    """Loads a DANN of any kind from a `.keras` file; code stored in the file is never run."""
+    """Loads a DANN or ADDA from a `.keras` file; code stored in the file is never run."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; training leaves models in checkpoints/")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
+    from model.adda import SourceModel
     from model.dann import DANN
     from model.mean_teacher import MeanTeacher  # noqa: F401  registers itself for loading
 
@@ -71,8 +74,8 @@ def load_model(path: Path):  # type: ignore[no-untyped-def]
     except Exception as error:  # Keras raises many kinds for a damaged file
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: not a model that predict.py can load ({reason})") from error
-    if not isinstance(model, DANN):
-        raise UserError(f"{path}: holds a {type(model).__name__}, not a DANN")
+    if not isinstance(model, (DANN, SourceModel)):
+        raise UserError(f"{path}: holds a {type(model).__name__}, not a DANN or an ADDA")
     return model
 
 

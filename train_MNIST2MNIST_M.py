@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 
 def main() -> int:
     return train_from_command_line(
-        Config, __doc__, read_data, build_trainer, first=build_source_trainer
+        Config, __doc__, read_data, [build_source_trainer, build_trainer]
     )
 
 

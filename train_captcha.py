@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from utils.adda_stages import Networks
 
 SOURCE_STYLE, TARGET_STYLE = "plain", "busy"
-MEASURED = 2000  # captchas of each style beyond those to train with
-QUICK = {"captchas": 3000, "source_epoch": 6, "epoch": 2}
+MEASURED = 2000  # captchas of each style, at most, beyond those to train with
 Arrays = dict[str, np.ndarray]
 
 
 def main() -> int:
     return train_from_command_line(
-        CaptchaConfig, __doc__, read_data, build_trainer, write_samples, build_source_trainer
+        CaptchaConfig, __doc__, read_data, [build_source_trainer, build_trainer], write_samples
     )
 
 
@@ -42,11 +41,10 @@ def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, tuple[Arrays, Array
     """Returns the settings, and the source and target captchas."""
     config.check_paths()
     if config.quick:
-        config = dataclasses.replace(config, **QUICK)
+        config = dataclasses.replace(config, captchas=3000, source_epoch=6, epoch=2)
+    root, measured = Path(config.captcha_root), min(MEASURED, config.captchas)
     source, target = (
-        load_captchas(
-            Path(config.captcha_root), style, config.captchas, MEASURED, config.captcha_seed
-        )
+        load_captchas(root, style, config.captchas, measured, config.captcha_seed)
         for style in (SOURCE_STYLE, TARGET_STYLE)
     )
     return config, (source, target)
@@ -68,9 +66,7 @@ def build_source_trainer(
     )  # fmt: skip
 
 
-def build_trainer(
-    run: Run, config: CaptchaConfig, data: tuple[Arrays, Arrays]
-) -> Trainer | None:
+def build_trainer(run: Run, config: CaptchaConfig, data: tuple[Arrays, Arrays]) -> Trainer | None:
     """Puts the second stage together; None if the first was all that was asked for."""
     from utils.adda_stages import adaptation_stage
 

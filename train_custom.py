@@ -35,7 +35,7 @@ class Domains:
 
 
 def main() -> int:
-    return train_from_command_line(CustomConfig, __doc__, read_data, build_trainer)
+    return train_from_command_line(CustomConfig, __doc__, read_data, [build_trainer])
 
 
 def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:

@@ -39,7 +39,7 @@ class Pictures:
 
 def main() -> int:
     return train_from_command_line(
-        DrawingsConfig, __doc__, read_data, build_trainer, write_submission
+        DrawingsConfig, __doc__, read_data, [build_trainer], write_submission
     )
 
 

@@ -290,7 +290,7 @@ class CaptchaConfig(ADDAConfig):
     lr_alpha: float = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     batch_size: int = 64
-    """Captchas of a batch: all source in the first stage, then half source, half target."""
+    """Captchas of a batch, half source, half target; the first stage has the source half alone."""
     captchas: int = 15000
     """Captchas of each style to train with; they are drawn once and kept."""
     captcha_seed: int = 42

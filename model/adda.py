@@ -176,7 +176,7 @@ class SourceModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         parts = {
-            "encoder": self.source_encoder,
+            "encoder": self.feature_extractor,
             "classifier": self.classifier,
             "augmentation": self.augmentation,
         }
@@ -365,9 +365,7 @@ class ADDA(SourceModel):
                 half, tf.cast(domain, half.dtype), "a batch must be a source and a target block"
             )
 
-    def train_discriminator(
-        self, source: tf.Tensor, target: tf.Tensor, domains: tf.Tensor
-    ) -> None:
+    def train_discriminator(self, source: tf.Tensor, target: tf.Tensor, domains: tf.Tensor) -> None:
         """The discriminator descends its cross-entropy k_d times: equation 3."""
         features = tf.concat([source, target], 0)
         for turn in range(self.k_d):
@@ -404,7 +402,7 @@ class ADDA(SourceModel):
         self.domain_accuracy.update_state(is_correct(domains, logits))
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
-        """Returns `loss`, the sum of label and domain loss, and the metrics since the last reset."""
+        """Returns `loss`, that of labels plus that of domains, and the metrics since the reset."""
         labels, domains = self.label_results(), self.domain_loss.result()
         return {
             "loss": labels["image_cls_loss"] + domains,
@@ -416,7 +414,7 @@ class ADDA(SourceModel):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            **super().get_config(),
+            **super().get_config(),  # its encoder is the target's, which is not frozen
             "discriminator": keras.saving.serialize_keras_object(self.discriminator),
             "adversarial_loss": self.adversarial_loss,
             "k_d": self.k_d,
@@ -428,6 +426,4 @@ class ADDA(SourceModel):
 def encode_some(encoder: keras.Model, images: tf.Tensor) -> tf.Tensor:
     """Returns the features of images, of which there may be none: convolutions refuse that."""
     nothing = tf.zeros([0, *encoder.output_shape[1:]], encoder.outputs[0].dtype)
-    return tf.cond(
-        tf.size(images) > 0, lambda: encoder(images, training=False), lambda: nothing
-    )
+    return tf.cond(tf.size(images) > 0, lambda: encoder(images, training=False), lambda: nothing)

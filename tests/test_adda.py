@@ -52,7 +52,9 @@ def small_batch(block: int = 6) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 def formula(loss: str, logits: tf.Tensor) -> tf.Tensor:
     """The mean adversarial loss, from the probabilities of the two domains and not their logs."""
-    p_source, p_target = tf.unstack(tf.exp(logits) / tf.reduce_sum(tf.exp(logits), 1)[:, None], 2, 1)
+    p_source, p_target = tf.unstack(
+        tf.exp(logits) / tf.reduce_sum(tf.exp(logits), 1)[:, None], 2, 1
+    )
     values = {
         "gan": -tf.math.log(p_source),
         "minimax": tf.math.log(1 - p_source),
@@ -138,7 +140,7 @@ def test_the_source_half_never_leaves_inference_mode() -> None:
     batch = small_batch()
     frozen = model.source_encoder.get_weights()
     moved = model.target_encoder.non_trainable_variables[0].numpy()
-    seen = []
+    seen: list[np.ndarray] = []
     model.discriminator = Spy(model.discriminator, seen)
     for _ in range(2):
         model.train_step(batch)
@@ -354,7 +356,7 @@ def test_it_brings_a_shifted_domain_home() -> None:
     labels = random.integers(0, 4, 800).astype(np.int32)
     corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], np.float32)
     points = corners[labels] + random.normal(size=(800, 2), scale=0.15).astype(np.float32)
-    moved = points[::-1] + np.float32([1.3, 1.2])
+    moved = points[::-1] + np.array([1.3, 1.2], np.float32)
     accuracy = {}
     for weight in (0.0, 1.0):
         keras.utils.set_random_seed(0)

@@ -60,9 +60,11 @@ def final_weights(folder: Path, name: str) -> list[np.ndarray]:
     return keras.saving.load_model(model).get_weights()
 
 
-def wait_for_checkpoint(folder: Path, *processes: subprocess.Popen[Any]) -> None:
+def wait_for_checkpoint(
+    folder: Path, *processes: subprocess.Popen[Any], inside: str = "**"
+) -> None:
     """Waits until a run has saved something; fails if one of its processes ends before."""
-    while not list(folder.rglob("step-*.index")):
+    while not list(folder.rglob(f"{inside}/step-*.index")):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
 

@@ -17,7 +17,16 @@ import tensorflow as tf
 
 from utils.figures import confusion_picture, prediction_picture
 from utils.selection import Outputs
-from utils.summaries import TAGS, RunLog, rewind_events
+from utils.summaries import RunLog, rewind_events
+
+# The original repository's.
+TAGS = {
+    "loss": "loss/loss",
+    "image_cls_loss": "loss/image_cls_loss",
+    "domain_cls_loss": "loss/domain_cls_loss",
+    "image_cls_acc": "acc/image_cls_acc",
+    "domain_cls_acc": "acc/domain_cls_acc",
+}
 
 
 def metrics(value: float) -> dict[str, dict[str, float]]:

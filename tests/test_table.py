@@ -67,16 +67,22 @@ def test_the_report_says_what_the_logs_say(logged: Path) -> None:
 
 
 def test_each_command_is_one_that_the_script_takes() -> None:
-    from config.config import Config, DrawingsConfig
+    from config.config import CaptchaConfig, Config, DrawingsConfig
     from utils.training import parse
 
-    for (key, _), training in grid((0,)).items():
+    for training in grid((0,)).values():
         flags = training.flags.replace("{start}", "model.keras").split()
-        argv, kind = ["script", *flags], DrawingsConfig if key.startswith("draw") else Config
+        kinds = {
+            table.DIGITS: Config,
+            table.DRAWINGS: DrawingsConfig,
+            table.CAPTCHAS: CaptchaConfig,
+        }
+        argv, kind = ["script", *flags], kinds[training.script]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", argv)
             settings: Any = parse(kind(), None).settings
-        assert settings.epoch == int(flags[flags.index("--epoch") + 1])
+        if "--epoch" in flags:
+            assert settings.epoch == int(flags[flags.index("--epoch") + 1])
         assert settings.seed == 0
     for training in tries().values():
         with pytest.MonkeyPatch.context() as patch:

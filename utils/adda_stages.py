@@ -65,8 +65,9 @@ def source_stage(
     class_names: Sequence[str] | None = None,
 ) -> Trainer:
     """Returns the Trainer of the first stage, whose folders are `source` below the run's."""
+    # As many source images in a batch as in the second stage.
     batches = DomainBatches(
-        [source["train"]], [source["train_label"]], config.batch_size, config.seed
+        [source["train"]], [source["train_label"]], config.batch_size // 2, config.seed
     )
     total_steps = config.source_epoch * batches.steps_per_epoch
     learning_rate = AnnealedLearningRate(

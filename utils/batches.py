@@ -55,7 +55,9 @@ class DomainBatches:
         positions = next((label.shape[1:] for label in labels if label is not None), ())
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
             self.labels = [
-                tf.fill([len(image), *positions], -1) if label is None else tf.constant(label, tf.int32)
+                tf.fill([len(image), *positions], -1)
+                if label is None
+                else tf.constant(label, tf.int32)
                 for image, label in zip(images, labels, strict=True)
             ]
 

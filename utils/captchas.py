@@ -48,9 +48,9 @@ class Style:
 
 
 STYLES = {
-    "plain": Style(None, (42, 46, 50), 15, (225, 255), (0, 110), 15, 2, 0, False),
+    "plain": Style(None, (46,), 10, (225, 255), (0, 110), 15, 2, 0, False),
     "busy": Style(
-        MATPLOTLIB_FONTS / "DejaVuSansMono.ttf", (42, 46, 50), 15, (190, 240), (0, 110), 20, 3, 1,
+        MATPLOTLIB_FONTS / "DejaVuSansMono.ttf", (46,), 10, (190, 240), (0, 110), 20, 3, 1,
         True,
     ),
 }  # fmt: skip
@@ -79,11 +79,11 @@ class SeededChances:
 def chances(ours: SeededChances) -> Iterator[None]:
     """Inside, the captcha package draws from `ours`."""
     theirs = captcha.image.secrets
-    captcha.image.secrets = ours  # type: ignore[attr-defined]
+    captcha.image.secrets = ours  # type: ignore[assignment]
     try:
         yield
     finally:
-        captcha.image.secrets = theirs  # type: ignore[attr-defined]
+        captcha.image.secrets = theirs
 
 
 class Artist:
@@ -102,7 +102,11 @@ class Artist:
         # One stream: what came from it for the characters does not come again for the picture.
         label = [ours.randbelow(len(ALPHABET)) for _ in range(CHARACTERS)]
         background, ink = (
-            tuple(ours.random.randint(*limits) for _ in range(3))
+            (
+                ours.random.randint(*limits),
+                ours.random.randint(*limits),
+                ours.random.randint(*limits),
+            )
             for limits in (self.style.background, self.style.ink)
         )
         with chances(ours):
@@ -134,9 +138,9 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     path = root / f"{style}-{train}+{val}-seed{seed}.npz"
     note = path.with_suffix(".json")
     if not path.exists() or not note.exists():
-        arrays = make_captchas(style, train, val, seed)
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            arrays = make_captchas(style, train, val, seed)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         facts = {
             "sha256": digest(arrays),
             "alphabet": ALPHABET,
@@ -147,11 +151,13 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
         return arrays
     remedy = "delete it, the next run makes it again"
     try:
-        with np.load(path) as file:
-            arrays = {part: file[part] for part in PARTS}
+        with path.open("rb") as drawn, np.load(drawn) as stored:
+            arrays = {part: stored[part] for part in PARTS}
         expected = json.loads(note.read_text())["sha256"]
     except Exception as error:  # NumPy raises many kinds for a damaged file
-        raise UserError(f"{path}: cannot be read ({error or type(error).__name__}); {remedy}") from error
+        raise UserError(
+            f"{path}: cannot be read ({error or type(error).__name__}); {remedy}"
+        ) from error
     if digest(arrays) != expected:
         raise UserError(f"{path}: is not what {note.name} tells of; {remedy}")
     return arrays
@@ -176,5 +182,5 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
     """Returns the SHA-256 of the arrays, in hexadecimal."""
     total = hashlib.sha256()
     for part in PARTS:
-        total.update(np.ascontiguousarray(arrays[part]))
+        total.update(arrays[part].tobytes())
     return total.hexdigest()

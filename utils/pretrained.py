@@ -62,9 +62,7 @@ def load_source(encoder: keras.Model, classifier: keras.Model, path: Path) -> No
     copy_weights(path, (saved.feature_extractor, saved.label_predictor), (encoder, classifier))
 
 
-def copy_weights(
-    path: Path, source: Sequence[keras.Model], target: Sequence[keras.Model]
-) -> None:
+def copy_weights(path: Path, source: Sequence[keras.Model], target: Sequence[keras.Model]) -> None:
     """Copies the weights part by part; raises `UserError` for the first that does not fit."""
     pairs: list[tuple[keras.Variable, keras.Variable]] = []
     for old_part, new_part in zip(source, target, strict=True):

@@ -14,7 +14,6 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.random_projection import GaussianRandomProjection
 
-
 LONGEST = 1024  # numbers of a feature that is kept
 
 

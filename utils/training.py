@@ -51,9 +51,8 @@ def train_from_command_line(
     kind: type[AnyConfig],
     description: str | None,
     read: Callable[[AnyConfig], tuple[AnyConfig, Data]],
-    build: Callable[[Run, AnyConfig, Data], Trainer],
+    stages: Sequence[Callable[[Run, AnyConfig, Data], Trainer | None]],
     finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
-    first: Callable[[Run, AnyConfig, Data], Trainer | None] | None = None,
 ) -> int:
     """Starts or resumes the run that the command line asks for and trains it to its end.
 
@@ -62,9 +61,9 @@ def train_from_command_line(
         description: of the script, for --help.
         read: reads the data, before anything is written; returns it with the settings, in which
             what depends on the data is filled in.
-        build: puts the experiment together, under the strategy it trains with.
+        stages: each puts one stage of the experiment together, under the strategy it trains with;
+            None if it is not needed. The second is put together when the first has ended.
         finish: writes what this experiment has beyond the others, when a run is at its end.
-        first: like `build`, of a stage that comes before; gives None if it is not needed.
 
     Returns:
         the exit code.
@@ -86,7 +85,7 @@ def train_from_command_line(
         config, data = read(args.settings)
         run, config = start_run(config)
     with claim(run) if is_chief(config) else contextlib.nullcontext():
-        return train(run, config, data, [first, build] if first else [build], finish)
+        return train(run, config, data, stages, finish)
 
 
 def make_trainer(

@@ -1,0 +1,198 @@
+"""The captchas, seeded and kept, and train_captcha.py as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import captcha.image
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_end_to_end import run, run_folders, the_error, wait_for_checkpoint
+
+from model.adda import ADDA
+from utils.captchas import STYLES, Artist, load_captchas
+from utils.errors import UserError
+
+TINY = ["--captchas", "100", "--epoch", "1", "--source_epoch", "1", "--batch_size", "20",
+        "--checkpoint_steps", "3"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the captchas of this module are kept."""
+    return tmp_path_factory.mktemp("captchas")
+
+
+def test_captchas_are_seeded(tmp_path: Path) -> None:
+    one, two, more, other = (
+        load_captchas(tmp_path / str(place), "busy", train, 20, seed)
+        for place, train, seed in ((1, 50, 7), (2, 50, 7), (3, 60, 7), (4, 50, 8))
+    )
+    for part in one:
+        np.testing.assert_array_equal(one[part], two[part])
+        np.testing.assert_array_equal(one[part], more[part][: len(one[part])])
+        assert not np.array_equal(one[part], other[part])
+    assert one["train"].shape == (50, 100, 100, 3)
+    assert one["train"].dtype == np.uint8
+    assert one["val_label"].shape == (20, 3)
+    assert captcha.image.secrets is secrets
+
+
+def test_the_two_styles_differ() -> None:
+    plain, busy = (
+        np.stack([Artist(STYLES[name]).draw(f"{index}")[0] for index in range(30)])
+        for name in ("plain", "busy")
+    )
+    assert np.median(plain) > np.median(busy) + 10
+    # Smoothing leaves fewer steps from one pixel to the next.
+    steps = [np.mean(np.abs(np.diff(images.astype(int), axis=2)) > 40) for images in (plain, busy)]
+    assert steps[0] > 1.5 * steps[1]
+
+
+@pytest.mark.parametrize("style", ["plain", "busy"])
+def test_colours_and_places_do_not_tell_the_characters(style: str) -> None:
+    """What draws the characters must not come again for the colours: a network would see it."""
+    artist = Artist(STYLES[style])
+    drawn = [artist.draw(f"{index}") for index in range(800)]
+    labels = np.array([label for _, label in drawn], float)
+    background = np.array([np.median(image, axis=(0, 1)) for image, _ in drawn])
+    table = np.corrcoef(np.hstack([labels, background]).T)
+    np.fill_diagonal(table, 0)
+    assert np.abs(table[:3]).max() < 0.15  # 4 standard deviations of chance
+    counts = np.bincount(labels.astype(int).ravel(), minlength=10)
+    assert np.abs(counts - 240).max() < 75  # 5 standard deviations
+
+
+def test_kept_captchas_are_what_was_drawn(tmp_path: Path) -> None:
+    drawn = load_captchas(tmp_path, "plain", 12, 5, 1)
+    path = next(tmp_path.glob("*.npz"))
+    written = path.stat().st_mtime_ns
+    again = load_captchas(tmp_path, "plain", 12, 5, 1)
+    assert path.stat().st_mtime_ns == written
+    for part, array in drawn.items():
+        np.testing.assert_array_equal(array, again[part])
+    note = json.loads(path.with_suffix(".json").read_text())
+    assert set(note) == {"sha256", "alphabet", "captcha", "pillow", "matplotlib"}
+
+
+@pytest.mark.parametrize("fault", ["cut", "swapped", "pickled"])
+def test_damaged_captchas_are_refused(tmp_path: Path, fault: str) -> None:
+    load_captchas(tmp_path, "plain", 12, 5, 1)
+    path = next(tmp_path.glob("*.npz"))
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif fault == "swapped":
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["train_label"] = arrays["train_label"][::-1]
+        np.savez_compressed(path, **arrays)
+    else:
+        np.savez(path, train=np.array([{}], object))
+    with pytest.raises(UserError, match=r"\.npz: .*delete it, the next run makes it again"):
+        load_captchas(tmp_path, "plain", 12, 5, 1)
+
+
+def final_model(folder: Path) -> Path:
+    return next((folder / "checkpoints").rglob("trained_adda_captcha.keras"))
+
+
+def load(folder: Path) -> ADDA:
+    model = keras.saving.load_model(final_model(folder))
+    assert isinstance(model, ADDA)
+    return model
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of both stages."""
+    folder = tmp_path_factory.mktemp("captcha_run")
+    done = run("train_captcha.py", *TINY, "--captcha_root", root, *run_folders(folder),
+               "--run_name", "mine")  # fmt: skip
+    assert "training: source_model, steps 0 to 10" in done.stdout
+    assert "training: adda, steps 0 to 10" in done.stdout
+    return folder
+
+
+def test_a_run_records_both_stages(finished: Path) -> None:
+    logs = next((finished / "logs").rglob("mine"))
+    for name in ("samples.png", "predictions.png", "acc.png", "loss.png", "embedding.png",
+                 "source/acc.png"):  # fmt: skip
+        assert cv2.imread(str(logs / name)) is not None, name
+    for folder, adversarial in ((logs / "source", False), (logs, True)):
+        with (folder / "log.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 1
+        positions = [float(rows[0][f"val_position{n}_acc"]) for n in (1, 2, 3)]
+        assert float(rows[0]["val_image_cls_acc"]) == pytest.approx(np.mean(positions), abs=1e-6)
+        assert float(rows[0]["val_whole_string_acc"]) <= min(positions)
+        assert ("val_domain_cls_acc" in rows[0]) is adversarial
+
+
+@pytest.mark.parametrize("stage", ["source", "mine"])
+def test_a_killed_run_ends_with_the_same_bits(
+    finished: Path, root: Path, tmp_path: Path, stage: str
+) -> None:
+    command = [sys.executable, ROOT / "train_captcha.py", *TINY, "--captcha_root", root,
+               *run_folders(tmp_path), "--run_name", "mine"]  # fmt: skip
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for_checkpoint(tmp_path, process, inside=stage)
+        process.send_signal(signal.SIGKILL)
+    done = run("train_captcha.py", "--resume", next((tmp_path / "logs").rglob("mine")))
+    assert ("training: source_model" in done.stdout) is (stage == "source")
+    one, two = load(finished), load(tmp_path)
+    for weight, other in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_predictions_are_strings(finished: Path, root: Path, tmp_path: Path) -> None:
+    images = load_captchas(root, "busy", 100, 100, 42)["val"][:4]
+    for index, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image[..., ::-1])
+    run("predict.py", "--images", tmp_path, "--model", final_model(finished), "--output",
+        tmp_path / "p.csv")  # fmt: skip
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = load(finished).predict(images, verbose=0)
+    for row, probabilities in zip(rows, expected, strict=True):
+        assert row["label"] == "".join(str(number) for number in probabilities.argmax(-1))
+        assert float(row["probability"]) == pytest.approx(probabilities.max(-1).prod(), abs=1e-4)
+
+
+def test_a_source_model_can_be_shared(finished: Path, root: Path, tmp_path: Path) -> None:
+    source = next((finished / "checkpoints").rglob("source_model.keras"))
+    done = run("train_captcha.py", *TINY, "--captcha_root", root, *run_folders(tmp_path),
+               "--pre_model_path", source, "--adversarial_loss", "minimax",
+               "--discriminator_steps", "99")  # fmt: skip
+    assert "training: source_model" not in done.stdout
+    # No step of the target encoder: the copy predicts as its source.
+    adda = load(tmp_path)
+    for one, two in zip(adda.source_encoder.layers, adda.target_encoder.layers, strict=True):
+        if isinstance(one, keras.layers.Conv2D):
+            np.testing.assert_array_equal(one.kernel, two.kernel)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pre_model_path", "nowhere.keras"], "nowhere.keras: no such file"),
+        (["--captchas", "5"], "captchas: 5 must be 100 or more"),
+        (["--k_g", "0"], "k_g: 0 must be 1 or more"),
+        (["--captcha_root", "{file}"], "cannot be written"),
+    ],
+)
+def test_impossible_calls_are_named(tmp_path: Path, flags: list[str], message: str) -> None:
+    (tmp_path / "file").touch()
+    named = [flag.format(file=tmp_path / "file") for flag in flags]
+    done = run("train_captcha.py", *named, *run_folders(tmp_path), code=2)
+    assert message in the_error(done)
