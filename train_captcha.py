@@ -80,7 +80,7 @@ def build_trainer(run: Run, config: CaptchaConfig, data: tuple[Arrays, Arrays]) 
 
 def networks() -> Networks:
     """Returns the three networks."""
-    from model.networks import captcha_classifier, captcha_encoder, dense_head
+    from model.networks import captcha_classifier, captcha_discriminator, captcha_encoder
     from utils.adda_stages import Networks
 
     encoder = captcha_encoder((SIZE, SIZE, 3))
@@ -88,7 +88,7 @@ def networks() -> Networks:
     return Networks(
         encoder,
         captcha_classifier(features, CHARACTERS, len(ALPHABET)),
-        dense_head("discriminator", features, (100, 100), outputs=2),
+        captcha_discriminator(),
     )
 
 

@@ -204,7 +204,8 @@ class ADDA(SourceModel):
 
     In each step the discriminator descends its loss k_d times, on the encodings of both domains;
     then the target encoder descends the adversarial loss k_g times against it. The source encoder
-    and the classifier are frozen: no step moves them, and they never leave inference mode.
+    and the classifier are frozen: no step moves them, and they never leave inference mode. The
+    target encoder has no dropout; its batch normalisation, if any, learns the target's statistics.
 
     Args:
         encoder: the trained source encoder, a Keras model from images to features `[B, F]`. The
@@ -263,7 +264,9 @@ class ADDA(SourceModel):
                 f"discriminator must give two logits, got output shape {discriminator.output_shape}"
             )
         super().__init__(encoder, classifier, **source_options)
-        self.target_encoder = keras.models.clone_model(encoder)
+        self.target_encoder = keras.models.clone_model(
+            encoder, clone_function=without_dropout, recursive=True
+        )
         self.target_encoder.set_weights(encoder.get_weights())
         self.target_encoder.trainable = True  # a frozen encoder's copy begins frozen
         self.source_encoder.trainable = False
@@ -421,6 +424,18 @@ class ADDA(SourceModel):
             "k_g": self.k_g,
             "grl_lambda": keras.saving.serialize_keras_object(self.grl_lambda),
         }
+
+
+def without_dropout(layer: keras.Layer) -> keras.Layer:
+    """Returns a copy of a layer; of dropout one that drops nothing.
+
+    The source's encodings are made without dropout. A discriminator would look for the dropped
+    features, and find the domain in them.
+    """
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.Dropout):
+        config["rate"] = 0.0
+    return type(layer).from_config(config)
 
 
 def encode_some(encoder: keras.Model, images: tf.Tensor) -> tf.Tensor:

@@ -152,6 +152,23 @@ def test_the_source_half_never_leaves_inference_mode() -> None:
     assert np.abs(model.target_encoder.non_trainable_variables[0] - moved).max() > 0
 
 
+def test_the_discriminator_cannot_see_dropout() -> None:
+    """Of two equal domains the encodings are equal, but for batch normalisation's own noise."""
+    keras.utils.set_random_seed(0)
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dropout(0.5)])
+    seen: list[np.ndarray] = []
+    model = ADDA(
+        keras.Sequential([encoder, layers.Dense(20)]),
+        dense_head("classifier", (20,), (), 5),
+        dense_head("discriminator", (20,), (), 2),
+    )
+    model.compile(keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0))
+    model.discriminator = Spy(model.discriminator, seen)
+    images, labels, domains = small_batch()
+    model.train_step((tf.concat([images[:6], images[:6]], 0), labels, domains))
+    np.testing.assert_array_equal(seen[0][:6], seen[0][6:])
+
+
 class Spy:
     """A discriminator that keeps the encodings of both domains that it is shown."""
 

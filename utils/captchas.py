@@ -50,7 +50,7 @@ class Style:
 STYLES = {
     "plain": Style(None, (46,), 10, (225, 255), (0, 110), 15, 2, 0, False),
     "busy": Style(
-        MATPLOTLIB_FONTS / "DejaVuSansMono.ttf", (46,), 10, (190, 240), (0, 110), 20, 3, 1,
+        MATPLOTLIB_FONTS / "DejaVuSansMono.ttf", (46,), 10, (150, 220), (0, 110), 20, 3, 1,
         True,
     ),
 }  # fmt: skip
