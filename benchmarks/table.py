@@ -52,7 +52,9 @@ class Row:
     flags: str
     """Of the script; {start} stands for the model that `after` picked."""
     after: str = ""
-    """The row whose picked model this one starts from."""
+    """The row whose model this one starts from."""
+    start: str = "best.keras"
+    """Which of its models: the one that was picked, or that of its first stage."""
     script: str = DIGITS
     """What trains it."""
 
@@ -88,7 +90,16 @@ DRAWING_ROWS = {
     ),
     "drawings_dann": Row("DANN, Canny edges", "--embedded --epoch 10", script=DRAWINGS),
 }  # fmt: skip
-CAPTCHA_ROWS = {"captcha": Row("ADDA", "", script=CAPTCHAS)}
+CAPTCHA_ROWS = {
+    "captcha": Row("ADDA", "", script=CAPTCHAS),
+    "captcha_statistics": Row(
+        "target's batch statistics alone (λ = 0)",
+        "--pre_model_path {start} --grl_lambda 0 --epoch 1",
+        after="captcha",
+        start="source_model.keras",
+        script=CAPTCHAS,
+    ),
+}
 ALL_ROWS = ROWS | DRAWING_ROWS | CAPTCHA_ROWS
 # From the paper's settings to the recipe, one change at a time; on a part of the training set.
 CLIPPED = "--clip_norm 1"
@@ -115,7 +126,7 @@ class Arguments:
     """Trainings at a time; the cores are shared out among them."""
     only: tuple[str, ...] = ()
     """Train these rows alone: recipe, paper, source_only, target_only, mean_teacher, adda,
-    drawings_grey, drawings_source, drawings_dann, captcha, tries."""
+    drawings_grey, drawings_source, drawings_dann, captcha, captcha_statistics, tries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +200,7 @@ def grid(seeds: Sequence[int]) -> dict[tuple[str, int], Training]:
         for key, row in ALL_ROWS.items():
             flags = row.flags
             if row.after:
-                start = trainings[row.after, seed].find("checkpoints", "best.keras")
+                start = trainings[row.after, seed].find("checkpoints", f"**/{row.start}")
                 if start:
                     flags = flags.format(start=start.relative_to(ROOT))
             trainings[key, seed] = Training(
@@ -359,7 +370,10 @@ def report(args: Arguments) -> str:
         if runs:
             command = f"`{runs[0].command}`"
             lines.append("| " + " | ".join([row.title, *cells(runs, default), command]) + " |")
-    lines += ["", *captcha_lines([done[key] for key in done if key[0] in CAPTCHA_ROWS], default)]
+    captchas, statistics = (
+        [done[key, seed] for seed in args.seeds if (key, seed) in done] for key in CAPTCHA_ROWS
+    )
+    lines += ["", *captcha_lines(captchas, statistics, default)]
     draw_curves(done, args.seeds)
     draw_embedding(done, args.seeds[0])
     return "\n".join(lines)
@@ -377,18 +391,27 @@ def cells(runs: Sequence[Training], criterion: str) -> list[str]:
     ]
 
 
-def captcha_lines(runs: Sequence[Training], criterion: str) -> list[str]:
-    """Returns the section on captchas; empty without runs."""
+def captcha_lines(
+    runs: Sequence[Training], statistics: Sequence[Training], criterion: str
+) -> list[str]:
+    """Returns the section on captchas; empty without runs.
+
+    Args:
+        runs: ADDA, both stages.
+        statistics: the control from the same first stages.
+        criterion: what picks an epoch.
+    """
     if not runs:
         return []
     names = [f"val_position{n}_acc" for n in (1, 2, 3)] + ["val_image_cls_acc",
                                                            "val_whole_string_acc"]  # fmt: skip
     stages = {
         "source only: the first stage": [run.rows("source/log.csv")[-1] for run in runs],
+        CAPTCHA_ROWS["captcha_statistics"].title: [run.rows()[-1] for run in statistics],
         "ADDA, last epoch": [run.rows()[-1] for run in runs],
         "ADDA, label-free pick": [max(run.rows(), key=lambda row: row[criterion]) for run in runs],
     }
-    before, after = (list(stages.values())[n] for n in (0, 1))
+    before, _, after, _ = stages.values()
     worse = sum(one["val_image_cls_acc"] > two["val_image_cls_acc"]
                 for one, two in zip(before, after, strict=True))  # fmt: skip
     lines = [
@@ -405,6 +428,7 @@ def captcha_lines(runs: Sequence[Training], criterion: str) -> list[str]:
             + " | ".join(spread([row[name] for row in rows]) for name in names)
             + " |"
             for title, rows in stages.items()
+            if rows
         ),
     ]
     domain = spread([row["train_domain_cls_acc"] for row in after])

@@ -281,12 +281,18 @@ class CaptchaConfig(ADDAConfig):
 
     method: Literal["adda", "source_only"] = "adda"
     """adda; or source_only: its first stage alone."""
-    epoch: int = 5
+    epoch: int = 2
     """Epochs of the adaptation; one is a pass over the source captchas."""
-    source_epoch: int = 5
+    source_epoch: int = 4
     """Epochs of the first stage, on source labels."""
     init_learning_rate: float = 0.001
     """Of the first stage's Adam."""
+    adda_learning_rate: float = 0.00002
+    """adda: of the target encoder's Adam. Faster, it forgets what the source model knows."""
+    discriminator_learning_rate: float = 0.001
+    """adda: of the discriminator's Adam."""
+    average_decay: float = 0.99
+    """Models are measured and kept with their weights averaged at this decay; 0: as they are."""
     lr_alpha: float = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     batch_size: int = 64
