@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_adda import small_adda, small_encoder
 from test_dann import small_dann
 from test_end_to_end import run, run_folders
@@ -51,10 +52,14 @@ def test_both_stages_are_recorded(finished: Path) -> None:
     # 30 of 40 steps teach the discriminator alone, so after 20 the target is as it was.
     assert second[0]["val_image_cls_acc"] == first[-1]["val_image_cls_acc"]
     assert second[1]["val_image_cls_loss"] != first[-1]["val_image_cls_loss"]
-    weights = events(logs / "hyperparameter")["hyperparameter/grl_lambda"]
-    assert [value for _, value in sorted(weights.items())] == [0.0] * 30 + [1.0] * 10
-    for run_name in ("train", "validation"):
-        assert {"acc/domain_cls_acc", "loss/adversarial_loss"} <= set(events(logs / run_name))
+    found = events(logs)
+    weights = [
+        float(tf.io.parse_tensor(content, tf.float32))
+        for _, content in found["hyperparameter:hyperparameter/grl_lambda"]
+    ]
+    assert weights == [0.0] * 30 + [1.0] * 10
+    for name in ("train", "validation"):
+        assert {f"{name}:acc/domain_cls_acc", f"{name}:loss/adversarial_loss"} <= set(found)
 
 
 def test_the_second_stage_begins_where_the_first_ended(finished: Path) -> None:

@@ -66,6 +66,38 @@ def test_the_report_says_what_the_logs_say(logged: Path) -> None:
     assert (logged / "image" / "results.png").stat().st_size > 10_000
 
 
+def captcha_log(file: Path, *accuracies: float) -> None:
+    """A log of captchas: the second character is .1 above the first, the third .2."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = ["val_position1_acc", "val_position2_acc", "val_position3_acc", "val_image_cls_acc",
+             "val_whole_string_acc", "train_domain_cls_acc", "labelled_image_cls_acc",
+             "information_maximisation"]  # fmt: skip
+    with file.open("w", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(["epoch", *names])
+        for epoch, value in enumerate(accuracies, 1):
+            rows.writerow([epoch, value, value + 0.1, value + 0.2, value + 0.1, value**3, 0.9, 0.99,
+                           -epoch])  # fmt: skip
+
+
+def test_captchas_are_reported_with_their_control(logged: Path) -> None:
+    folder = logged / "logs" / "table" / "captcha" / "somewhere"
+    for seed, first, second in ((0, 0.3, (0.7, 0.6)), (1, 0.5, (0.5, 0.4))):
+        captcha_log(folder / f"captcha-seed{seed}" / "source" / "log.csv", 0.1, first)
+        captcha_log(folder / f"captcha-seed{seed}" / "log.csv", *second)
+    captcha_log(folder / "captcha_statistics-seed0" / "log.csv", 0.55)
+    text = report(Arguments(seeds=(0, 1)))
+    deviation = np.std([0.3, 0.5], ddof=1)
+    cells = line_of(text, "source only: the first stage")
+    assert cells[1:3] == [f"0.4000 ± {deviation:.4f}", f"0.5000 ± {deviation:.4f}"]
+    assert cells[5] == f"{(0.3**3 + 0.5**3) / 2:.4f} ± {np.std([0.3**3, 0.5**3], ddof=1):.4f}"
+    assert line_of(text, "target's batch statistics alone")[3] == "0.7500 ± nan"
+    assert line_of(text, "ADDA, last epoch")[1] == f"0.5000 ± {np.std([0.6, 0.4], ddof=1):.4f}"
+    assert line_of(text, "ADDA, label-free pick")[1].startswith("0.6000")
+    assert "Runs that ended below source only: 1 of 2." in text
+    assert "2 + 2 epochs" in text
+
+
 def test_each_command_is_one_that_the_script_takes() -> None:
     from config.config import CaptchaConfig, Config, DrawingsConfig
     from utils.training import parse
