@@ -49,6 +49,23 @@ def test_reads_what_numpy_1_wrote(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_pickle(tmp_path / "d.pkl")["train"], GOOD["train"])
 
 
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1)])
+def test_grey_images_become_rgb(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """USPS and its like, beside coloured digits."""
+    grey = {
+        key: array if key.endswith("_label") else array[..., 0].reshape(-1, *shape)
+        for key, array in GOOD.items()
+    }
+    write_pickle(tmp_path / "usps.pkl", grey)
+    arrays = read_pickle(tmp_path / "usps.pkl")
+    for part in ("train", "val"):
+        for channel in range(3):
+            np.testing.assert_array_equal(arrays[part][..., channel], GOOD[part][..., 0])
+    assert read_pickle(tmp_path / "usps.pkl", (28, 28, 3))["train"].dtype == np.uint8
+    with pytest.raises(UserError, match=r"should be uint8 \[N, 32, 32, 3\]"):
+        read_pickle(tmp_path / "usps.pkl", (32, 32, 3))
+
+
 class Bomb:
     def __init__(self, call: Any, argument: Any):
         self.call, self.argument = call, argument
@@ -73,7 +90,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
         ({"val": None}, "has no key 'val'"),
         ({"train": GOOD["train"].astype(np.float32)}, 
          r"train is float32 \[5, 28, 28, 3\], should be uint8 \[N, 28, 28, 3\]"),
-        ({"train": GOOD["train"][..., 0]}, r"train is uint8 \[5, 28, 28\]"),
+        ({"train": GOOD["train"][..., 0, :]}, r"train is uint8 \[5, 28, 3\]"),
         ({"train": "text"}, "train is str"),
         ({"train_label": np.arange(5)}, r"train_label is int64 \[5\], should be int32 \[N\]"),
         ({"train_label": np.arange(4, dtype=np.int32)}, "5 train images but 4 labels"),

@@ -51,7 +51,7 @@ def write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_pickle(
     path: str | Path, image_shape: tuple[int, ...] = (28, 28, 3), num_labels: int = 10
 ) -> dict[str, np.ndarray]:
-    """Reads and checks a data set pickle.
+    """Reads and checks a data set pickle. Grey images are repeated where RGB is asked for.
 
     Args:
         path: the file.
@@ -83,12 +83,22 @@ def read_pickle(
     if not isinstance(arrays, dict):
         raise UserError(f"{path}: holds a {type(arrays).__name__}, not a dictionary; {REMEDY}")
     for key in KEYS:
-        check_array(path, key, arrays.get(key), image_shape, num_labels)
+        arrays[key] = in_colour(arrays.get(key), image_shape)
+        check_array(path, key, arrays[key], image_shape, num_labels)
     for split in ("train", "val"):
         images, labels = len(arrays[split]), len(arrays[f"{split}_label"])
         if images != labels:
             raise UserError(f"{path}: {images} {split} images but {labels} labels; {REMEDY}")
     return {key: arrays[key] for key in KEYS}
+
+
+def in_colour(array: Any, image_shape: tuple[int, ...]) -> Any:
+    """Returns grey images `[N, H, W]` or `[N, H, W, 1]` as RGB, and anything else as it is."""
+    height, width, channels = image_shape
+    grey = ((height, width), (height, width, 1))
+    if channels == 3 and isinstance(array, np.ndarray) and array.shape[1:] in grey:
+        return np.repeat(array.reshape(-1, height, width, 1), 3, axis=3)
+    return array
 
 
 def check_memo(file: IO[bytes]) -> None:
