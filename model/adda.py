@@ -19,7 +19,15 @@ import tensorflow as tf
 
 from model.augmentation import RandomAugmentation
 from model.averaging import WeightAverage
-from model.dann import UNLABELLED, Batch, clip_together, cross_entropy, is_correct, mean_share
+from model.dann import (
+    UNLABELLED,
+    Batch,
+    clip_together,
+    cross_entropy,
+    is_correct,
+    mean_share,
+    with_parts,
+)
 from utils.schedules import ProgressSchedule
 
 AdversarialLoss = Literal["gan", "minimax", "confusion"]
@@ -190,12 +198,7 @@ class SourceModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SourceModel:
-        parts = {
-            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
-            for key, value in config.items()
-            if isinstance(value, dict) and key != "dtype"
-        }
-        return cls(**{**config, **parts})
+        return cls(**with_parts(config, custom_objects))
 
 
 @keras.saving.register_keras_serializable("adda")

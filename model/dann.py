@@ -328,12 +328,17 @@ class DANN(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DANN:
-        parts = {
-            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
-            for key, value in config.items()
-            if isinstance(value, dict) and key != "dtype"
-        }
-        return cls(**{**config, **parts})
+        return cls(**with_parts(config, custom_objects))
+
+
+def with_parts(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
+    """Returns a model's settings, in which those that describe networks are made networks."""
+    parts = {
+        key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+        for key, value in config.items()
+        if isinstance(value, dict) and key != "dtype"
+    }
+    return {**config, **parts}
 
 
 def with_flat_features(
