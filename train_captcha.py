@@ -42,7 +42,7 @@ def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, tuple[Arrays, Array
     config.check_paths()
     if config.quick:
         config = dataclasses.replace(config, captchas=3000, source_epoch=6, epoch=2)
-    root, measured = Path(config.captcha_root), min(MEASURED, config.captchas)
+    root, measured = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
     source, target = (
         load_captchas(root, style, config.captchas, measured, config.captcha_seed)
         for style in (SOURCE_STYLE, TARGET_STYLE)
@@ -97,7 +97,7 @@ def measured(source: Arrays, target: Arrays) -> EvaluationData:
     from model.trainer import EvaluationData
     from utils.batches import evaluation_batches
 
-    some = target["train"][:MEASURED]
+    some = target["train"][: len(target["val"])]
     return EvaluationData(
         target=evaluation_batches(target["val"], target["val_label"], domain=1),
         labelled=evaluation_batches(source["val"][:1000], source["val_label"][:1000], domain=0),

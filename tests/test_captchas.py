@@ -156,7 +156,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 def test_predictions_are_strings(finished: Path, root: Path, tmp_path: Path) -> None:
-    images = load_captchas(root, "busy", 100, 100, 42)["val"][:4]
+    images = load_captchas(root, "busy", 100, 25, 42)["val"][:4]
     for index, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{index}.png"), image[..., ::-1])
     run("predict.py", "--images", tmp_path, "--model", final_model(finished), "--output",
