@@ -283,7 +283,7 @@ class CaptchaConfig(ADDAConfig):
     """adda; or source_only: its first stage alone."""
     epoch: int = 2
     """Epochs of the adaptation; one is a pass over the source captchas."""
-    source_epoch: int = 4
+    source_epoch: int = 3
     """Epochs of the first stage, on source labels."""
     init_learning_rate: float = 0.001
     """Of the first stage's Adam."""

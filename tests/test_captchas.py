@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import secrets
 import signal
@@ -81,7 +82,19 @@ def test_kept_captchas_are_what_was_drawn(tmp_path: Path) -> None:
     for part, array in drawn.items():
         np.testing.assert_array_equal(array, again[part])
     note = json.loads(path.with_suffix(".json").read_text())
-    assert set(note) == {"sha256", "alphabet", "captcha", "pillow", "matplotlib"}
+    assert set(note) == {"sha256", "alphabet", "style", "captcha", "pillow", "matplotlib"}
+
+
+def test_another_style_is_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_captchas(tmp_path, "plain", 12, 5, 1)
+    darker = dataclasses.replace(STYLES["plain"], background=(100, 120))
+    monkeypatch.setitem(STYLES, "plain", darker)
+    after = load_captchas(tmp_path, "plain", 12, 5, 1)
+    assert np.median(after["train"]) < np.median(before["train"]) - 50
+    monkeypatch.undo()
+    np.testing.assert_array_equal(
+        load_captchas(tmp_path, "plain", 12, 5, 1)["train"], before["train"]
+    )
 
 
 @pytest.mark.parametrize("fault", ["cut", "swapped", "pickled"])

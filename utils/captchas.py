@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import random
@@ -45,6 +46,12 @@ class Style:
     dot_width: int
     curves: int
     smooth: bool
+
+    @property
+    def rules(self) -> str:
+        """All of it in words, the same on every machine."""
+        values = dataclasses.asdict(self) | {"font": self.font.name if self.font else "own"}
+        return json.dumps(values)
 
 
 STYLES = {
@@ -135,7 +142,9 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     Raises:
         UserError: the file that is there is not what was written.
     """
-    path = root / f"{style}-{train}+{val}-seed{seed}.npz"
+    # The name tells how they are drawn: a style that is changed is drawn anew.
+    rules = hashlib.sha256(f"{ALPHABET} {STYLES[style].rules}".encode()).hexdigest()[:8]
+    path = root / f"{style}-{rules}-{train}+{val}-seed{seed}.npz"
     note = path.with_suffix(".json")
     if not path.exists() or not note.exists():
         with whole_file(path) as temporary, temporary.open("wb") as file:
@@ -144,6 +153,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
         facts = {
             "sha256": digest(arrays),
             "alphabet": ALPHABET,
+            "style": STYLES[style].rules,
             **{name: version(name) for name in ("captcha", "pillow", "matplotlib")},
         }
         with whole_file(note) as temporary:
