@@ -157,7 +157,8 @@ def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
     """Encoder of the captcha experiment: two blocks of two convolutions, 32-32 and 64-64.
 
     Batch normalisation comes once a block, after pooling, where it has a quarter of the values to
-    go through: half of the time of a step.
+    go through: half of the time of a step. Its statistics are Keras' slow ones: with quick ones the
+    source's encodings are out of place, and a discriminator tells them by that.
 
     Input shape: `[B, 100, 100, 3]`, uint8 or float pixel values in [0, 255].
     Output shape: `[B, 30976]`.
@@ -168,7 +169,7 @@ def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
             layers.Conv2D(filters, 3, activation="relu", name=f"conv{number}a"),
             layers.Conv2D(filters, 3, name=f"conv{number}b"),
             layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 48, 48, 32), (B, 22, 22, 64)
-            layers.BatchNormalization(momentum=0.9, name=f"norm{number}"),
+            layers.BatchNormalization(name=f"norm{number}"),
             layers.ReLU(name=f"relu{number}"),
             layers.Dropout(0.25, name=f"dropout{number}"),
         ]
