@@ -41,7 +41,7 @@ def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, tuple[Arrays, Array
     """Returns the settings, and the source and target captchas."""
     config.check_paths()
     if config.quick:
-        config = dataclasses.replace(config, captchas=3000, source_epoch=6, epoch=2)
+        config = dataclasses.replace(config, captchas=3000, source_epoch=3, epoch=2)
     root, measured = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
     source, target = (
         load_captchas(root, style, config.captchas, measured, config.captcha_seed)

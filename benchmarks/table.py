@@ -76,7 +76,7 @@ ROWS = {
         "ADDA from source only",
         "--method adda --pre_model_path {start} --batch_size 128 --k_g 1 --clip_norm 1 "
         "--average_decay 0.999 --adda_learning_rate 0.001 --discriminator_learning_rate 0.0001 "
-        "--epoch 15",
+        "--epoch 8",
         after="source_only",
     ),
 }

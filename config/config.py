@@ -283,10 +283,10 @@ class CaptchaConfig(ADDAConfig):
     """adda; or source_only: its first stage alone."""
     epoch: int = 2
     """Epochs of the adaptation; one is a pass over the source captchas."""
-    source_epoch: int = 3
+    source_epoch: int = 2
     """Epochs of the first stage, on source labels."""
-    init_learning_rate: float = 0.001
-    """Of the first stage's Adam."""
+    init_learning_rate: float = 0.0003
+    """Of the first stage's Adam. At 0.001 the classifier's wide layers may die in the first steps."""
     adda_learning_rate: float = 0.00002
     """adda: of the target encoder's Adam. Faster, it forgets what the source model knows."""
     discriminator_learning_rate: float = 0.001
