@@ -286,7 +286,7 @@ class CaptchaConfig(ADDAConfig):
     source_epoch: int = 2
     """Epochs of the first stage, on source labels."""
     init_learning_rate: float = 0.0003
-    """Of the first stage's Adam. At 0.001 the classifier's wide layers may die in the first steps."""
+    """Of the first stage's Adam. At 0.001 the classifier may die in the first steps."""
     adda_learning_rate: float = 0.00002
     """adda: of the target encoder's Adam. Faster, it forgets what the source model knows."""
     discriminator_learning_rate: float = 0.001
