@@ -134,15 +134,18 @@ def save_curves(
             for label, prefix in (("train", "train"), ("validation (target)", "val"))
         }
         panels["acc" if name.endswith("acc") else "loss"].append((name, lines))
-    for figure_name, columns in panels.items():
+    for figure_name, charts in panels.items():
+        columns, rows_of_charts = min(3, len(charts)), -(-len(charts) // 3)
         figure, axes = plt.subplots(
-            1,
-            len(columns),
-            figsize=(5 * len(columns), 3.6),
+            rows_of_charts,
+            columns,
+            figsize=(5 * columns, 3.6 * rows_of_charts),
             layout="constrained",
             squeeze=False,
         )
-        for axis, (title, curves) in zip(axes[0], columns, strict=True):
+        for axis in axes.flat[len(charts) :]:
+            axis.remove()
+        for axis, (title, curves) in zip(axes.flat, charts, strict=False):
             for label, values in curves.items():
                 axis.plot(range(1, len(values) + 1), values, label=label or None,
                           marker="." if len(values) < 40 else None)  # fmt: skip
