@@ -144,10 +144,10 @@ class ADDAConfig(TrainingConfig):
 
     source_epoch: int = 10
     """adda: epochs of the first stage, on source labels, at init_learning_rate."""
-    adda_learning_rate: float = 0.0002
-    """adda: of the target encoder's Adam; 0.0002 in CVPR 2017, section 5."""
-    discriminator_learning_rate: float = 0.0002
-    """adda: of the discriminator's Adam; 0.0002 in CVPR 2017, section 5."""
+    adda_learning_rate: float = 0.001
+    """adda: of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    discriminator_learning_rate: float = 0.0001
+    """adda: of the discriminator's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
     adversarial_loss: AdversarialLoss = "gan"
     """adda: what the target encoder descends: gan (inverted labels; CVPR 2017, equation 7),
     minimax (equation 6) or confusion (equation 8)."""
