@@ -89,6 +89,7 @@ def build_trainer(run: Run, config: Config, data: tuple[Arrays, Arrays]) -> Trai
         clip_norm=config.clip_norm,
         augmentation=chosen_augmentation(config.augmentation, config.seed),
         average_decay=config.average_decay,
+        name=config.method,
     )
     if config.pre_model_path:
         load_pretrained(model, Path(config.pre_model_path))

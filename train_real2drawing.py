@@ -101,6 +101,7 @@ def build_trainer(run: Run, config: DrawingsConfig, data: Pictures) -> Trainer:
             flip=config.flip and not config.embedded, edges="black",
         ),
         average_decay=config.average_decay,
+        name=config.method,
     )  # fmt: skip
     model.compile(keras.optimizers.Adam(learning_rate), keras.optimizers.Adam(learning_rate))
     schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from test_adda import small_adda, small_encoder
 from test_dann import small_dann
-from test_end_to_end import run, run_folders
+from test_end_to_end import run, run_folders, wait_for_checkpoint
 from test_trainer import events
 
 from config.config import Config
@@ -72,6 +76,44 @@ def test_the_second_stage_begins_where_the_first_ended(finished: Path) -> None:
         [*source.source_encoder.weights, *source.classifier.weights],
         [*adda.source_encoder.weights, *adda.classifier.weights], strict=True,
     ):  # fmt: skip
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
+    finished: Path, data_flags: list[str], tmp_path: Path
+) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both",
+             "--checkpoint_steps", "7"]  # fmt: skip
+    for stage in ("source", "both"):
+        command = [sys.executable, ROOT / "train_MNIST2MNIST_M.py", *flags]
+        with subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            wait_for_checkpoint(tmp_path, process, inside=stage)
+            process.send_signal(signal.SIGKILL)
+        flags = ["--resume", str(next((tmp_path / "logs").rglob("both")))]
+    done = run("train_MNIST2MNIST_M.py", *flags)
+    assert "training: source_model" not in done.stdout
+    undisturbed, resumed = (
+        keras.saving.load_model(next(folder.rglob("trained_adda_mnist2mnist_m.keras")))
+        for folder in (finished, tmp_path)
+    )
+    for one, two in zip(undisturbed.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_source_model_can_be_shared(
+    finished: Path, data_flags: list[str], tmp_path: Path
+) -> None:
+    source = next((finished / "checkpoints").rglob("source_model.keras"))
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path),
+               "--pre_model_path", source, "--adversarial_loss", "minimax",
+               "--discriminator_steps", "99")  # fmt: skip
+    assert "training: source_model" not in done.stdout
+    # No step of the target encoder: the copy predicts as its source.
+    adda = keras.saving.load_model(next(tmp_path.rglob("trained_adda_mnist2mnist_m.keras")))
+    assert adda.adversarial_loss == "minimax"
+    for one, two in zip(adda.source_encoder.weights, adda.target_encoder.weights, strict=True):
         np.testing.assert_array_equal(one, two)
 
 

@@ -378,7 +378,7 @@ def test_collapse_ends_the_run_in_words(tmp_path: Path, data_flags: list[str]) -
 
 def test_every_script_explains_itself() -> None:
     for script in ("create_mnistm.py", "train_MNIST2MNIST_M.py", "train_custom.py",
-                   "train_real2drawing.py", "predict.py"):  # fmt: skip
+                   "train_real2drawing.py", "train_captcha.py", "predict.py"):  # fmt: skip
         assert "(default: " in run(script, "--help").stdout
 
 

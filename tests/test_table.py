@@ -20,12 +20,13 @@ ACCURACIES = {  # of three epochs; the criterion likes the middle one
     ("recipe", 0): (0.5, 0.8, 0.9),
     ("recipe", 1): (0.5, 0.7, 0.6),
     ("source_only", 0): (0.3, 0.2, 0.4),
+    ("adda_minimax", 0): (0.4, 0.6, 0.7),
 }
 
 
 @pytest.fixture
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Made-up logs of three runs, and no checkpoints."""
+    """Made-up logs of some runs, and no checkpoints."""
     for (key, seed), accuracies in ACCURACIES.items():
         folder = tmp_path / "logs" / "table" / "somewhere" / f"{key}-seed{seed}"
         folder.mkdir(parents=True)
@@ -56,6 +57,7 @@ def test_the_report_says_what_the_logs_say(logged: Path) -> None:
     assert recipe[2] == f"0.7500 ± {np.std([0.8, 0.7], ddof=1):.4f}"
     assert recipe[3] == f"*0.8000 ± {np.std([0.9, 0.7], ddof=1):.4f}*"
     assert line_of(text, ROWS["source_only"].title)[1] == "0.4000 ± nan"
+    assert line_of(text, "`minimax`")[1:4] == ["0.7000 ± nan", "0.6000 ± nan", "0.9800 ± nan"]
     # What the pick loses: .1 and 0 for the recipe, .2 for source only.
     lost = line_of(text, "information_maximisation")
     assert lost[1 + list(ROWS).index("recipe")] == "5.0"
