@@ -42,12 +42,8 @@ class TrainingConfig:
     """α of the learning rate schedule; ICML 2015, section 4. 0 keeps the rate constant."""
     lr_beta: float = 0.75
     """β of the learning rate schedule; ICML 2015, section 4."""
-    momentum_rate: float = 0.9
-    """Momentum of SGD; ICML 2015, section 4."""
     grl_lambda: float = 1.0
     """Ceiling of the reversal's λ_p; 1 in ICML 2015, equation 14. 0 is source-only training."""
-    gamma: float = 10.0
-    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     batch_size: int = 256
     """Images of a batch, half source, half target; the original repository's 256 (paper: 128)."""
     clip_norm: float = 0.0
@@ -170,6 +166,10 @@ class Config(ADDAConfig):
     """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); adda,
     two encoders and a discriminator; or mean_teacher, the second stage after dann, which starts
     from an adapted model: --pre_model_path."""
+    momentum_rate: float = 0.9
+    """Momentum of SGD; ICML 2015, section 4."""
+    gamma: float = 10.0
+    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     augmentation: Augmentation = "none"
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
     dropout: float = 0.0
@@ -230,6 +230,10 @@ class CustomConfig(TrainingConfig):
     target: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Folder of a domain to adapt to; may be given several times. Class folders, if it has them,
     serve for measuring alone."""
+    momentum_rate: float = 0.9
+    """Momentum of SGD; ICML 2015, section 4."""
+    gamma: float = 10.0
+    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     image_size: tuple[int, int] = (28, 28)
     """Height and width that every picture is resized to."""
     channels: int = 3
@@ -291,6 +295,8 @@ class CaptchaConfig(ADDAConfig):
     """adda: of the target encoder's Adam. Faster, it forgets what the source model knows."""
     discriminator_learning_rate: float = 0.001
     """adda: of the discriminator's Adam."""
+    grl_lambda: float = 1.0
+    """adda: weight of the adversarial loss; 0 is the control: the target's statistics alone."""
     average_decay: float = 0.99
     """Models are measured and kept with their weights averaged at this decay; 0: as they are."""
     lr_alpha: float = 0.0
@@ -332,6 +338,8 @@ class DrawingsConfig(TrainingConfig):
     """λ of the second step."""
     ramp: bool = False
     """Let λ rise as in ICML 2015, equation 14, instead of being constant."""
+    gamma: float = 10.0
+    """With --ramp: slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1."""
     canny: bool = True
     """Train on the photos' Canny edges (thresholds 170 and 300); else on the grey photos."""
     flip: bool = True

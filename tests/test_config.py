@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from config.config import Config, Criterion, CustomConfig, DrawingsConfig, TrainingConfig
+from config.config import (
+    ADDAConfig,
+    CaptchaConfig,
+    Config,
+    Criterion,
+    CustomConfig,
+    DrawingsConfig,
+    TrainingConfig,
+)
 from utils.errors import UserError
 from utils.runs import find_run, start_run
 from utils.selection import CRITERIA
@@ -83,7 +91,9 @@ def test_missing_data_says_what_makes_it(tmp_path: Path) -> None:
         Config(source_dataset_path=str(tmp_path)).check_paths()
 
 
-@pytest.mark.parametrize("kind", [TrainingConfig, Config, CustomConfig, DrawingsConfig])
+@pytest.mark.parametrize(
+    "kind", [TrainingConfig, ADDAConfig, Config, CustomConfig, DrawingsConfig, CaptchaConfig]
+)
 def test_every_field_has_a_line_of_documentation(kind: type[TrainingConfig]) -> None:
     source = inspect.getsource(kind)
     for field in kind.__annotations__:
