@@ -135,6 +135,16 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PaperConfig(TrainingConfig):
+    """Settings of training as in ICML 2015: SGD with momentum, and a λ that rises."""
+
+    momentum_rate: float = 0.9
+    """Momentum of SGD; ICML 2015, section 4."""
+    gamma: float = 10.0
+    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ADDAConfig(TrainingConfig):
     """Settings of ADDA, which trains a source model first and then adapts a copy of its encoder."""
 
@@ -159,17 +169,13 @@ class ADDAConfig(TrainingConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ADDAConfig):
+class Config(ADDAConfig, PaperConfig):
     """Settings of train_MNIST2MNIST_M.py."""
 
     method: Method = "dann"
     """dann; its controls with λ = 0: source_only (lower bound), target_only (upper bound); adda,
     two encoders and a discriminator; or mean_teacher, the second stage after dann, which starts
     from an adapted model: --pre_model_path."""
-    momentum_rate: float = 0.9
-    """Momentum of SGD; ICML 2015, section 4."""
-    gamma: float = 10.0
-    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     augmentation: Augmentation = "none"
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
     dropout: float = 0.0
@@ -222,7 +228,7 @@ class Config(ADDAConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class CustomConfig(TrainingConfig):
+class CustomConfig(PaperConfig):
     """Settings of train_custom.py."""
 
     source: str = ""
@@ -230,10 +236,6 @@ class CustomConfig(TrainingConfig):
     target: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Folder of a domain to adapt to; may be given several times. Class folders, if it has them,
     serve for measuring alone."""
-    momentum_rate: float = 0.9
-    """Momentum of SGD; ICML 2015, section 4."""
-    gamma: float = 10.0
-    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     image_size: tuple[int, int] = (28, 28)
     """Height and width that every picture is resized to."""
     channels: int = 3

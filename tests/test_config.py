@@ -15,6 +15,7 @@ from config.config import (
     Criterion,
     CustomConfig,
     DrawingsConfig,
+    PaperConfig,
     TrainingConfig,
 )
 from utils.errors import UserError
@@ -92,7 +93,16 @@ def test_missing_data_says_what_makes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [TrainingConfig, ADDAConfig, Config, CustomConfig, DrawingsConfig, CaptchaConfig]
+    "kind",
+    [
+        TrainingConfig,
+        PaperConfig,
+        ADDAConfig,
+        Config,
+        CustomConfig,
+        DrawingsConfig,
+        CaptchaConfig,
+    ],
 )
 def test_every_field_has_a_line_of_documentation(kind: type[TrainingConfig]) -> None:
     source = inspect.getsource(kind)
