@@ -79,10 +79,8 @@ ROWS = {
     "target_only": Row("trained on target labels", "--method target_only --epoch 10"),
 }
 LOSS_ROWS = {
-    f"adda_{loss}": Row(
-        f"`{loss}`",
-        f"--method adda --pre_model_path {{start}} --adversarial_loss {loss} --epoch 10",
-        after="source_only",
+    f"adda_{loss}": dataclasses.replace(
+        ROWS["adda"], title=f"`{loss}`", flags=f"{ROWS['adda'].flags} --adversarial_loss {loss}"
     )
     for loss in ("minimax", "confusion")
 }
@@ -300,7 +298,7 @@ def report(args: Arguments) -> str:
     ]
     digits = {name: run for name, run in done.items() if name[0] in ROWS}
     for key, row in ROWS.items():
-        runs = [done[key, seed] for seed in args.seeds if (key, seed) in done]
+        runs = runs_of(done, key)
         if runs:
             oracle = spread([max(r["val_image_cls_acc"] for r in run.rows()) for run in runs])
             last, pick, source, *rest = cells(runs, default)
@@ -367,10 +365,9 @@ def report(args: Arguments) -> str:
         "",
         "As in the first table, with its rates, which were chosen for `gan`.",
         "",
-        *section({"adda": dataclasses.replace(ROWS["adda"], title="`gan`"), **LOSS_ROWS}, done,
-                 args.seeds),
+        *section({"adda": dataclasses.replace(ROWS["adda"], title="`gan`"), **LOSS_ROWS}, done),
         "",
-    ]  # fmt: skip
+    ]
     lines += [
         "## Photos → drawings, on the stand-in",
         "",
@@ -378,27 +375,28 @@ def report(args: Arguments) -> str:
         "labels in training; mean ± standard deviation over the seeds. The stand-in is made with "
         "seed 42.",
         "",
-        *section(DRAWING_ROWS, done, args.seeds),
+        *section(DRAWING_ROWS, done),
     ]
-    captchas, statistics = (
-        [done[key, seed] for seed in args.seeds if (key, seed) in done] for key in CAPTCHA_ROWS
-    )
+    captchas, statistics = (runs_of(done, key) for key in CAPTCHA_ROWS)
     lines += ["", *captcha_lines(captchas, statistics, default)]
-    draw_curves(done, args.seeds)
+    draw_curves(done)
     draw_embedding(done, args.seeds[0])
     return "\n".join(lines)
 
 
-def section(
-    rows: Mapping[str, Row], done: Mapping[tuple[str, int], Training], seeds: Sequence[int]
-) -> list[str]:
+def runs_of(done: Mapping[tuple[str, int], Training], key: str) -> list[Training]:
+    """Returns the runs of a row that are done, in the order of the seeds."""
+    return [run for (name, _), run in done.items() if name == key]
+
+
+def section(rows: Mapping[str, Row], done: Mapping[tuple[str, int], Training]) -> list[str]:
     """Returns the lines of a table with the command of each row."""
     lines = [
         "| | last epoch | label-free pick | source | epochs | minutes a run | command |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, row in rows.items():
-        runs = [done[key, seed] for seed in seeds if (key, seed) in done]
+        runs = runs_of(done, key)
         if runs:
             parts = [row.title, *cells(runs, Config().select_by), f"`{runs[0].command}`"]
             lines.append(f"| {' | '.join(parts)} |")
@@ -495,7 +493,7 @@ def data_line() -> str:
     )
 
 
-def draw_curves(done: dict[tuple[str, int], Training], seeds: Sequence[int]) -> None:
+def draw_curves(done: Mapping[tuple[str, int], Training]) -> None:
     """Draws image/results.png: target accuracy of every epoch, beside the original's run."""
     import matplotlib.pyplot as plt
 
@@ -503,7 +501,7 @@ def draw_curves(done: dict[tuple[str, int], Training], seeds: Sequence[int]) -> 
     original = {50: 0.627, 100: 0.678, 500: 0.803, 1444: 0.929, 5000: 0.871}
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for key, row in ROWS.items():
-        runs = [done[key, seed].rows() for seed in seeds if (key, seed) in done]
+        runs = [run.rows() for run in runs_of(done, key)]
         if not runs:
             continue
         values = np.array([[r["val_image_cls_acc"] for r in run] for run in runs])
