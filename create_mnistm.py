@@ -14,27 +14,28 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import tyro
 
+from config.settings import SEED, Settings
 from utils.atomic import whole_file
-from utils.bsds500 import find_bsds500
-from utils.embedded import embedded_digits, embedded_photos
-from utils.errors import UserError, run_script
-from utils.figures import save_samples
-from utils.mnist import Digits, find_mnist
-from utils.mnist_m import RULE, blend, to_rgb
-from utils.pickles import pixel_mean, write_pickle
+from utils.data.bsds500 import find_bsds500
+from utils.data.embedded import embedded_digits, embedded_photos
+from utils.data.mnist import Digits, find_mnist
+from utils.data.mnist_m import RULE, blend, to_rgb
+from utils.data.pickles import pixel_mean, write_pickle
+from utils.errors import run_script
+from utils.record.figures import save_samples
+from utils.run.command_line import parse
 
 
-@dataclasses.dataclass
-class Arguments:
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
     mnist: Path | None = None
     """An mnist.npz, or a folder of the four IDX files, gzipped or not."""
     bsds: Path | None = None
     """BSDS500 as a .tgz, .tar, .zip or unpacked folder."""
     output_dir: Path = Path("model_data/dataset")
     """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go."""
-    seed: Annotated[int, tyro.conf.arg(metavar="0..2³²-1")] = 42
+    seed: Annotated[int, SEED] = 42
     """Of the one generator behind all choices: the same seed gives the same bytes."""
     embedded: bool = False
     """Use small data that ships with the packages instead: no download, for trying things out."""
@@ -45,14 +46,7 @@ class Arguments:
 
 
 def main() -> None:
-    args = tyro.cli(
-        Arguments,
-        description=__doc__,
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"seed: {args.seed} must lie in 0..2³²-1")
+    args = Arguments.of(parse([Arguments], __doc__))
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()

@@ -10,19 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
+from config.settings import Settings
 from utils.atomic import whole_file
+from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
-from utils.pictures import find_pictures, read_picture
+from utils.run.command_line import parse
 
 BATCH = 256
 SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
 
 
-@dataclasses.dataclass
-class Arguments:
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
     images: Path
     """A picture, or a folder that is searched with all its subfolders."""
     model: Path = SHIPPED
@@ -32,8 +33,11 @@ class Arguments:
 
 
 def main() -> None:
-    args = tyro.cli(Arguments, description=__doc__, use_underscores=True)
+    args = Arguments.of(parse([Arguments], __doc__))
     paths = find_pictures(args.images)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from model.pretrained import load_model
+
     model = load_model(args.model)
     shape = model.feature_extractor.input_shape[1:]
     classes = model.class_names or [str(x) for x in range(model.label_predictor.output_shape[-1])]
@@ -56,27 +60,6 @@ def main() -> None:
         table.writerow(("file", "label", "probability"))
         table.writerows(rows)
     print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped")
-
-
-def load_model(path: Path):  # type: ignore[no-untyped-def]
-    """Loads a DANN or ADDA from a `.keras` file; code stored in the file is never run."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; training leaves models in checkpoints/")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
-    from model.adda import SourceModel
-    from model.dann import DANN
-    from model.mean_teacher import MeanTeacher  # noqa: F401  registers itself for loading
-
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a damaged file
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: not a model that predict.py can load ({reason})") from error
-    if not isinstance(model, (DANN, SourceModel)):
-        raise UserError(f"{path}: holds a {type(model).__name__}, not a DANN or an ADDA")
-    return model
 
 
 def batches(

@@ -1,122 +1,119 @@
-"""Trains DANN on your own pictures: a labelled folder, and one or more folders to adapt to.
+"""Trains on your own pictures: a labelled folder, and one or more folders to adapt to.
 
 The source folder holds one folder of pictures for each class; a target folder holds pictures, with
-class folders or without. Any common format and size, read from disk batch by batch. Exit codes: 0
-done, 2 a mistake in the call or the data, 3 the network collapsed, 75 stopped by SIGTERM and 130
-by Ctrl-C, both saved: go on with --resume.
+class folders or without. Any common format and size, read from disk batch by batch. The settings
+below are those of config/custom.py, where their defaults can be edited.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.config import CustomConfig
+from config.custom import CustomConfig
+from utils.data.domains import Domain
+from utils.data.folders import PictureFolder, mean_of, open_source, open_target
 from utils.errors import UserError, run_script
-from utils.folders import PictureFolder, mean_of, open_source, open_target
-from utils.runs import Run
-from utils.training import make_trainer, train_from_command_line
+from utils.run.launch import launch
+from utils.run.runs import Run
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from model.trainer import Trainer
+    from model.methods import Experiment
+    from utils.run.trainer import EvaluationData, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
-class Domains:
-    """The pictures of the source and of each target, in this order."""
+class Pictures:
+    """The domains, the source first, and the names of the classes."""
 
-    train: list[PictureFolder]
-    validation: list[PictureFolder]
+    domains: list[Domain]
     classes: list[str]
 
 
 def main() -> int:
-    return train_from_command_line(CustomConfig, __doc__, read_data, [build_trainer])
+    return launch(CustomConfig, __doc__, read_data, stages)
 
 
-def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
-    """Finds and checks all pictures; returns the settings with the pixel mean, and the domains."""
+def read_data(config: CustomConfig) -> tuple[CustomConfig, Pictures]:
+    """Finds and checks all pictures; returns the settings with the pixel mean, and the pictures."""
     config.check_paths()
     shape = (*config.image_size, config.channels)
     source, classes = open_source(Path(config.source), shape)
     targets = [open_target(Path(folder), classes, shape) for folder in config.target]
-    parts = [each.split(config.validation_share, config.seed) for each in (source, *targets)]
-    train, validation = (list(part) for part in zip(*parts, strict=True))
-    mean = config.pixel_mean or mean_of(train)
+    domains = []
+    for folder in (source, *targets):
+        train, val = folder.split(config.validation_share, config.seed)
+        domains.append(Domain(train, train.labels, val, val.labels))
+    mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
-    if all((each.labels < 0).all() for each in validation[1:]):
+    if all((domain.val_label < 0).all() for domain in domains[1:]):
         print("the targets have no class folders: their accuracy cannot be measured and shows as 0")
-    return dataclasses.replace(config, pixel_mean=mean), Domains(train, validation, classes)
+    return dataclasses.replace(config, pixel_mean=mean), Pictures(domains, classes)
 
 
-def build_trainer(run: Run, config: CustomConfig, data: Domains) -> Trainer:
-    """Puts the experiment together: batches, network, schedules, optimizer, what is measured."""
+def stages(run: Run, config: CustomConfig, data: Pictures) -> Sequence[Callable[[], Trainer]]:
+    from model import methods
+
+    return methods.stages(run, config, lambda settings: experiment(settings, data))
+
+
+def experiment(config: CustomConfig, data: Pictures) -> Experiment:
+    """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
     from model.augmentation import chosen_augmentation
-    from model.dann import DANN, with_flat_features
-    from model.networks import backbone, dense_head
-    from model.trainer import EvaluationData
-    from utils.batches import DomainBatches, evaluation_batches
-    from utils.schedules import AnnealedLearningRate, GRLLambda
+    from model.methods import Experiment
+    from model.networks import Networks, SeenByDomains, backbone, dense_head, with_flat_features
 
-    unlabelled = [None] * len(config.target)
-    batches = DomainBatches(
-        data.train, [data.train[0].labels, *unlabelled], config.batch_size, config.seed
-    )
-    # At most so many pictures are measured, so that neither time nor memory grows with the folders.
-    measured = [data.validation[0].evenly(2000)]
-    measured += [each.evenly(10_000 // len(config.target)) for each in data.validation[1:]]
-    looked_at = [each.evenly(5000 // len(config.target)) for each in data.train[1:]]
-    evaluation = EvaluationData(
-        target=together(measured[1:]),
-        labelled=evaluation_batches(measured[0], measured[0].labels, domain=0),
-        unlabelled=together(looked_at),
-    )
-    total_steps = config.epoch * batches.steps_per_epoch
-    grl_lambda = GRLLambda(total_steps, config.gamma, config.grl_lambda)
-    learning_rate = AnnealedLearningRate(
-        total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
-    )
-    shape = (*config.image_size, config.channels)
-    try:
-        extractor = with_flat_features(
-            backbone(config.backbone, shape, config.pixel_mean or ()),
-            config.feature_layer, config.pooling,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    features = extractor.output_shape[1:]
-    num_labels = len(data.classes)
-    model = DANN(
-        extractor,
-        dense_head(
-            "label_predictor", features, config.label_hidden, num_labels, dropout=config.dropout
-        ),
-        dense_head("domain_classifier", features, config.domain_hidden, config.num_domains),
-        num_domains=config.num_domains,
-        grl_lambda=grl_lambda,
-        extractor_calls="joint",
-        alternating=config.alternating,
-        clip_norm=config.clip_norm,
-        augmentation=chosen_augmentation(config.augmentation, config.seed, config.num_domains),
-        average_decay=config.average_decay,
+    def networks(seen_by_domains: SeenByDomains) -> Networks:
+        shape = (*config.image_size, config.channels)
+        whole = backbone(config.backbone, shape, config.pixel_mean or ())
+        try:
+            extractor = with_flat_features(whole, config.feature_layer, config.pooling)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        features, hidden = extractor.output_shape[1:], config.label_hidden
+        labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
+        seen = seen_by_domains(features, labels.output_shape[1:])
+        domain = dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
+        return Networks(extractor, labels, domain)
+
+    return Experiment(
+        data.domains,
+        networks,
+        lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
+        lambda num_domains: chosen_augmentation(config.augmentation, config.seed, num_domains),
+        measured(*data.domains),
+        name="custom",
         class_names=data.classes,
+        alternating=config.alternating,
     )
-    model.compile(optimizer=keras.optimizers.SGD(learning_rate, config.momentum_rate))
-    schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}
-    return make_trainer(
-        run, config, model, batches, evaluation, schedules, final_name="trained_dann_custom"
+
+
+def measured(source: Domain, *targets: Domain) -> EvaluationData:
+    """Returns what is measured after each epoch.
+
+    At most so many pictures, so that neither time nor memory grows with the folders.
+    """
+    from utils.data.batches import evaluation_batches
+    from utils.run.trainer import EvaluationData
+
+    some = source.val.evenly(2000)
+    return EvaluationData(
+        target=together([domain.val.evenly(10_000 // len(targets)) for domain in targets]),
+        labelled=evaluation_batches(some, some.labels, domain=0),
+        unlabelled=together([domain.train.evenly(5000 // len(targets)) for domain in targets]),
     )
 
 
 def together(targets: list[PictureFolder]) -> tf.data.Dataset:
     """Returns the evaluation batches of all targets, one after the other."""
-    from utils.batches import evaluation_batches
+    from utils.data.batches import evaluation_batches
 
     first, *others = [
         evaluation_batches(pictures, pictures.labels, domain)

@@ -1,29 +1,31 @@
-"""Trains DANN from real photos to hand drawings: the homework of H.-Y. Lee's course (NTU, 2020).
+"""Trains from real photos to hand drawings: the homework of H.-Y. Lee's course (NTU, 2020).
 
 Photos become edges (Canny), which look like drawings already; then two-step adversarial updates
 adapt what is left. Predictions for all drawings go to DaNN_submission.csv in the run's folder. The
-data are behind a login: --data_root names the unpacked folder, --embedded makes a stand-in. Exit
-codes: 0 done, 2 a mistake in the call or the data, 3 the network collapsed, 75 stopped by SIGTERM
-and 130 by Ctrl-C, both saved: go on with --resume.
+data are behind a login: --data_root names the unpacked folder, --embedded makes a stand-in. The
+settings below are those of config/drawings.py, where their defaults can be edited.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config.config import DrawingsConfig
+from config.drawings import DrawingsConfig
 from utils.atomic import whole_file
-from utils.drawings import canny, grey, make_standin, read_drawings, read_photos
+from utils.data.domains import Domain
+from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
 from utils.errors import run_script
-from utils.runs import Run
-from utils.training import make_trainer, train_from_command_line
+from utils.run.launch import launch
+from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.trainer import Trainer
+    from model.methods import Experiment
+    from utils.run.trainer import EvaluationData, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +33,13 @@ class Pictures:
     """Both domains as the network sees them, uint8 `[N, 32, 32, 1]`; and the photos in colour."""
 
     photos: np.ndarray
-    source: np.ndarray
-    source_labels: np.ndarray
-    target: np.ndarray
-    target_labels: np.ndarray
+    photo_labels: np.ndarray
+    source: Domain
+    target: Domain
 
 
 def main() -> int:
-    return train_from_command_line(
-        DrawingsConfig, __doc__, read_data, [build_trainer], write_submission
-    )
+    return launch(DrawingsConfig, __doc__, read_data, stages, write_submission)
 
 
 def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
@@ -50,80 +49,90 @@ def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
         make_standin(config.root)
     photos, labels = read_photos(config.root)
     drawings, drawing_labels = read_drawings(config.root)
-    plain = grey(photos)
-    source = canny(plain) if config.canny else plain
-    return config, Pictures(photos, source, labels, drawings, drawing_labels)
+    images = canny(grey(photos)) if config.canny else grey(photos)
+    order = np.random.default_rng(config.seed).permutation(len(images))
+    kept, rest = np.split(order, [len(order) // 10])
+    source = Domain(images[rest], labels[rest], images[kept], labels[kept])
+    # The homework's drawings are there to train with and to be classified.
+    some = slice(None, None, max(1, len(drawings) // 2000))
+    target = Domain(drawings, drawing_labels, drawings[some], drawing_labels[some])
+    return config, Pictures(photos, labels, source, target)
 
 
-def build_trainer(run: Run, config: DrawingsConfig, data: Pictures) -> Trainer:
-    """Puts the experiment together: batches, network, schedules, optimizers, what is measured."""
+def stages(run: Run, config: DrawingsConfig, data: Pictures) -> Sequence[Callable[[], Trainer]]:
+    from model import methods
+
+    return methods.stages(run, config, lambda settings: experiment(settings, data))
+
+
+def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
+    """Returns what the chosen method is given: networks, optimizers, what is measured."""
     import keras
 
     from model.augmentation import RandomAugmentation
-    from model.dann import DANN
-    from model.networks import dense_head, drawings_domain_classifier, drawings_feature_extractor
-    from model.trainer import EvaluationData
-    from utils.batches import DomainBatches, evaluation_batches
-    from utils.schedules import AnnealedLearningRate, Constant, GRLLambda
+    from model.methods import Experiment
+    from model.networks import (
+        Networks,
+        SeenByDomains,
+        dense_head,
+        drawings_domain_classifier,
+        drawings_feature_extractor,
+    )
 
-    order = np.random.default_rng(config.seed).permutation(len(data.source))
-    kept, rest = np.split(order, [len(order) // 10])
-    # Without adaptation the drawings stay unseen: batch normalisation would learn from them.
-    other = data.target if config.method == "dann" else data.source[rest]
-    batches = DomainBatches(
-        [data.source[rest], other], [data.source_labels[rest], None], config.batch_size, config.seed
-    )
-    measured = np.arange(len(data.target))[:: max(1, len(data.target) // 2000)]
-    target = evaluation_batches(data.target[measured], data.target_labels[measured], domain=1)
-    evaluation = EvaluationData(
-        target=target,
-        labelled=evaluation_batches(data.source[kept], data.source_labels[kept], domain=0),
-        unlabelled=target,
-    )
-    total_steps = config.epoch * batches.steps_per_epoch
-    ceiling = config.grl_lambda if config.method == "dann" else 0.0
-    grl_lambda = Constant(total_steps, ceiling)
-    if config.ramp:
-        grl_lambda = GRLLambda(total_steps, config.gamma, ceiling)
-    learning_rate = AnnealedLearningRate(
-        total_steps, config.init_learning_rate, config.lr_alpha, config.lr_beta
-    )
-    model = DANN(
-        drawings_feature_extractor((32, 32, 1)),
-        dense_head("label_predictor", (512,), (512, 512), outputs=10),
-        drawings_domain_classifier(),
-        grl_lambda=grl_lambda,
-        extractor_calls="joint",  # apart, batch normalisation would treat the domains differently
-        alternating=True,
-        clip_norm=config.clip_norm,
-        augmentation=RandomAugmentation(
-            config.seed, rotation=config.rotation, stretch=0.0, shear=0.0, shift=0.0,
+    def networks(seen_by_domains: SeenByDomains) -> Networks:
+        extractor = drawings_feature_extractor((32, 32, 1))
+        features = extractor.output_shape[1:]
+        labels = dense_head("label_predictor", features, (512, 512), outputs=10)
+        seen = seen_by_domains(features, labels.output_shape[1:])
+        return Networks(extractor, labels, drawings_domain_classifier(seen))
+
+    def augmentation(num_domains: int) -> RandomAugmentation:
+        return RandomAugmentation(
+            config.seed, num_domains, rotation=config.rotation, stretch=0.0, shear=0.0, shift=0.0,
             flip=config.flip and not config.embedded, edges="black",
-        ),
-        average_decay=config.average_decay,
-        name=config.method,
-    )  # fmt: skip
-    model.compile(keras.optimizers.Adam(learning_rate), keras.optimizers.Adam(learning_rate))
-    schedules = {"learning_rate": learning_rate, "grl_lambda": grl_lambda}
-    return make_trainer(
-        run, config, model, batches, evaluation, schedules, final_name="trained_dann_real2drawing"
+        )  # fmt: skip
+
+    # Without adaptation the drawings stay unseen: batch normalisation would learn from them.
+    shown = data.source if config.method == "source_only" else data.target
+    return Experiment(
+        [data.source, shown],
+        networks,
+        keras.optimizers.Adam,
+        augmentation,
+        measured(data.source, data.target),
+        name="real2drawing",
+        alternating=True,  # as in the homework; both halves pass the extractor together
+    )
+
+
+def measured(source: Domain, target: Domain) -> EvaluationData:
+    """Returns what is measured after each epoch."""
+    from utils.data.batches import evaluation_batches
+    from utils.run.trainer import EvaluationData
+
+    drawings = evaluation_batches(target.val, target.val_label, domain=1)
+    return EvaluationData(
+        target=drawings,
+        labelled=evaluation_batches(source.val, source.val_label, domain=0),
+        unlabelled=drawings,
     )
 
 
 def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: Trainer) -> None:
     """Writes the class of every drawing, and pictures of both domains."""
-    from utils.batches import evaluation_batches
-    from utils.figures import save_drawings
+    from utils.data.batches import evaluation_batches
+    from utils.record.figures import save_drawings
 
+    drawings = data.target.train
     with trainer.model.averaged():
-        outputs = trainer.outputs(evaluation_batches(data.target, data.target_labels, domain=1))
+        outputs = trainer.outputs(evaluation_batches(drawings, data.target.train_label, domain=1))
     classes = outputs.probabilities.argmax(axis=1)
     place = run.logs / "DaNN_submission.csv"
     with whole_file(place) as path, path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("id", "label"))
         table.writerows(enumerate(classes))
-    save_drawings(run.logs / "pictures.png", data.photos, data.source_labels, data.target)
+    save_drawings(run.logs / "pictures.png", data.photos, data.photo_labels, drawings)
     print(f"classes of {len(classes)} drawings: {place}")
 
 

@@ -41,11 +41,11 @@ def trainer(mixed_precision: bool) -> Round:
     began = time.perf_counter()
     from config.config import Config
     from train_MNIST2MNIST_M import build_trainer, read_data
-    from utils.runs import Run
+    from utils.run.runs import Run
 
     config, data = read_data(Config(epoch=100, mixed_precision=mixed_precision))
     loaded = time.perf_counter()
-    from utils.devices import prepare_devices
+    from utils.run.devices import prepare_devices
 
     prepare_devices(config)
     import tensorflow as tf
@@ -84,7 +84,7 @@ def network() -> tuple[Any, Any, Any]:
 def bare(mixed_precision: bool, extractor_calls: int = 2) -> Round:
     """The ceiling: the same network on one resident batch; no pipeline, metrics or schedules."""
     from config.config import Config
-    from utils.devices import prepare_devices
+    from utils.run.devices import prepare_devices
 
     prepare_devices(Config(mixed_precision=mixed_precision))
     import keras
@@ -124,7 +124,7 @@ def bare(mixed_precision: bool, extractor_calls: int = 2) -> Round:
 def drawings(mixed_precision: bool) -> Round:
     """Two-step updates of the photos → drawings network on one resident batch of 32 + 32."""
     from config.config import DrawingsConfig
-    from utils.devices import prepare_devices
+    from utils.run.devices import prepare_devices
 
     prepare_devices(DrawingsConfig(mixed_precision=mixed_precision))
     import keras
@@ -161,8 +161,8 @@ def original() -> Round:
     """The original repository's way: eager tape, the source half twice through the extractor,
     ReLU before pooling, float32 arrays in memory, a set and two scalars logged in each step."""
     from config.config import Config
-    from utils.devices import prepare_devices
-    from utils.pickles import read_pickle
+    from utils.data.pickles import read_pickle
+    from utils.run.devices import prepare_devices
 
     prepare_devices(Config())
     import keras

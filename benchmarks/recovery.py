@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from utils.workers import start, wait
+from utils.run.workers import start, wait
 
 SCRIPT = str(ROOT / "train_MNIST2MNIST_M.py")
 

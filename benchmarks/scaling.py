@@ -34,7 +34,7 @@ def train(strategy: list[str], batch_size: int, epochs: int, folder: Path) -> fl
               "--run_name", "run", "--init_learning_rate", "0.001"]  # fmt: skip
     places = [f"--{name}_dir={folder / name}" for name in ("logs", "checkpoints", "config")]
     if strategy and strategy[0].isdigit():
-        command = ["-m", "utils.workers", strategy[0], *script, *places]
+        command = ["-m", "utils.run.workers", strategy[0], *script, *places]
     else:
         command = [*script, *places, *strategy]
     done = subprocess.run(

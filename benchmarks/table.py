@@ -519,7 +519,7 @@ def draw_curves(done: Mapping[tuple[str, int], Training]) -> None:
 
 def draw_embedding(done: dict[tuple[str, int], Training], seed: int) -> None:
     """Draws image/embedding.png: features without adaptation, with DANN, after the second stage."""
-    from utils.embeddings import LAST, load_pair, save_embedding
+    from utils.record.embeddings import LAST, load_pair, save_embedding
 
     panels = []
     for key in ("source_only", "recipe", "mean_teacher"):

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.dann import DANN, UNLABELLED, cross_entropy, mean_share
+from model.dann import DANN
+from model.losses import UNLABELLED, cross_entropy, mean_share
 
 MEAN_DECAY = 0.995  # of the mean prediction: some 200 batches; ReMixMatch takes the last 128
 
@@ -38,6 +39,8 @@ class MeanTeacher(DANN):
         dann_options: of `DANN`.
     """
 
+    knobs = (*DANN.knobs, "confidence")
+
     def __init__(
         self, *dann_parts: Any, confidence: float = 0.9, average_decay: float = 0.999,
         **dann_options: Any,
@@ -47,10 +50,10 @@ class MeanTeacher(DANN):
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
         self.teacher = self.average
         self.confidence = confidence
-        num_labels = self.label_predictor.output_shape[-1]
+        shape = self.label_predictor.output_shape[1:]
         self.mean_prediction = self.add_weight(
-            shape=(num_labels,),
-            initializer=keras.initializers.Constant(1 / num_labels),
+            shape=shape,
+            initializer=keras.initializers.Constant(1 / shape[-1]),
             trainable=False,
             dtype="float32",
             aggregation="only_first_replica",
@@ -67,14 +70,14 @@ class MeanTeacher(DANN):
     def pseudo_labels(
         self, images: tf.Tensor, unlabelled: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the teacher's classes int32 `[B]`, and 1 where it is confident, else 0."""
+        """Returns the teacher's classes int32 `[B]` or `[B, n]`, and where it is confident 1."""
         weights = iter(self.teacher.values)
         outputs = images
         for part in (self.feature_extractor, self.label_predictor):
             taught = [next(weights) for _ in part.trainable_variables]
             others = part.non_trainable_variables
             outputs, _ = part.stateless_call(taught, others, outputs, training=False)
-        predictions = tf.nn.softmax(outputs)  # (B, num_labels)
+        predictions = tf.nn.softmax(outputs)  # (B, num_labels), or (B, n, num_labels)
         aligned = predictions / self.mean_prediction
         aligned /= tf.reduce_sum(aligned, axis=-1, keepdims=True)
         self.follow(predictions, unlabelled)
@@ -83,11 +86,8 @@ class MeanTeacher(DANN):
 
     def follow(self, predictions: tf.Tensor, unlabelled: tf.Tensor) -> None:
         """Takes a batch's unlabelled images into the mean prediction."""
-        sums = tf.reduce_sum(predictions * unlabelled[:, None], axis=0)
+        sums = tf.reduce_sum(predictions * unlabelled[..., None], axis=0)
         context = tf.distribute.get_replica_context()
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)  # of the whole batch
-        mean = sums / tf.reduce_sum(sums)
+        mean = sums / tf.reduce_sum(sums, axis=-1, keepdims=True)
         self.mean_prediction.assign(MEAN_DECAY * self.mean_prediction + (1.0 - MEAN_DECAY) * mean)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "confidence": self.confidence}

@@ -7,12 +7,25 @@ the precision of the rest, since a softmax over half-precision logits loses clas
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import keras
 from keras import layers
 
 from utils.errors import UserError
+
+Shape = tuple[int, ...]
+# Tells the shape of what a domain classifier sees, from those of an image's features and logits.
+SeenByDomains = Callable[[Shape, Shape], Shape]
+
+
+class Networks(NamedTuple):
+    """What a script gives a method to train."""
+
+    feature_extractor: keras.Model
+    label_predictor: keras.Model
+    domain_classifier: keras.Model
 
 
 def mnist_feature_extractor(
@@ -135,10 +148,10 @@ def drawings_feature_extractor(image_shape: tuple[int, int, int]) -> keras.Model
     )  # fmt: skip
 
 
-def drawings_domain_classifier() -> keras.Model:
+def drawings_domain_classifier(features: Shape) -> keras.Model:
     """Domain classifier of the same homework: four times 512, then one logit, > 0 = target.
 
-    Input shape: `[B, 512]`. Output shape: `[B, 1]`, float32 logits.
+    Input shape: `[B, *features]`. Output shape: `[B, 1]`, float32 logits.
     """
     blocks: list[layers.Layer] = []
     for number in range(1, 5):
@@ -149,7 +162,7 @@ def drawings_domain_classifier() -> keras.Model:
         ]
     logit = layers.Dense(1, dtype="float32", name="logit")
     return keras.Sequential(
-        [keras.Input((512,), name="features"), *blocks, logit], name="domain_classifier"
+        [keras.Input(features, name="features"), *blocks, logit], name="domain_classifier"
     )
 
 
@@ -181,17 +194,20 @@ def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
     )  # fmt: skip
 
 
-def captcha_discriminator() -> keras.Model:
+def captcha_discriminator(features: Shape) -> keras.Model:
     """Discriminator of the captcha experiment: 100-100-2, at each of the 22 × 22 places.
 
     Its logits are the means over all places. One that takes all 30,976 numbers at once tells the
-    styles apart within 40 steps, whatever the encoder does, and its gradient then does harm.
+    styles apart within 40 steps, whatever the encoder does, and its gradient then does harm. What
+    has no places, such as CDAN's products, passes dense layers of the same sizes.
 
-    Input shape: `[B, 30976]`. Output shape: `[B, 2]`, float32 logits.
+    Input shape: `[B, 30976]`, or `[B, *features]`. Output shape: `[B, 2]`, float32 logits.
     """
+    if features != (22 * 22 * 64,):
+        return dense_head("discriminator", features, (100, 100), outputs=2)
     return keras.Sequential(
         [
-            keras.Input((22 * 22 * 64,), name="features"),
+            keras.Input(features, name="features"),
             layers.Reshape((22, 22, 64), name="places"),
             layers.Conv2D(100, 1, activation="relu", name="dense1"),
             layers.Conv2D(100, 1, activation="relu", name="dense2"),
@@ -216,3 +232,41 @@ def captcha_classifier(
         outputs = layers.Dense(num_labels, dtype="float32", name=f"logits{number}")(hidden)
         logits.append(layers.Reshape((1, num_labels), name=f"position{number}")(outputs))
     return keras.Model(features, layers.Concatenate(1, dtype="float32")(logits), name="classifier")
+
+
+def with_flat_features(
+    model: keras.Model, layer: str | None, pooling: Literal["flatten", "average", "none"]
+) -> keras.Model:
+    """Returns a model whose output is the output of `layer`, flattened or pooled to `[B, F]`.
+
+    Raises:
+        ValueError: no such layer, no such pooling, or a feature of unknown size.
+    """
+    if pooling not in ("flatten", "average", "none"):
+        raise ValueError(f"pooling must be flatten, average or none, got {pooling!r}")
+    if not getattr(model, "outputs", None):
+        raise ValueError(
+            f"{model.name} has no fixed inputs and outputs; wrap it: "
+            "inputs = keras.Input(shape); keras.Model(inputs, model(inputs))"
+        )
+    last = outputs = model.outputs[0]
+    if layer is not None:
+        names = [each.name for each in model.layers]
+        if layer not in names:
+            near = difflib.get_close_matches(layer, names, cutoff=0.3) or names
+            raise ValueError(f"feature_layer: no layer {layer!r}; there are {', '.join(near)}")
+        outputs = model.get_layer(layer).output
+    places = len(outputs.shape) - 2
+    if pooling == "average" and places > 0:
+        outputs = keras.ops.mean(outputs, axis=list(range(1, places + 1)))
+    elif pooling == "flatten" and places > 0:
+        if None in outputs.shape[1:]:
+            raise ValueError(
+                f"the feature's shape {outputs.shape} has an unknown size; give the extractor's "
+                'input a full shape, or choose pooling="average"'
+            )
+        outputs = keras.layers.Flatten(name="features")(outputs)
+    if outputs is last:
+        return model
+    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, outputs, name=model.name)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.mnist import IDX_FILES
-from utils.pickles import write_pickle
+from utils.data.mnist import IDX_FILES
+from utils.data.pickles import write_pickle
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

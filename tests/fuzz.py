@@ -35,12 +35,12 @@ from tqdm import tqdm
 
 import predict
 from config.config import Config
-from utils.bsds500 import read_photos
+from model.pretrained import load_pretrained
+from utils.data.bsds500 import read_photos
+from utils.data.mnist import NPZ_KEYS, read_idx, read_npz
+from utils.data.pickles import read_pickle
+from utils.data.pictures import read_picture
 from utils.errors import UserError
-from utils.mnist import NPZ_KEYS, read_idx, read_npz
-from utils.pickles import read_pickle
-from utils.pictures import read_picture
-from utils.pretrained import load_pretrained
 
 SECONDS = 10
 MEMORY = 4 * 2**30  # bytes of address space above what the process has at the start

@@ -22,7 +22,7 @@ from test_end_to_end import final_weights, run, run_folders
 from test_trainer import events
 from tqdm import tqdm
 
-from utils.pickles import read_pickle
+from utils.data.pickles import read_pickle
 
 TRAIN, CREATE = str(ROOT / "train_MNIST2MNIST_M.py"), str(ROOT / "create_mnistm.py")
 

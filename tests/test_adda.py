@@ -13,7 +13,7 @@ from keras import layers
 
 from model.adda import ADDA, SourceModel
 from model.networks import captcha_classifier, captcha_encoder, dense_head
-from utils.schedules import Delayed
+from model.schedules import Delayed
 
 RATE, D_RATE = 0.2, 0.3
 LOSSES = ["gan", "minimax", "confusion"]

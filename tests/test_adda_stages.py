@@ -17,14 +17,14 @@ from test_adda import small_adda, small_encoder
 from test_dann import small_dann
 from test_end_to_end import run, run_folders, wait_for_checkpoint
 from test_trainer import events
+from utils.adda_stages import needs_first_stage
 
 from config.config import Config
 from model.adda import ADDA, SourceModel
 from model.networks import dense_head
-from utils.adda_stages import needs_first_stage
+from model.pretrained import load_source
 from utils.errors import UserError
-from utils.pretrained import load_source
-from utils.runs import Run
+from utils.run.runs import Run
 
 SHORT = ["--method", "adda", "--epoch", "2", "--source_epoch", "3", "--batch_size", "32",
          "--k_g", "1", "--discriminator_steps", "30"]  # fmt: skip

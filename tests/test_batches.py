@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.batches import DomainBatches, evaluation_batches
+from utils.data.batches import DomainBatches, evaluation_batches
 
 
 def numbered(count: int, offset: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import tar_of
 
-from utils.bsds500 import find_bsds500, read_photos
+from utils.data.bsds500 import find_bsds500, read_photos
 from utils.errors import UserError
 
 

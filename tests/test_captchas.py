@@ -16,7 +16,7 @@ import pytest
 from test_end_to_end import run, run_folders, the_error
 
 from model.adda import ADDA
-from utils.captchas import STYLES, Artist, load_captchas
+from utils.data.captchas import STYLES, Artist, load_captchas
 from utils.errors import UserError
 
 TINY = ["--captchas", "100", "--epoch", "1", "--source_epoch", "1", "--batch_size", "20"]

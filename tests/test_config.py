@@ -19,8 +19,8 @@ from config.config import (
     TrainingConfig,
 )
 from utils.errors import UserError
-from utils.runs import find_run, start_run
-from utils.selection import CRITERIA
+from utils.record.selection import CRITERIA
+from utils.run.runs import find_run, start_run
 
 
 def test_save_and_load_is_the_same(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from conftest import ROOT
 from test_end_to_end import run, run_folders, the_error, wait_for_checkpoint
 
-from utils.batches import DomainBatches, evaluation_batches
+from utils.data.batches import DomainBatches, evaluation_batches
+from utils.data.folders import PictureFolder, mean_of, open_source, open_target
 from utils.errors import UserError
-from utils.folders import PictureFolder, mean_of, open_source, open_target
 
 SHAPE = (28, 28, 3)
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")

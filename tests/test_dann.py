@@ -13,7 +13,7 @@ from keras import layers
 from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
-from utils.schedules import GRLLambda
+from model.schedules import GRLLambda
 
 RATE, LAMBDA = 0.1, 0.7
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from test_end_to_end import final_weights, run, run_folders, the_error, wait_for_checkpoint
 
-from utils.workers import start, wait
+from utils.run.workers import start, wait
 
 # 200 steps. A rate at which rounding does not grow: at 0.01 a difference of 1e-8 after 50 steps is
 # one of 0.1 after 200, in the nature of an adversarial game; a loss scaled wrongly shows at any.
@@ -113,7 +113,7 @@ def test_several_devices_go_on_from_one_process(
 
 def test_a_worker_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever ends first: the launcher must look at all of them."""
-    monkeypatch.setattr("utils.workers.GRACE", 0.5)
+    monkeypatch.setattr("utils.run.workers.GRACE", 0.5)
     for first in (0, 1):
         codes = ["import time; time.sleep(60)", "import time; time.sleep(60)"]
         codes[first] = "import sys; sys.exit(7)"
@@ -124,10 +124,10 @@ def test_a_worker_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_launcher_needs_a_number_and_a_script() -> None:
-    done = subprocess.run([sys.executable, "-m", "utils.workers", "two"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "utils.run.workers", "two"], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 2
-    assert "python -m utils.workers 2 train" in done.stderr
+    assert "python -m utils.run.workers 2 train" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from utils.downloads import download
+from utils.data.downloads import download
 from utils.errors import UserError
 
 CONTENT = b"the real file" * 1000

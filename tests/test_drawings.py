@@ -13,7 +13,7 @@ from test_end_to_end import run, run_folders, the_error
 
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
 from utils import drawings
-from utils.drawings import canny, grey, make_standin, read_drawings, read_photos
+from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
 from utils.errors import UserError
 
 

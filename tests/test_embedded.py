@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from utils.embedded import COPIES, VAL_SCANS, embedded_digits, embedded_photos
-from utils.mnist import Digits
+from utils.data.embedded import COPIES, VAL_SCANS, embedded_digits, embedded_photos
+from utils.data.mnist import Digits
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_no_scan_is_on_both_sides(digits: Digits, monkeypatch: pytest.MonkeyPatc
     numbered[:, 0, 0] = np.arange(1797)
     scans.images = numbered
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: scans)
-    monkeypatch.setattr("utils.embedded.enlarge", lambda scan, _: scan[0, 0])
+    monkeypatch.setattr("utils.data.embedded.enlarge", lambda scan, _: scan[0, 0])
     split = embedded_digits(np.random.RandomState(42))
     train, val = set(split.train.tolist()), set(split.val.tolist())
     assert not train & val

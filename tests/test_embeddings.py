@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.embeddings import load_pair, save_embedding, save_pair, tsne, write_projector
-from utils.selection import Outputs
+from utils.record.embeddings import load_pair, save_embedding, save_pair, tsne, write_projector
+from utils.record.selection import Outputs
 
 
 def clusters(shift: float, count: int = 40) -> Outputs:

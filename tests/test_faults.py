@@ -25,7 +25,7 @@ from test_end_to_end import (
 from test_trainer import Domains, Killed, deterministic, kill_at, make_trainer  # noqa: F401
 
 from utils.errors import UserError
-from utils.runs import Run, claim
+from utils.run.runs import Run, claim
 
 
 def damage(file: Path, how: str) -> None:

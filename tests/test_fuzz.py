@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from config.config import Config
+from utils.data.mnist import read_idx
+from utils.data.pickles import read_pickle
 from utils.errors import UserError
-from utils.mnist import read_idx
-from utils.pickles import read_pickle
 
 QUIET = settings(max_examples=150, deadline=None, database=None)
 values = st.recursive(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import idx_bytes
 
+from utils.data.mnist import NPZ_KEYS, Digits, find_mnist, read_idx, read_mnist
 from utils.errors import UserError
-from utils.mnist import NPZ_KEYS, Digits, find_mnist, read_idx, read_mnist
 
 
 def assert_equal(digits: Digits, expected: dict[str, np.ndarray]) -> None:

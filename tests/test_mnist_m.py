@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.mnist_m import blend, to_rgb
+from utils.data.mnist_m import blend, to_rgb
 
 
 def test_every_image_is_the_rule_applied_to_some_crop() -> None:

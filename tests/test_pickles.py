@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from utils.data.pickles import pixel_mean, read_pickle, write_pickle
 from utils.errors import UserError
-from utils.pickles import pixel_mean, read_pickle, write_pickle
 
 GOOD: dict[str, np.ndarray] = {
     "train": np.arange(5 * 2352, dtype=np.uint32).astype(np.uint8).reshape(5, 28, 28, 3),

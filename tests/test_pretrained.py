@@ -10,8 +10,8 @@ import pytest
 
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
+from model.pretrained import load_pretrained
 from utils.errors import UserError
-from utils.pretrained import load_pretrained
 
 
 def make_dann(seed: int, hidden: int = 100) -> DANN:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from utils.schedules import AnnealedLearningRate, GRLLambda
+from model.schedules import AnnealedLearningRate, GRLLambda
 
 
 @pytest.mark.parametrize("step", [0, 1, 250, 999, 1000])

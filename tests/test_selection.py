@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from utils.selection import CRITERIA, Outputs, controlled_risk, density_ratio
+from utils.record.selection import CRITERIA, Outputs, controlled_risk, density_ratio
 
 PAIR = np.array([[0.9, 0.1], [0.1, 0.9]])
 H_PAIR = 0.3250829733914482  # H(.9, .1) in nats

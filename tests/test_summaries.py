@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.figures import confusion_picture, prediction_picture
-from utils.selection import Outputs
-from utils.summaries import RunLog, rewind_events
+from utils.record.figures import confusion_picture, prediction_picture
+from utils.record.selection import Outputs
+from utils.record.summaries import RunLog, rewind_events
 
 # The original repository's.
 TAGS = {

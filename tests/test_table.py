@@ -102,7 +102,7 @@ def test_captchas_are_reported_with_their_control(logged: Path) -> None:
 
 def test_each_command_is_one_that_the_script_takes() -> None:
     from config.config import CaptchaConfig, Config, DrawingsConfig
-    from utils.training import parse
+    from utils.run.launch import parse
 
     for training in grid((0,)).values():
         flags = training.flags.replace("{start}", "model.keras").split()

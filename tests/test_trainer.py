@@ -17,12 +17,12 @@ from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import dense_head, mnist_feature_extractor
-from model.trainer import CollapseError, EvaluationData, Interrupted, Trainer
-from utils.batches import DomainBatches, evaluation_batches
-from utils.devices import prepare_devices
-from utils.schedules import AnnealedLearningRate, GRLLambda
-from utils.selection import CRITERIA
-from utils.summaries import RunLog
+from model.schedules import AnnealedLearningRate, GRLLambda
+from utils.data.batches import DomainBatches, evaluation_batches
+from utils.record.selection import CRITERIA
+from utils.record.summaries import RunLog
+from utils.run.devices import prepare_devices
+from utils.run.trainer import CollapseError, EvaluationData, Interrupted, Trainer
 
 Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 EPOCHS, EPOCH_STEPS = 2, 20

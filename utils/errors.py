@@ -1,9 +1,18 @@
-"""The one exception that a user's mistake raises, and how a script ends on it."""
+"""How a script ends: its exit codes, and the one exception that a user's mistake raises."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+MISTAKE, COLLAPSED, TRY_AGAIN, CTRL_C = 2, 3, 75, 130
+EXIT_CODES = f"""exit codes:
+  0    done
+  {MISTAKE}    a mistake in the call or the data
+  {COLLAPSED}    the network collapsed
+  {TRY_AGAIN}   stopped by SIGTERM; saved: go on with --resume
+  {CTRL_C}  stopped by Ctrl-C; saved: go on with --resume"""
 
 
 class UserError(Exception):
@@ -11,6 +20,13 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))  # libraries' reasons may have several lines
+
+
+def existing_file(path: str, name: str, remedy: str) -> None:
+    """Raises `UserError` unless `path`, which the setting `name` gives, is a file."""
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "no such file"
+        raise UserError(f"{name}: {path}: {what}; {remedy}")
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -23,8 +39,8 @@ def run_script(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = MISTAKE
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written half", file=sys.stderr)
-        code = 130
+        code = CTRL_C
     sys.exit(code)

@@ -14,9 +14,9 @@ import numpy as np
 import sklearn.datasets
 from tqdm import tqdm
 
-from utils.embedded import embedded_photos
+from utils.data.embedded import embedded_photos
+from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError
-from utils.pictures import find_pictures, read_picture
 
 SIDE = 32
 CANNY = (170, 300)  # the homework's thresholds

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from config.config import AnyConfig, TrainingConfig
-from utils.cluster import is_chief
+from config.base import AnyConfig, TrainingConfig
 from utils.errors import UserError
+from utils.run.cluster import is_chief
 
 CONFIG_FILE = "config.json"
 
@@ -33,6 +33,10 @@ class Run:
         tail = Path(config.experiment) / str(config.run_name)
         return cls(*(Path(root) / tail for root in (config.logs_dir, config.checkpoints_dir,
                                                     config.config_dir)))  # fmt: skip
+
+    def below(self, name: str) -> Run:
+        """Returns where a stage of this run writes; its settings are the run's."""
+        return Run(self.logs / name, self.checkpoints / name, self.config)
 
     @property
     def folders(self) -> tuple[Path, Path, Path]:

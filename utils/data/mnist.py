@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from utils.downloads import download
+from utils.data.downloads import download
 from utils.errors import UserError
 
 # The file that keras.datasets.mnist loads, and its SHA-256 as Keras publishes it.

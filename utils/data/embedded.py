@@ -8,7 +8,7 @@ import numpy as np
 import skimage.data
 import sklearn.datasets
 
-from utils.mnist import Digits
+from utils.data.mnist import Digits
 
 VAL_SCANS = 397  # of 1,797: about the MNIST proportion that the original holds back, rounded
 COPIES = 4  # augmented versions of each scan: 5,600 for training, 1,588 for validation

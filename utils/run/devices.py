@@ -8,7 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 import keras
 import tensorflow as tf
 
-from config.config import TrainingConfig
+from config.base import TrainingConfig
 from utils.errors import UserError
 
 

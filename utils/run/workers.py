@@ -1,6 +1,6 @@
 """Starts several local processes of a training script, as one cluster on loopback.
 
-python -m utils.workers 2 train_MNIST2MNIST_M.py --epoch 5
+python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5
 
 The first worker's output is shown. When one of them ends, the others get some seconds to end by
 themselves and are then stopped; the exit code is that of the first one that failed.

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError
-from utils.pictures import find_pictures, read_picture
 
 Shape = tuple[int, int, int]
 # Here and not in tf.data, which for repeatable runs makes a parallel map of Python code serial.

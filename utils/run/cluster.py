@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from config.config import TrainingConfig
+from config.base import TrainingConfig
 from utils.errors import UserError
 
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.atomic import whole_file
-from utils.drawings import canny, grey
+from utils.data.drawings import canny, grey
 
 Values = Sequence[float] | np.ndarray
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.random_projection import GaussianRandomProjection
+
+from config.base import Criterion as CriterionName
 
 LONGEST = 1024  # numbers of a feature that is kept
 
@@ -29,10 +32,10 @@ class Outputs:
     """int32 `[N]` or `[N, n]`, -1 = unlabelled."""
 
 
-Criterion = Callable[[Outputs, Outputs], float]
+Criterion = Callable[[Outputs, Outputs], float]  # of source and target
 
 
-def confidence(source: Outputs, target: Outputs) -> float:
+def entropy(source: Outputs, target: Outputs) -> float:
     """Minus the mean entropy of the target predictions, in nats: 0 at best, -ln(num_labels) worst.
 
     Blind to a model that is sure of the wrong class.
@@ -40,7 +43,7 @@ def confidence(source: Outputs, target: Outputs) -> float:
     Reference: Morerio et al., "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain
     Adaptation", ICLR 2018, section 3.3.
     """
-    return -float(entropy(target.probabilities).mean())
+    return -float(entropies(target.probabilities).mean())
 
 
 def information_maximisation(source: Outputs, target: Outputs) -> float:
@@ -53,7 +56,7 @@ def information_maximisation(source: Outputs, target: Outputs) -> float:
     Unsupervised Domain Adaptation", ICML 2012, equation 5.
     """
     mean_prediction = target.probabilities.mean(axis=0)
-    return float(entropy(mean_prediction).mean() - entropy(target.probabilities).mean())
+    return float(entropies(mean_prediction).mean() - entropies(target.probabilities).mean())
 
 
 def soft_neighbourhood_density(
@@ -125,15 +128,6 @@ def controlled_risk(weights: np.ndarray, losses: np.ndarray) -> float:
     return float(weighted.mean() + eta * weights.mean() - eta)
 
 
-CRITERIA: dict[str, Criterion] = {
-    "entropy": confidence,
-    "information_maximisation": information_maximisation,
-    "soft_neighbourhood_density": soft_neighbourhood_density,
-    "nuclear_norm": nuclear_norm,
-    "deep_embedded_validation": deep_embedded_validation,
-}
-
-
 def shortened(features: np.ndarray) -> np.ndarray:
     """Returns features of at most `LONGEST` numbers; longer ones by a fixed random projection.
 
@@ -151,7 +145,11 @@ def projection(size: int) -> GaussianRandomProjection:
     return model.fit(np.zeros((1, size), np.float32))
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
+def entropies(probabilities: np.ndarray) -> np.ndarray:
     """Returns -Σ p·ln p over the last axis, in nats; 0·ln 0 counts as 0."""
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     return -(probabilities * logs).sum(axis=-1)
+
+
+# The names that `select_by` may have are the functions' above.
+CRITERIA: dict[str, Criterion] = {name: globals()[name] for name in get_args(CriterionName)}

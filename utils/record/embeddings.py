@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from utils.atomic import whole_file
-from utils.selection import Outputs
+from utils.record.selection import Outputs
 
 Pair = tuple[Outputs, Outputs]  # source and target
 FIRST, LAST = "features_first_epoch.npz", "features_last_epoch.npz"

@@ -13,8 +13,8 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from utils.atomic import whole_file
-from utils.figures import confusion_picture, prediction_picture
-from utils.selection import Outputs
+from utils.record.figures import confusion_picture, prediction_picture
+from utils.record.selection import Outputs
 
 HPARAMS_TAGS = {"_hparams_/session_start_info"}
 PREFIXES = {"train": "train", "validation": "val"}

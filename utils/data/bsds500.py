@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.downloads import download
+from utils.data.downloads import download
+from utils.data.pictures import decode_picture
 from utils.errors import UserError
-from utils.pictures import decode_picture
 
 URLS = (
     # The official address.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from utils.folders import PictureFolder
+from utils.data.folders import PictureFolder
 
 ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
 

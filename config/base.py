@@ -1,0 +1,171 @@
+"""The settings that the methods read, with the defaults of every script but the digits'."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from config.methods import CONTROLS, METHODS
+from config.presets import read_preset
+from config.settings import (
+    BELOW_1,
+    FOLDER_NAME,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Settings,
+    at_least,
+    not_by,
+    one_of,
+    only,
+)
+from utils.errors import UserError, existing_file
+
+AnyConfig = TypeVar("AnyConfig", bound="TrainingConfig")
+Augmentation = Literal["none", "affine", "affine_colour"]
+DomainLoss = Literal["mean", "sum"]
+AdversarialLoss = Literal["gan", "minimax", "confusion"]
+Criterion = Literal[
+    "entropy",
+    "information_maximisation",
+    "soft_neighbourhood_density",
+    "nuclear_norm",
+    "deep_embedded_validation",
+]
+Strategy = Literal["default", "mirrored", "multi_worker"]
+# What a preset of the first stage says; in the rest both stages of a run are the same.
+HYPERPARAMETERS = (
+    "batch_size", "init_learning_rate", "lr_alpha", "lr_beta", "momentum_rate", "grl_lambda",
+    "gamma", "ramp", "domain_loss", "clip_norm", "dropout", "augmentation", "average_decay",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(Settings):
+    """Settings that every training has."""
+
+    QUICK: ClassVar[dict[str, Any]] = {}  # what --quick stands for, where a script has it
+
+    # what to train
+    method: Annotated[str, one_of(METHODS)] = "dann"
+    """What adapts the model, or a control."""
+    pre_model_path: str | None = None
+    """Model to start from: a .keras or a .weights.h5. With adda and mean_teacher it replaces the
+    first stage."""
+
+    # training
+    epoch: Annotated[int, at_least(1)] = 100
+    """Epochs; one is a pass over the source images."""
+    batch_size: Annotated[int, at_least(2)] = 256
+    """Images of a batch, as many of each domain."""
+    init_learning_rate: Annotated[float, POSITIVE] = 0.01
+    """μ_0 of μ_p = μ_0 / (1 + α·p)^β."""
+    lr_alpha: Annotated[float, at_least(0)] = 10.0
+    """α of the learning rate schedule. 0 keeps the rate constant."""
+    lr_beta: Annotated[float, at_least(0)] = 0.75
+    """β of the learning rate schedule."""
+    grl_lambda: Annotated[float, at_least(0), not_by(*CONTROLS)] = 1.0
+    """Highest λ of the gradient reversal. With adda it weighs the adversarial loss."""
+    gamma: Annotated[float, at_least(0), not_by(*CONTROLS, "adda")] = 10.0
+    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
+    ramp: Annotated[bool, not_by(*CONTROLS, "adda")] = True
+    """λ rises with slope gamma. --no_ramp: it is grl_lambda from the start."""
+    domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
+    """mean: over the images of all domains. sum: of each domain's mean, as in JMLR 2016, equation
+    18."""
+
+    # recipe: what the paper does not have
+    clip_norm: Annotated[float, at_least(0)] = 0.0
+    """Largest norm of the gradient; longer ones are shortened. 0: any."""
+    average_decay: Annotated[float, BELOW_1] = 0.0
+    """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
+
+    # methods of their own settings
+    entropy_conditioning: Annotated[bool, only("cdan")] = True
+    """Images that are classified with more confidence count more: CDAN+E. Off: plain CDAN."""
+    source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10
+    """Epochs of the first stage."""
+    first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
+    """Preset of the first stage. None: the settings of this run."""
+    confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
+    """The least probability at which the teacher's class becomes a label."""
+    adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
+    """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
+    """Of the discriminator's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    adversarial_loss: Annotated[AdversarialLoss, only("adda")] = "gan"
+    """What the target encoder descends: gan (inverted labels; CVPR 2017, equation 7), minimax
+    (equation 6) or confusion (equation 8)."""
+    k_d: Annotated[int, at_least(1), only("adda")] = 1
+    """Steps of the discriminator for each batch."""
+    k_g: Annotated[int, at_least(1), only("adda")] = 2
+    """Steps of the target encoder for each batch."""
+    discriminator_steps: Annotated[int, at_least(0), only("adda")] = 0
+    """So many batches teach the discriminator alone before the target encoder moves."""
+
+    # measuring and keeping
+    select_by: Criterion = "information_maximisation"
+    """The label-free criterion that picks best.keras; all of them are logged."""
+    run_name: Annotated[str | None, FOLDER_NAME] = None
+    """Last folder of the run's path. None: the time it started."""
+    logs_dir: str = "logs"
+    """Where TensorBoard's events, log.txt, log.csv and figures go."""
+    checkpoints_dir: str = "checkpoints"
+    """Where models and checkpoints go."""
+    config_dir: str = "config"
+    """Where the settings of each run go."""
+    checkpoint_steps: Annotated[int, at_least(1)] = 100
+    """Steps between checkpoints: what a kill costs at most. Every epoch ends with one, too."""
+    allow_collapse: bool = False
+    """Go on when the network has collapsed, instead of stopping with advice."""
+
+    # machine
+    seed: Annotated[int, SEED] = 0
+    """Of the initial weights and of the order of the images."""
+    mixed_precision: bool = False
+    """Compute in bfloat16, keep weights in float32: faster on new CPUs and on GPUs since 2020."""
+    jit_compile: bool = False
+    """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
+    strategy: Strategy = "default"
+    """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
+    logical_devices: Annotated[int, at_least(0)] = 0
+    """With mirrored: cut the CPU into so many devices instead of using GPUs, to try it out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.num_domains:
+            raise UserError(
+                f"batch_size: {self.batch_size!r} must be a multiple of the {self.num_domains} "
+                "domains"
+            )
+        if self.method == "mean_teacher" and not self.average_decay:
+            raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
+
+    def of_first_stage(self: AnyConfig, method: str) -> AnyConfig:
+        """Returns the settings of the run that a two-stage run begins with.
+
+        Args:
+            method: of that run.
+        """
+        values: dict[str, Any] = {}
+        if self.first_stage:
+            preset = read_preset(self.first_stage).settings
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            values = {name: preset.get(name, defaults[name])
+                      for name in HYPERPARAMETERS if name in defaults}  # fmt: skip
+        return dataclasses.replace(self, **{**values, "method": method, "epoch": self.source_epoch})
+
+    @property
+    def num_domains(self) -> int:
+        """The source and each target."""
+        return 2
+
+    @property
+    def experiment(self) -> str:
+        """The run's folder below logs, checkpoints and config."""
+        raise NotImplementedError
+
+    def check_paths(self) -> None:
+        """Raises `UserError` if something that the run reads is missing."""
+        if self.pre_model_path is not None:
+            existing_file(self.pre_model_path, "pre_model_path", "check it")

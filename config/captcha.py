@@ -1,0 +1,58 @@
+"""The hyperparameters of train_captcha.py: edit the defaults here, or give them as flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+from config.base import TrainingConfig
+from config.methods import CONTROLS, METHODS
+from config.settings import BELOW_1, POSITIVE, SEED, at_least, not_by, one_of, only
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptchaConfig(TrainingConfig):
+    """Settings of the captchas."""
+
+    QUICK: ClassVar[dict[str, Any]] = {"captchas": 3000, "source_epoch": 3, "epoch": 2}
+
+    # what to train
+    method: Annotated[str, one_of(METHODS)] = "adda"
+    """What adapts the model, or a control. source_only is adda's first stage alone."""
+    captchas: Annotated[int, at_least(100)] = 15000
+    """Captchas of each style to train with; they are drawn once and kept."""
+    captcha_seed: Annotated[int, SEED] = 42
+    """Of the captchas."""
+    captcha_root: str = "model_data/dataset/captcha"
+    """Where the captchas are kept."""
+    quick: bool = False
+    """A look at everything in a few minutes: 3000 captchas, 3 + 2 epochs; learns little."""
+
+    # training
+    epoch: Annotated[int, at_least(1)] = 2
+    """Epochs of the adaptation; one is a pass over the source captchas."""
+    source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher", "source_only")] = 2
+    """Epochs of the first stage."""
+    batch_size: Annotated[int, at_least(2)] = 64
+    """Captchas of a batch, half source, half target. adda's first stage has the source half."""
+    init_learning_rate: Annotated[float, POSITIVE] = 0.0003
+    """Of Adam; with adda of the first stage's. At 0.001 the classifier may die in the first
+    steps."""
+    lr_alpha: Annotated[float, at_least(0)] = 0.0
+    """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
+    grl_lambda: Annotated[float, at_least(0), not_by(*CONTROLS)] = 1.0
+    """Weight of the adversarial loss. With adda 0 is the control: the target's statistics alone."""
+
+    # recipe: what the paper does not have
+    average_decay: Annotated[float, BELOW_1] = 0.99
+    """Models are measured and kept with their weights averaged at this decay; 0: as they are."""
+
+    # methods of their own settings
+    adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.00002
+    """Of the target encoder's Adam. Faster, it forgets what the source model knows."""
+    discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
+    """Of the discriminator's Adam."""
+
+    @property
+    def experiment(self) -> str:
+        return f"captcha/Adam-lr={self.adda_learning_rate}/batch_size={self.batch_size}"

@@ -1,0 +1,83 @@
+"""The hyperparameters of train_custom.py: edit the defaults here, or give them as flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from config.base import Augmentation, TrainingConfig
+from config.methods import CONTROLS
+from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, not_by
+from utils.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomConfig(TrainingConfig):
+    """Settings of your own pictures."""
+
+    # what to train
+    source: str = ""
+    """Folder of the labelled domain: one folder of pictures for each class."""
+    target: tuple[str, ...] = ()
+    """Folders of the domains to adapt to. Class folders, if there are any, serve for measuring."""
+
+    # training
+    momentum_rate: Annotated[float, BELOW_1] = 0.9
+    """Momentum of SGD; ICML 2015, section 4."""
+    alternating: Annotated[bool, not_by(*CONTROLS, "adda")] = False
+    """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""
+
+    # recipe: what the paper does not have
+    dropout: Annotated[float, BELOW_1] = 0.0
+    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    augmentation: Augmentation = "none"
+    """Random changes of training images: turn, stretch, shear, shift; and colours."""
+
+    # images and networks
+    image_size: Annotated[tuple[int, int], SIDES] = (28, 28)
+    """Height and width that every picture is resized to."""
+    channels: Annotated[int, Limit(lambda value: value in (1, 3), "1 (grey) or 3 (RGB)")] = 3
+    """3: RGB, 1: grey; pictures of the other kind are converted."""
+    pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
+    """Mean subtracted per channel, in [0, 255]. None: measured on some pictures of each domain."""
+    validation_share: Annotated[float, Limit(lambda value: 0 < value < 1, "in (0, 1)")] = 0.1
+    """Share of each domain's pictures that is kept back for measuring."""
+    backbone: str = "paper"
+    """paper: the paper's MNIST network; or the name of a keras.applications model, untrained."""
+    feature_layer: str | None = None
+    """Inner layer of the backbone whose output is the feature. None: its last."""
+    pooling: Literal["flatten", "average"] = "flatten"
+    """What makes a vector of the feature."""
+    label_hidden: Annotated[tuple[int, ...], UNITS] = (100, 100)
+    """Units of the label predictor's hidden layers; ICML 2015, figure 4 (a)."""
+    domain_hidden: Annotated[tuple[int, ...], UNITS] = (100,)
+    """Units of the domain classifier's hidden layers; ICML 2015, figure 4 (a)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pixel_mean is not None and len(self.pixel_mean) != self.channels:
+            raise UserError(
+                f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
+                f"{self.channels} channels"
+            )
+
+    @property
+    def num_domains(self) -> int:
+        return 1 + len(self.target)
+
+    @property
+    def experiment(self) -> str:
+        return (
+            f"custom/{Path(self.source).name}2{'+'.join(Path(each).name for each in self.target)}"
+            f"/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"
+            f"/batch_size={self.batch_size}"
+        )
+
+    def check_paths(self) -> None:
+        super().check_paths()
+        if not self.source or not self.target:
+            raise UserError("name the folders: --source DIR --target DIR [DIR …]")
+        for folder in (self.source, *self.target):
+            if not Path(folder).is_dir():
+                raise UserError(f"{folder}: no such folder; --source and --target take folders")

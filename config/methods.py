@@ -1,0 +1,52 @@
+"""The methods: a new one is a file in model/ and a line here.
+
+Models are named here and not imported: TensorFlow takes seconds to start, and --help should not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Method:
+    """What `--method` may name."""
+
+    model: str
+    """Module in model/, and class."""
+    about: str
+    """A line for --help."""
+    first: str | None = None
+    """The method that trains the model which this one starts from: its first stage."""
+    start: str = "best.keras"
+    """The model of the first stage that the second starts from."""
+    folder: str = "first"
+    """Where the first stage is recorded, below the run's folders."""
+    labels: Literal["source", "target"] = "source"
+    """The domain whose labels are used in training."""
+    adversary: bool = True
+    """False: a control. λ is 0, so the features never hear of the domains."""
+    family: str = "dann"
+    """How files of the final model are named: trained_<family>_<data>.keras."""
+    domain_hidden: tuple[int, ...] = (100,)
+    """Units of the domain classifier's hidden layers on digits: ICML 2015, figure 4 (a); or CVPR
+    2017, section 5."""
+
+
+METHODS = {
+    "dann": Method("dann.DANN", "domain-adversarial training: a gradient reversal layer"),
+    "cdan": Method("cdan.CDAN", "dann whose domain classifier sees the predicted class too",
+                   family="cdan"),
+    "mean_teacher": Method("mean_teacher.MeanTeacher", "second stage after dann: the averaged "
+                           "model labels the target images it is sure of", first="dann"),
+    "adda": Method("adda.ADDA", "a source encoder, and a copy of it that is adapted",
+                   first="source_model", start="source_model.keras", folder="source",
+                   family="adda", domain_hidden=(500, 500)),
+    "source_only": Method("dann.DANN", "the lower bound: λ = 0", adversary=False),
+    "target_only": Method("dann.DANN", "the upper bound: λ = 0, on target labels",
+                          adversary=False, labels="target"),
+    "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
+                           family="adda", domain_hidden=(500, 500)),
+}  # fmt: skip
+CONTROLS = tuple(name for name, method in METHODS.items() if not method.adversary)

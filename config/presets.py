@@ -1,0 +1,40 @@
+"""Named settings: each file of config/presets/ is what one run differs by from the defaults."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config.settings import read_json
+from utils.errors import UserError
+
+FOLDER = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset as its file has it."""
+
+    about: str
+    """A line for --help."""
+    script: str
+    """The training script that it is for."""
+    settings: dict[str, Any]
+    """Only what differs from the script's defaults."""
+
+
+def read_preset(name: str) -> Preset:
+    """Returns a preset, or raises `UserError` if there is none of that name."""
+    known = sorted(path.stem for path in FOLDER.glob("*.json"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known) or known
+        raise UserError(f"preset: no {name!r}; there are {', '.join(near)}")
+    return Preset(**read_json(FOLDER / f"{name}.json"))
+
+
+def presets_of(script: str) -> dict[str, Preset]:
+    """Returns the presets of a training script, by name."""
+    presets = {path.stem: read_preset(path.stem) for path in sorted(FOLDER.glob("*.json"))}
+    return {name: preset for name, preset in presets.items() if preset.script == script}

@@ -1,0 +1,198 @@
+"""What settings are: fields with a type and a limit, checked wherever a value comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from utils.atomic import whole_file
+from utils.errors import UserError
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value must be, beyond its type."""
+
+    accepts: Callable[[Any], bool]
+    rule: str
+    """In words, after "must be"."""
+
+
+@dataclass(frozen=True)
+class UsedBy:
+    """The methods that a setting is for; with the others its flag is refused."""
+
+    methods: tuple[str, ...]
+    """Those that use it, or, if `others`, those that do not."""
+    others: bool = False
+
+    def __contains__(self, method: str) -> bool:
+        return (method in self.methods) is not self.others
+
+    def __str__(self) -> str:
+        return ("not " if self.others else "") + ", ".join(self.methods)
+
+
+def at_least(minimum: float) -> Limit:
+    return Limit(lambda value: math.isfinite(value) and value >= minimum, f"{minimum} or more")
+
+
+def one_of(names: Iterable[str]) -> Limit:
+    known = tuple(names)
+    return Limit(lambda value: value in known, f"one of {', '.join(known)}")
+
+
+def only(*methods: str) -> UsedBy:
+    return UsedBy(methods)
+
+
+def not_by(*methods: str) -> UsedBy:
+    return UsedBy(methods, others=True)
+
+
+POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "more than 0")
+BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
+SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
+SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
+PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
+SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")
+UNITS = Limit(lambda value: all(units >= 1 for units in value), "1 or more units in each layer")
+FOLDER_NAME = Limit(
+    lambda value: (
+        value.strip(". ") != "" and not set("/\\\0") & set(value) and len(value.encode()) <= 200
+    ),
+    "a folder name of at most 200 bytes, without slashes",
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of settings."""
+
+    name: str
+    kind: Any
+    """Its type, without what `Annotated` adds."""
+    limits: tuple[Limit, ...]
+    used_by: UsedBy | None
+    """None: every method."""
+
+    def checked(self, value: Any) -> Any:
+        """Returns a value as this field's type, or raises `UserError`."""
+        value = fitted(value, self.kind, self.name)
+        for limit in self.limits:
+            if value is not None and not limit.accepts(value):
+                raise UserError(f"{self.name}: {value!r} must be {limit.rule}")
+        return value
+
+
+@functools.cache
+def fields_of(kind: type) -> dict[str, Field]:
+    """Returns the fields of a dataclass, by name."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        extras = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
+        found[field.name] = Field(
+            field.name,
+            typing.get_args(hint)[0] if extras else hint,
+            tuple(extra for extra in extras if isinstance(extra, Limit)),
+            next((extra for extra in extras if isinstance(extra, UsedBy)), None),
+        )
+    return found
+
+
+def fitted(value: Any, kind: Any, name: str) -> Any:
+    """Returns a value as the type `kind`: an int may stand for a float, a list for a tuple.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal and value not in arguments:
+        raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
+    if origin is Literal or type(value) is kind or (value is None and type(None) in arguments):
+        return value
+    if (kind is float and type(value) is int) or (kind is Path and isinstance(value, (str, Path))):
+        return kind(value)
+    if type(None) in arguments:  # X | None
+        return fitted(value, arguments[0], name)
+    any_length = arguments[1:] == (Ellipsis,)
+    fits = any_length or (isinstance(value, (list, tuple)) and len(value) == len(arguments))
+    if origin is tuple and isinstance(value, (list, tuple)) and fits:
+        return tuple(fitted(item, arguments[0], name) for item in value)
+    raise UserError(f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A frozen dataclass whose values are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        fields = fields_of(type(self))
+        for name, value in vars(type(self)).items():
+            if name[0] != "_" and name.islower() and name not in fields and not is_code(value):
+                raise UserError(f"{name}: write its type, too, as in {name}: int = 1")
+        for field in fields.values():
+            object.__setattr__(self, field.name, field.checked(getattr(self, field.name)))
+
+    def save(self, path: Path) -> None:
+        """Writes the settings as JSON."""
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls: type[AnySettings], path: Path) -> AnySettings:
+        """Reads settings that `save` wrote; what they do not name keeps its default.
+
+        Raises:
+            UserError: no such file, not JSON, an unknown key, or a value of the wrong type.
+        """
+        return cls.of(read_json(path), f"{path}: ")
+
+    @classmethod
+    def of(cls: type[AnySettings], values: Mapping[str, Any], origin: str = "") -> AnySettings:
+        """Returns settings with these values, and the defaults for the rest.
+
+        Args:
+            values: by name.
+            origin: where they come from, before a message.
+
+        Raises:
+            UserError: an unknown name, or an impossible value.
+        """
+        known = fields_of(cls)
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known) or known
+                raise UserError(f"{origin}unknown key {name!r}; known are {', '.join(near)}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{origin}{error}") from error
+
+
+def is_code(value: Any) -> bool:
+    """Tells whether a member of a class is a method or a property."""
+    return callable(value) or isinstance(value, (property, classmethod, staticmethod))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds, or raises `UserError`."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a config file ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}, not an object")
+    return values

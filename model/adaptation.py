@@ -1,0 +1,263 @@
+"""The contract of all methods: what the Trainer trains and saves, and predict.py predicts with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from config.base import TrainingConfig
+from model.augmentation import RandomAugmentation
+from model.averaging import WeightAverage
+from model.losses import (
+    UNLABELLED,
+    clip_together,
+    cross_entropy,
+    is_correct,
+    mean_share,
+    steps_taken,
+)
+from model.networks import Shape
+from model.schedules import AnnealedLearningRate, ProgressSchedule
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
+
+
+class Adaptation(keras.Model):
+    """A feature extractor, a label predictor, and what a method puts beside them.
+
+    A method says what a step does (`train_step`) and which weights each of its optimizers trains
+    (`weights_of`). The rest is here: compiling, saving, averaged weights, metrics, prediction.
+
+    Args:
+        feature_extractor: a Keras model from images to features.
+        label_predictor: a Keras model from features to logits, `[B, num_labels]`, or
+            `[B, n, num_labels]` for n positions, such as the characters of a captcha. Each
+            position counts the same in the loss and in `image_cls_acc`.
+        clip_norm: largest norm of all gradients together; longer ones are shortened to it. 0: any.
+        augmentation: what is done to the images of a training batch; None: nothing.
+        average_decay: above 0 keeps a `WeightAverage` of what predicts, at this decay; inside
+            `averaged()` the model predicts with it.
+        class_names: for people, in the order of the classes.
+
+    Call arguments:
+        images: `[B, H, W, C]`, pixel values in [0, 255].
+        training: whether dropout and batch normalisation are in training mode.
+
+    Output shape: `[B, num_labels]` or `[B, n, num_labels]`, float32 probabilities.
+
+    Training batches are tuples `(images, labels, domains)`: labels int32 `[B]` or `[B, n]` with
+    -1 = unlabelled, domains int32 `[B]`, 0 = source.
+    """
+
+    # The arguments that a saved model comes back from: Keras objects, and plain values.
+    parts: ClassVar[tuple[str, ...]] = ("feature_extractor", "label_predictor", "augmentation")
+    knobs: ClassVar[tuple[str, ...]] = ("clip_norm", "average_decay", "class_names")
+    source_alone: ClassVar[bool] = False  # whether its training batches have source images only
+
+    def __init__(
+        self,
+        feature_extractor: keras.Model,
+        label_predictor: keras.Model,
+        clip_norm: float = 0.0,
+        augmentation: RandomAugmentation | None = None,
+        average_decay: float = 0.0,
+        class_names: Sequence[str] | None = None,
+        **model_options: Any,
+    ):
+        super().__init__(**model_options)
+        self.feature_extractor = feature_extractor
+        self.label_predictor = label_predictor
+        self.clip_norm = clip_norm
+        self.augmentation = augmentation
+        self.average_decay = average_decay
+        self.class_names = None if class_names is None else list(class_names)
+        self.average: WeightAverage | None = None
+        self.meters = {name: keras.metrics.Mean(name) for name in self.metric_names}
+        self.keep_average()
+        self.built = True  # all parts are
+
+    @property
+    def predictor_variables(self) -> list[keras.Variable]:
+        """The trainable weights of what predicts."""
+        parts = (self.feature_extractor, self.label_predictor)
+        return [weight for part in parts for weight in part.trainable_variables]
+
+    def weights_of(self) -> dict[str, list[keras.Variable]]:
+        """Returns the weights that each optimizer trains, by the optimizer's name in `compile`."""
+        return {"optimizer": self.trainable_variables}
+
+    @property
+    def copies(self) -> dict[str, list[keras.Model]]:
+        """The networks that begin at a trained model's, by that model's names."""
+        return {
+            "feature_extractor": [self.feature_extractor],
+            "label_predictor": [self.label_predictor],
+        }
+
+    @staticmethod
+    def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:
+        """Returns the shape of what a domain classifier sees of one image."""
+        return features
+
+    @classmethod
+    def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
+        """Returns what changes over a run, for its record: `learning_rate`, `grl_lambda`."""
+        rate = AnnealedLearningRate(
+            total_steps, settings.init_learning_rate, settings.lr_alpha, settings.lr_beta
+        )
+        return {"learning_rate": rate}
+
+    @classmethod
+    def optimizers_for(
+        cls,
+        settings: TrainingConfig,
+        total_steps: int,
+        make: Callable[[ProgressSchedule], keras.Optimizer],
+    ) -> dict[str, keras.Optimizer]:
+        """Returns the arguments of `compile` for a run.
+
+        Args:
+            settings: of the run.
+            total_steps: of the run.
+            make: makes the script's optimizer from a schedule.
+        """
+        return {"optimizer": make(cls.schedules(settings, total_steps)["learning_rate"])}
+
+    def keep_average(self) -> None:
+        """Begins an average of what predicts, if one is asked for."""
+        if self.average_decay:
+            self.average = WeightAverage(self.predictor_variables, self.average_decay)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model predicts with the average of its weights, if it keeps one."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        features = self.feature_extractor(images, training=training)
+        return tf.nn.softmax(self.label_predictor(features, training=training))
+
+    def encode(self, images: tf.Tensor, domains: tf.Tensor) -> tf.Tensor:
+        """Returns the features `[B, ...]` of images; a method may have an encoder for a domain."""
+        return self.feature_extractor(images, training=False)
+
+    def embed(self, images: tf.Tensor, domains: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the features `[B, ...]` and the class probabilities."""
+        features = self.encode(images, domains)
+        return features, tf.nn.softmax(self.label_predictor(features, training=False))
+
+    def compile(self, optimizer: str | keras.Optimizer = "sgd", **options: Any) -> None:
+        """Sets the optimizers.
+
+        Args:
+            optimizer: of the weights that `weights_of` names for it.
+            options: each further optimizer by its name there, by default one with the settings of
+                `optimizer`; and Keras' own, such as `run_eagerly`.
+        """
+        names = [name for name in self.weights_of() if name != "optimizer"]
+        others = {name: options.pop(name, None) for name in names}
+        super().compile(optimizer=optimizer, **options)
+        for name, other in others.items():
+            copy = type(self.optimizer).from_config(self.optimizer.get_config())
+            setattr(self, name, keras.optimizers.get(other or copy))
+        for name, weights in self.weights_of().items():
+            getattr(self, name).build(weights)
+
+    @property
+    def optimizers(self) -> list[keras.Optimizer]:
+        """Every optimizer, for checkpoints."""
+        return [getattr(self, name) for name in self.weights_of()]
+
+    def get_compile_config(self) -> dict[str, Any]:
+        return {
+            name: keras.saving.serialize_keras_object(getattr(self, name))
+            for name in self.weights_of()
+            if getattr(self, name, None) is not None
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        parts = {name: keras.saving.deserialize_keras_object(part) for name, part in config.items()}
+        self.compile(**parts)
+
+    def augment(self, images: tf.Tensor) -> tf.Tensor:
+        if self.augmentation is None:
+            return images
+        return self.augmentation(images, step=steps_taken(self.optimizer))
+
+    def layer_losses(self) -> tf.Tensor | float:
+        """Returns this replica's share of what layers add to the loss, such as weight decay."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.add_n(self.losses) / replicas if self.losses else 0.0
+
+    def descend(
+        self,
+        optimizer: keras.Optimizer,
+        tape: tf.GradientTape,
+        loss: tf.Tensor,
+        weights: list[keras.Variable],
+    ) -> None:
+        """Takes one step down this replica's share of a loss."""
+        gradients = tape.gradient(loss, weights)
+        if self.clip_norm:
+            gradients = clip_together(gradients, self.clip_norm)
+        optimizer.apply(gradients, weights)
+
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Measures one batch; changes nothing but the metrics."""
+        images, labels, domains = batch
+        features = self.encode(images, domains)
+        self.measure_labels(self.label_predictor(features, training=False), labels)
+        return self.get_metrics_result()
+
+    @property
+    def position_names(self) -> list[str]:
+        """The metrics of strings: the accuracy of each position, and of whole strings."""
+        shape = self.label_predictor.output_shape
+        if len(shape) == 2:
+            return []
+        return [f"position{n}_acc" for n in range(1, shape[1] + 1)] + ["whole_string_acc"]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """All metrics but `loss`, in the order of log.csv."""
+        return ["image_cls_loss", "image_cls_acc", *self.position_names]
+
+    def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Updates the metrics of labels and returns this replica's share of the mean loss."""
+        labelled = tf.cast(labels != UNLABELLED, tf.float32)
+        known = tf.maximum(labels, 0)  # any class will do where the weight is 0
+        losses, right = cross_entropy(known, logits), is_correct(known, logits)
+        self.meters["image_cls_loss"].update_state(losses, labelled)
+        self.meters["image_cls_acc"].update_state(right, labelled)
+        for position, name in enumerate(self.position_names[:-1]):
+            self.meters[name].update_state(right[:, position], labelled[:, position])
+        if self.position_names:
+            whole = self.meters["whole_string_acc"]
+            whole.update_state(tf.reduce_min(right, 1), tf.reduce_min(labelled, 1))
+        return mean_share(losses, labelled)
+
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset."""
+        results = {name: meter.result() for name, meter in self.meters.items()}
+        loss = results["image_cls_loss"] + results.get("domain_cls_loss", 0.0)
+        return {"loss": loss, **results}
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            **{part: keras.saving.serialize_keras_object(getattr(self, part))
+               for part in self.parts},
+            **{knob: getattr(self, knob) for knob in self.knobs},
+        }  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Adaptation:
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in cls.parts
+            if isinstance(config.get(name), dict)
+        }
+        return cls(**{**config, **parts})

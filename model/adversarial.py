@@ -1,0 +1,173 @@
+"""What methods with an adversary share: a domain classifier, its losses and metrics, and λ."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from config.base import TrainingConfig
+from model.adaptation import Adaptation, Batch
+from model.losses import UNLABELLED, cross_entropy, is_correct, mean_share
+from model.schedules import Constant, GRLLambda, ProgressSchedule
+
+
+class Adversarial(Adaptation):
+    """An `Adaptation` with a domain classifier.
+
+    Args:
+        domain_classifier: a Keras model from features to `num_domains` logits, or to one logit,
+            which tells the second of two domains.
+        num_domains: number of domains, at least 2; the source is 0.
+        grl_lambda: λ: a number ≥ 0, or a schedule over training steps such as `GRLLambda`. It may
+            be set anew at any time, also by a callback while `fit` runs.
+        domain_loss: of a batch: `"mean"` over the images of all domains, as in the original
+            repository; or the `"sum"` of each domain's mean: JMLR 2016, equation 18.
+        predictor_options: of `Adaptation`.
+    """
+
+    parts = (*Adaptation.parts, "domain_classifier", "grl_lambda")
+    knobs = (*Adaptation.knobs, "num_domains", "domain_loss")
+
+    def __init__(
+        self,
+        feature_extractor: keras.Model,
+        label_predictor: keras.Model,
+        domain_classifier: keras.Model,
+        num_domains: int = 2,
+        grl_lambda: float | ProgressSchedule = 1.0,
+        domain_loss: Literal["mean", "sum"] = "mean",
+        **predictor_options: Any,
+    ):
+        super().__init__(feature_extractor, label_predictor, **predictor_options)
+        if num_domains < 2:
+            raise ValueError(f"num_domains must be 2 or more, got {num_domains}")
+        if domain_classifier.output_shape[1:] not in ((num_domains,), (1,)):
+            raise ValueError(
+                f"domain_classifier must give {num_domains} logits, got output shape "
+                f"{domain_classifier.output_shape}"
+            )
+        if domain_loss not in ("mean", "sum"):
+            raise ValueError(f"domain_loss must be mean or sum, got {domain_loss!r}")
+        self.domain_classifier = domain_classifier
+        self.num_domains = num_domains
+        self.domain_loss = domain_loss
+        # A variable, so that a step that is compiled already sees a new value.
+        self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
+        self.grl_lambda = grl_lambda
+
+    @property
+    def copies(self) -> dict[str, list[keras.Model]]:
+        return {**super().copies, "domain_classifier": [self.domain_classifier]}
+
+    @classmethod
+    def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
+        ceiling = settings.grl_lambda
+        return {
+            **super().schedules(settings, total_steps),
+            "grl_lambda": GRLLambda(total_steps, settings.gamma, ceiling)
+            if settings.ramp
+            else Constant(total_steps, ceiling),
+        }
+
+    @property
+    def grl_lambda(self) -> float | ProgressSchedule:
+        """λ: a number, or its schedule."""
+        return self.lambda_schedule or float(self.lambda_variable.numpy())
+
+    @grl_lambda.setter
+    def grl_lambda(self, value: float | ProgressSchedule) -> None:
+        self.lambda_schedule = value if callable(value) else None
+        if isinstance(value, keras.Variable):
+            self.lambda_variable = value.value
+        elif isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0:
+            self.lambda_variable.assign(value)
+        elif not callable(value):
+            raise ValueError(f"grl_lambda must be a number >= 0 or a schedule, got {value!r}")
+
+    def lambda_at(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns λ at a training step."""
+        return self.lambda_schedule(step) if self.lambda_schedule else self.lambda_variable
+
+    def classify_domains(
+        self, features: tf.Tensor, label_logits: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        """Returns a logit for each domain: `[B, num_domains]`.
+
+        Args:
+            features: of images.
+            label_logits: of the same images, for methods whose domain classifier sees them.
+            training: whether the domain classifier is in training mode.
+        """
+        logits = self.domain_classifier(features, training=training)
+        if logits.shape[-1] == 1:  # it tells the second of two domains
+            logits = tf.concat([tf.zeros_like(logits), logits], -1)
+        return logits
+
+    def domain_weights(self, label_logits: tf.Tensor) -> tf.Tensor | None:
+        """Returns how much each image counts in its domain's mean, `[B]`; None: all the same."""
+        return None
+
+    def domain_share(
+        self, logits: tf.Tensor, domains: tf.Tensor, label_logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns this replica's share of the batch's domain loss."""
+        losses = cross_entropy(domains, logits)
+        weights = self.domain_weights(label_logits)
+        if weights is None:
+            weights = tf.ones_like(losses)
+            if self.domain_loss == "mean":
+                return mean_share(losses, weights)
+        total = tf.add_n([
+            mean_share(losses, weights * tf.cast(domains == domain, tf.float32))
+            for domain in range(self.num_domains)
+        ])  # fmt: skip
+        return total if self.domain_loss == "sum" else total / self.num_domains
+
+    def step_domain_classifier(
+        self, features: tf.Tensor, domains: tf.Tensor, label_logits: tf.Tensor
+    ) -> tf.Tensor:
+        """The domain classifier alone descends its loss, by `domain_optimizer`.
+
+        Returns:
+            its logits before the step.
+        """
+        with tf.GradientTape() as tape:
+            logits = self.classify_domains(features, label_logits, training=True)
+            loss = self.domain_share(logits, domains, label_logits)
+        weights = self.domain_classifier.trainable_variables
+        self.descend(self.domain_optimizer, tape, loss, weights)
+        return logits
+
+    def check(self, labels: tf.Tensor, domains: tf.Tensor) -> None:
+        """Raises `tf.errors.InvalidArgumentError` for a class or a domain that does not exist."""
+        num_labels = self.label_predictor.output_shape[-1]
+        for name, values, lowest, end in (
+            ("labels", labels, UNLABELLED, num_labels),
+            ("domains", domains, 0, self.num_domains),
+        ):
+            message = f"{name} must be in {lowest}..{end - 1}"
+            tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message)
+            tf.debugging.assert_less(values, tf.cast(end, values.dtype), message)
+
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Measures one batch; changes nothing but the metrics."""
+        images, labels, domains = batch
+        features = self.encode(images, domains)
+        label_logits = self.label_predictor(features, training=False)
+        self.measure_labels(label_logits, labels)
+        self.measure_domains(self.classify_domains(features, label_logits, training=False), domains)
+        return self.get_metrics_result()
+
+    @property
+    def metric_names(self) -> list[str]:
+        loss, *accuracies = super().metric_names
+        return [loss, "domain_cls_loss", *accuracies, "domain_cls_acc"]
+
+    def measure_domains(self, logits: tf.Tensor, domains: tf.Tensor) -> None:
+        """Updates the metrics of domains; the loss is the mean over images, ln D if undecided."""
+        self.meters["domain_cls_loss"].update_state(cross_entropy(domains, logits))
+        self.meters["domain_cls_acc"].update_state(is_correct(domains, logits))

@@ -1,0 +1,43 @@
+"""Losses of a batch, and the share of them that one of several replicas has."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+UNLABELLED = -1
+
+
+def cross_entropy(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns -log softmax(logits)[class] of each example: float32, of the shape of `classes`."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
+
+
+def is_correct(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns 1 where the largest logit is the class's, else 0: float32, shaped as `classes`."""
+    right = tf.equal(tf.argmax(logits, -1, tf.int32), tf.cast(classes, tf.int32))
+    return tf.cast(right, tf.float32)
+
+
+def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of the weighted mean over all replicas; 0 without weight."""
+    context = tf.distribute.get_replica_context()
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
+    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
+
+
+def clip_together(gradients: list[tf.Tensor], norm: tf.Tensor | float) -> list[tf.Tensor]:
+    """Returns this replica's shares of the gradient, shortened to `norm` where it is longer.
+
+    The length is that of the sum over replicas, so that it does not depend on their number.
+    """
+    context = tf.distribute.get_replica_context()
+    length = tf.linalg.global_norm(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
+    return [
+        gradient * tf.math.divide_no_nan(norm, tf.maximum(length, norm)) for gradient in gradients
+    ]
+
+
+def steps_taken(optimizer: keras.Optimizer) -> tf.Tensor:
+    """Returns how many steps an optimizer has taken; one that scales losses counts inside."""
+    return getattr(optimizer, "inner_optimizer", optimizer).iterations

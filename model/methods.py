@@ -1,0 +1,155 @@
+"""From a script's networks and data to the Trainers of a run: one for each stage of its method."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import keras
+
+from config.base import AnyConfig, TrainingConfig
+from config.methods import METHODS
+from model.adaptation import Adaptation
+from model.augmentation import RandomAugmentation
+from model.networks import Networks, SeenByDomains
+from model.pretrained import start_from
+from model.schedules import ProgressSchedule
+from utils.data.batches import DomainBatches
+from utils.data.domains import Domain
+from utils.errors import UserError
+from utils.record.summaries import RunLog
+from utils.run.cluster import is_chief
+from utils.run.runs import Run
+from utils.run.trainer import EvaluationData, Trainer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a script gives to whichever method is chosen."""
+
+    domains: Sequence[Domain]
+    """The source first."""
+    networks: Callable[[SeenByDomains], Networks]
+    """Makes the networks."""
+    optimizer: Callable[[ProgressSchedule], keras.Optimizer]
+    """Makes the optimizer from the schedule of its learning rate."""
+    augmentation: Callable[[int], RandomAugmentation | None]
+    """Makes the augmentation of batches of so many domains."""
+    evaluation: EvaluationData
+    """What is measured after each epoch."""
+    name: str
+    """Of the data, for the final model's file: trained_<method>_<name>.keras."""
+    class_names: Sequence[str] | None = None
+    extractor_calls: Literal["joint", "per_domain"] = "joint"
+    alternating: bool = False
+
+
+def stages(
+    run: Run, settings: AnyConfig, experiment: Callable[[AnyConfig], Experiment]
+) -> list[Callable[[], Trainer]]:
+    """Returns what makes the Trainer of each stage of a run; each after the one before has ended.
+
+    Args:
+        run: where it is recorded.
+        settings: of the run.
+        experiment: of a stage with these settings.
+
+    Raises:
+        UserError: several machines, of which only the first would have the first stage's model.
+    """
+    method = METHODS[settings.method]
+    if method.first is None or settings.pre_model_path:
+        return [partial(make_trainer, run, settings, experiment, settings.pre_model_path)]
+    below = run.below(method.folder)
+    start = below.checkpoints / method.start
+    if settings.strategy == "multi_worker" and not start.exists():
+        raise UserError(
+            f"pre_model_path: with several workers train {method.first} first, on one, and name "
+            "its .keras here"
+        )
+    first = settings.of_first_stage(method.first)
+    return [
+        partial(make_trainer, below, first, experiment, None, name=method.first),
+        partial(make_trainer, run, settings, experiment, str(start)),
+    ]
+
+
+def make_trainer(
+    run: Run,
+    settings: AnyConfig,
+    experiment: Callable[[AnyConfig], Experiment],
+    start: str | None,
+    name: str | None = None,
+) -> Trainer:
+    """Puts one stage together: batches, model, optimizers, what is measured.
+
+    Args:
+        run: where it is recorded.
+        settings: of the stage.
+        experiment: of a stage with these settings.
+        start: a model whose weights this one begins with.
+        name: of the final model's file; None: that of a run's last stage.
+    """
+    method = METHODS[settings.method]
+    kind = model_class(method.model)
+    given = experiment(settings)
+    batches = make_batches(settings, given, kind)
+    total_steps = settings.epoch * batches.steps_per_epoch
+    if not method.adversary:
+        settings = dataclasses.replace(settings, grl_lambda=0.0)
+    schedules = kind.schedules(settings, total_steps)
+    values = {
+        **dataclasses.asdict(settings),
+        **given.networks(kind.domain_input_shape)._asdict(),
+        **schedules,
+        "augmentation": given.augmentation(batches.num_domains),
+        "class_names": given.class_names,
+        "num_domains": settings.num_domains,
+        "extractor_calls": given.extractor_calls,
+        "alternating": given.alternating,
+    }
+    wanted = (*kind.parts, *kind.knobs)
+    model = kind(**{argument: values[argument] for argument in wanted}, name=settings.method)
+    if start:
+        start_from(model, Path(start))
+    model.compile(**kind.optimizers_for(settings, total_steps, given.optimizer))
+    return Trainer(
+        model,
+        batches,
+        settings.epoch,
+        RunLog(run.logs, dataclasses.asdict(settings)),
+        run.checkpoints,
+        given.evaluation,
+        schedules,
+        select_by=settings.select_by,
+        checkpoint_steps=settings.checkpoint_steps,
+        jit_compile=settings.jit_compile,
+        allow_collapse=settings.allow_collapse,
+        chief=is_chief(settings),
+        final_name=name or f"trained_{method.family}_{given.name}",
+    )
+
+
+def model_class(path: str) -> type[Adaptation]:
+    """Returns the class that a line of the methods' table names."""
+    module, name = path.split(".")
+    kind: type[Adaptation] = getattr(importlib.import_module(f"model.{module}"), name)
+    return kind
+
+
+def make_batches(
+    settings: TrainingConfig, experiment: Experiment, kind: type[Adaptation]
+) -> DomainBatches:
+    """Returns the training batches: of all domains, with the labels of one side."""
+    domains = experiment.domains[: 1 if kind.source_alone else None]
+    on_source = METHODS[settings.method].labels == "source"
+    labels = [domain.train_label if (number == 0) is on_source else None
+              for number, domain in enumerate(domains)]  # fmt: skip
+    block = settings.batch_size // settings.num_domains
+    images = [domain.train for domain in domains]
+    return DomainBatches(images, labels, block * len(domains), settings.seed)

@@ -1,0 +1,97 @@
+"""Checkpoints of a run: the latest two, each whole or passed over."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from utils.errors import UserError
+
+
+class Checkpoints:
+    """Saves and restores all that a run needs to go on with the same bits.
+
+    Args:
+        model: a compiled `model.adaptation.Adaptation`.
+        folder: where to.
+        chief: whether this process writes. Saving reads sums over all workers, so all must save;
+            the files of the others go to a temporary folder.
+    """
+
+    def __init__(self, model: keras.Model, folder: Path, chief: bool = True):
+        self.folder = folder
+        self.chief = chief
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.best = tf.Variable(-math.inf, dtype=tf.float64)
+        state = [*model.variables, *model.metrics_variables]
+        for optimizer in model.optimizers:
+            state += optimizer.variables
+        self.checkpoint = tf.train.Checkpoint(
+            step=self.step,
+            best=self.best,
+            state=[variable.value for variable in state],
+            average=model.average.variables if model.average else [],
+        )
+        self.scratch = None if chief else tempfile.TemporaryDirectory()
+        place = self.scratch.name if self.scratch else str(folder)
+        try:
+            tf.train.get_checkpoint_state(place)
+        except ValueError:  # a damaged list of checkpoints; `restore` goes by their names
+            (Path(place) / "checkpoint").unlink()
+        self.manager = tf.train.CheckpointManager(
+            self.checkpoint, place, max_to_keep=2, checkpoint_name="step"
+        )
+
+    def restore(self) -> int:
+        """Loads the newest checkpoint that is whole and returns the step it stands at.
+
+        Raises:
+            UserError: there are checkpoints, but all are damaged.
+        """
+        files = self.folder.glob("step-*.index")
+        newest_first = sorted(files, key=lambda file: -int(file.stem.removeprefix("step-")))
+        for file in newest_first:
+            try:
+                self.checkpoint.restore(str(file.with_suffix(""))).assert_consumed()
+            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+                reason = str(error).strip().split("\n")[0]
+                print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
+            else:
+                return int(self.step.numpy())
+        if newest_first:
+            raise UserError(f"{self.folder}: all checkpoints are damaged; start a new run")
+        return 0
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step; the latest two are kept."""
+        with disk_faults_named(self.folder):
+            self.manager.save(checkpoint_number=int(self.step.numpy()))
+            if self.chief:
+                self.sweep()
+
+    def sweep(self) -> None:
+        """Removes what a kill in the middle of a save left behind, unknown to the manager."""
+        known = {Path(path).name for path in self.manager.checkpoints}
+        leftovers = [file for file in self.folder.glob("step-*")
+                     if file.name.split(".")[0] not in known]  # fmt: skip
+        for file in (*leftovers, *self.folder.glob("checkpoint.tmp*")):
+            file.unlink()
+
+
+@contextmanager
+def disk_faults_named(place: Path) -> Iterator[None]:
+    """Turns TensorFlow's file errors (disk full, folder gone) into a `UserError`."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{place}: cannot be written ({reason}); what was saved before is intact: mend it and "
+            "go on with --resume"
+        ) from error

@@ -1,0 +1,199 @@
+"""What every training script does between its command line and its Trainers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from config.base import AnyConfig, TrainingConfig
+from config.methods import METHODS
+from config.presets import presets_of, read_preset
+from config.settings import fields_of
+from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, UserError
+from utils.run.cluster import is_chief
+from utils.run.command_line import command_of, parse
+from utils.run.runs import Run, claim, find_run, start_run
+
+if TYPE_CHECKING:
+    from utils.run.trainer import Trainer
+
+Data = TypeVar("Data")
+WHERE = ("strategy", "logical_devices")  # a run may be started here and go on elsewhere
+
+
+@dataclass(frozen=True)
+class Start:
+    """The flags that are no settings."""
+
+    # start
+    preset: str | None = None
+    """Settings by name, as listed below; other flags override them."""
+    config: Path | None = None
+    """Repeat the run whose config.json this is; other flags override its settings."""
+    resume: Path | None = None
+    """Go on with an interrupted run, given its folder below logs/; its settings are its own."""
+
+
+def launch(
+    kind: type[AnyConfig],
+    description: str | None,
+    read: Callable[[AnyConfig], tuple[AnyConfig, Data]],
+    stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
+    finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
+) -> int:
+    """Starts or resumes the run that the command line asks for and trains it to its end.
+
+    Args:
+        kind: the class of the settings.
+        description: of the script, for --help.
+        read: reads the data, before anything is written; returns it with the settings, in which
+            what depends on the data is filled in.
+        stages: what makes the Trainer of each stage, under the strategy it trains with; the next
+            when the one before has ended.
+        finish: writes what this experiment has beyond the others, when a run is at its end.
+
+    Returns:
+        the exit code.
+    """
+    start, values = read_flags(kind, description)
+    if start.resume:
+        where = {name: values.pop(name) for name in WHERE if name in values}
+        if values or start.preset or start.config:
+            raise UserError(
+                "--resume: goes on with the run's own settings; of the other flags it takes only "
+                "--strategy and --logical_devices"
+            )
+        run, config = find_run(start.resume, kind)
+        config, data = read(dataclasses.replace(config, **where))
+    else:
+        config, data = read(make_settings(kind, start, values))
+        run, config = start_run(config)
+    with claim(run) if is_chief(config) else contextlib.nullcontext():
+        return train(run, config, data, stages, finish)
+
+
+def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Start, dict[str, Any]]:
+    """Returns the command line's flags: those of `Start`, and the settings that were given."""
+    values = parse([Start, kind], description, epilog_of(Path(sys.argv[0]).name))
+    return Start(**{name: values.pop(name) for name in fields_of(Start) if name in values}), values
+
+
+def epilog_of(script: str) -> str:
+    """Returns what stands below the flags in --help: methods, presets, exit codes."""
+    lines = ["methods:"]
+    lines += [f"  {name:<14} {method.about}" for name, method in METHODS.items()]
+    presets = presets_of(script)
+    if presets:
+        lines += ["", "presets:"]
+        lines += [f"  {name:<18} {preset.about}" for name, preset in presets.items()]
+    return "\n".join([*lines, "", EXIT_CODES])
+
+
+def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) -> AnyConfig:
+    """Returns the settings of a new run: defaults, below preset or config, below flags.
+
+    Raises:
+        UserError: an impossible value, or a flag that the method does not use.
+    """
+    values: dict[str, Any] = {}
+    if start.preset and start.config:
+        raise UserError("--preset and --config: both are whole sets of settings; give one of them")
+    if start.preset:
+        preset = read_preset(start.preset)
+        if preset.script != Path(sys.argv[0]).name:
+            raise UserError(f"preset: {start.preset} is one of {preset.script}")
+        values = preset.settings
+    if start.config:
+        values = dataclasses.asdict(kind.load(start.config)) | {"run_name": None}
+    if given.get("quick"):
+        values = values | kind.QUICK
+    try:
+        kind()
+    except UserError as error:  # a default that was edited
+        raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
+    settings = kind.of({**values, **given})
+    for name in given:
+        used_by = fields_of(kind)[name].used_by
+        if used_by and settings.method not in used_by:
+            raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
+    return settings
+
+
+def train(
+    run: Run,
+    config: AnyConfig,
+    data: Data,
+    stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
+    finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None,
+) -> int:
+    """Trains a run to its end, or on from where it stopped; returns the exit code."""
+    print("starting TensorFlow …", flush=True)
+    # Imported here and not above: it takes seconds, and --help should not.
+    from utils.run.devices import describe, prepare_devices
+
+    strategy = prepare_devices(config)
+    print(
+        f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
+        f"watch:    tensorboard --logdir {config.logs_dir}",
+        flush=True,
+    )
+    makers = stages(run, config, data)
+    for number, make in enumerate(makers, 1):
+        with strategy.scope():
+            trainer = make()
+        if number < len(makers) and trainer.final_model.exists():
+            continue  # made all the same, so that the next begins with the same random numbers
+        code = train_stage(run, config, trainer)
+        if code:
+            return code
+    if not trainer.chief:
+        return 0
+    if finish:
+        finish(run, config, data, trainer)
+    rows = trainer.log.rows
+    pick = max(rows, key=lambda row: float(row[config.select_by]))
+    print(
+        f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
+        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
+        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
+        f"next:     python predict.py --images FOLDER --model {trainer.final_model}"
+    )
+    return 0
+
+
+def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
+    """Trains one stage of a run to its end; returns the exit code, 0 if it came there."""
+    from utils.run.collapse import CollapseError
+    from utils.run.signals import Interrupted
+
+    step = trainer.checkpoints.restore()
+    print(
+        f"training: {trainer.model.name}, steps {step} to {trainer.total_steps}, "
+        f"{trainer.epoch_steps} an epoch, {trainer.batches.batch_size} images each",
+        flush=True,
+    )
+    try:
+        trainer.train()
+    except Interrupted as interrupted:
+        print(
+            f"\n{interrupted}: saved at step {trainer.step}; go on with\n"
+            f"  {command_of('--resume', run.logs)}"
+        )
+        return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
+    except CollapseError as error:
+        print(
+            f"\nThe network has collapsed: {error}.\nIts features no longer depend on the image, "
+            "so no gradient can bring it back.\nUsual cause: the learning rate is too high for "
+            "this network under the adversarial gradient.\nTry --clip_norm 1, --init_learning_rate "
+            f"{config.init_learning_rate / 2:g} or a smaller --grl_lambda; another --seed may "
+            "pass by luck.\nTo go on all the same: --allow_collapse."
+        )
+        return COLLAPSED
+    return 0
