@@ -14,7 +14,7 @@ import numpy as np
 
 from config.config import Config
 from config.methods import METHODS
-from utils.data.domains import Domain
+from utils.data.domains import Arrays
 from utils.data.pickles import pixel_mean, read_pickle
 from utils.errors import UserError, run_script
 from utils.run.launch import launch
@@ -29,11 +29,11 @@ def main() -> int:
     return launch(Config, __doc__, read_data, stages)
 
 
-def read_data(config: Config) -> tuple[Config, list[Domain]]:
+def read_data(config: Config) -> tuple[Config, list[Arrays]]:
     """Returns the settings with the pixel mean, and the source and the target."""
     config.check_paths()
     source, target = (
-        Domain(**read_pickle(path, config.image_input_shape))
+        Arrays(**read_pickle(path, config.image_input_shape))
         for path in (config.source_dataset_path, config.target_dataset_path)
     )
     if config.held_out:
@@ -42,13 +42,13 @@ def read_data(config: Config) -> tuple[Config, list[Domain]]:
     return dataclasses.replace(config, pixel_mean=mean), [source, target]
 
 
-def stages(run: Run, config: Config, domains: list[Domain]) -> Sequence[Callable[[], Trainer]]:
+def stages(run: Run, config: Config, domains: list[Arrays]) -> Sequence[Callable[[], Trainer]]:
     from model import methods
 
     return methods.stages(run, config, lambda settings: experiment(settings, domains))
 
 
-def experiment(config: Config, domains: list[Domain]) -> Experiment:
+def experiment(config: Config, domains: list[Arrays]) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
@@ -64,18 +64,19 @@ def experiment(config: Config, domains: list[Domain]) -> Experiment:
         hidden = METHODS[config.method].domain_hidden
         return Networks(extractor, labels, dense_head("domain_classifier", seen, hidden, outputs=2))
 
+    source, target = domains
     return Experiment(
         domains,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         lambda num_domains: chosen_augmentation(config.augmentation, config.seed, num_domains),
-        measured(*domains, on_target=config.method == "target_only"),
+        measured(source, target, METHODS[config.method].labels == "target"),
         name="mnist2mnist_m",
         extractor_calls="per_domain",
     )
 
 
-def measured(source: Domain, target: Domain, on_target: bool) -> EvaluationData:
+def measured(source: Arrays, target: Arrays, on_target: bool) -> EvaluationData:
     """Returns what is measured after each epoch.
 
     Args:
@@ -96,12 +97,12 @@ def measured(source: Domain, target: Domain, on_target: bool) -> EvaluationData:
     )
 
 
-def hold_out(target: Domain, count: int) -> Domain:
+def hold_out(target: Arrays, count: int) -> Arrays:
     """Puts the last `count` training images in the place of the test set, which stays unseen."""
     images, labels = target.train, target.train_label
     if count >= len(images):
         raise UserError(f"held_out: {count} leaves no training images of {len(images)}")
-    return Domain(images[:-count], labels[:-count], images[-count:], labels[-count:])
+    return Arrays(images[:-count], labels[:-count], images[-count:], labels[-count:])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 from config.captcha import CaptchaConfig
 from utils.atomic import whole_file
 from utils.data.captchas import ALPHABET, CHARACTERS, SIZE, load_captchas
-from utils.data.domains import Domain
+from utils.data.domains import Arrays
 from utils.errors import run_script
 from utils.run.launch import launch
 from utils.run.runs import Run
@@ -36,18 +36,18 @@ def main() -> int:
     return launch(CaptchaConfig, __doc__, read_data, stages, write_samples)
 
 
-def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, list[Domain]]:
+def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, list[Arrays]]:
     """Returns the settings as they are, and the source and target captchas."""
     config.check_paths()
     root, measured = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
     return config, [
-        Domain(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
+        Arrays(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
         for style in (SOURCE_STYLE, TARGET_STYLE)
     ]
 
 
 def stages(
-    run: Run, config: CaptchaConfig, domains: list[Domain]
+    run: Run, config: CaptchaConfig, domains: list[Arrays]
 ) -> Sequence[Callable[[], Trainer]]:
     from model import methods
 
@@ -58,7 +58,7 @@ def stages(
     return made[:1] if alone else made
 
 
-def experiment(config: CaptchaConfig, domains: list[Domain]) -> Experiment:
+def experiment(config: CaptchaConfig, domains: list[Arrays]) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
@@ -90,7 +90,7 @@ def experiment(config: CaptchaConfig, domains: list[Domain]) -> Experiment:
     )
 
 
-def measured(source: Domain, target: Domain) -> EvaluationData:
+def measured(source: Arrays, target: Arrays) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData
@@ -103,7 +103,7 @@ def measured(source: Domain, target: Domain) -> EvaluationData:
     )
 
 
-def write_samples(run: Run, config: CaptchaConfig, data: list[Domain], trainer: Trainer) -> None:
+def write_samples(run: Run, config: CaptchaConfig, data: list[Arrays], trainer: Trainer) -> None:
     """Writes a picture of both styles, and one of the target captchas as they are read."""
     from utils.record.figures import prediction_picture, save_samples
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from config.drawings import DrawingsConfig
 from utils.atomic import whole_file
-from utils.data.domains import Domain
+from utils.data.domains import Arrays
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
 from utils.errors import run_script
 from utils.run.launch import launch
@@ -34,8 +34,8 @@ class Pictures:
 
     photos: np.ndarray
     photo_labels: np.ndarray
-    source: Domain
-    target: Domain
+    source: Arrays
+    target: Arrays
 
 
 def main() -> int:
@@ -52,10 +52,10 @@ def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
     images = canny(grey(photos)) if config.canny else grey(photos)
     order = np.random.default_rng(config.seed).permutation(len(images))
     kept, rest = np.split(order, [len(order) // 10])
-    source = Domain(images[rest], labels[rest], images[kept], labels[kept])
+    source = Arrays(images[rest], labels[rest], images[kept], labels[kept])
     # The homework's drawings are there to train with and to be classified.
     some = slice(None, None, max(1, len(drawings) // 2000))
-    target = Domain(drawings, drawing_labels, drawings[some], drawing_labels[some])
+    target = Arrays(drawings, drawing_labels, drawings[some], drawing_labels[some])
     return config, Pictures(photos, labels, source, target)
 
 
@@ -105,7 +105,7 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
     )
 
 
-def measured(source: Domain, target: Domain) -> EvaluationData:
+def measured(source: Arrays, target: Arrays) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import json
 import math
 import typing
@@ -95,7 +94,6 @@ class Field:
         return value
 
 
-@functools.cache
 def fields_of(kind: type) -> dict[str, Field]:
     """Returns the fields of a dataclass, by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -123,8 +121,10 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if origin is Literal or type(value) is kind or (value is None and type(None) in arguments):
         return value
-    if (kind is float and type(value) is int) or (kind is Path and isinstance(value, (str, Path))):
-        return kind(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
     if type(None) in arguments:  # X | None
         return fitted(value, arguments[0], name)
     any_length = arguments[1:] == (Ellipsis,)

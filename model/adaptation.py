@@ -90,7 +90,7 @@ class Adaptation(keras.Model):
         """Returns the weights that each optimizer trains, by the optimizer's name in `compile`."""
         return {"optimizer": self.trainable_variables}
 
-    @property
+    # A method and no property: Keras would save what a property holds a second time.
     def copies(self) -> dict[str, list[keras.Model]]:
         """The networks that begin at a trained model's, by that model's names."""
         return {
@@ -166,7 +166,6 @@ class Adaptation(keras.Model):
         for name, weights in self.weights_of().items():
             getattr(self, name).build(weights)
 
-    @property
     def optimizers(self) -> list[keras.Optimizer]:
         """Every optimizer, for checkpoints."""
         return [getattr(self, name) for name in self.weights_of()]

@@ -154,7 +154,6 @@ class ADDA(EarlierNames, Adversarial):
             "domain_optimizer": self.domain_classifier.trainable_variables,
         }
 
-    @property
     def copies(self) -> dict[str, list[keras.Model]]:
         encoders = [self.source_extractor, self.feature_extractor]
         return {"feature_extractor": encoders, "label_predictor": [self.label_predictor]}

@@ -59,9 +59,8 @@ class Adversarial(Adaptation):
         self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
         self.grl_lambda = grl_lambda
 
-    @property
     def copies(self) -> dict[str, list[keras.Model]]:
-        return {**super().copies, "domain_classifier": [self.domain_classifier]}
+        return {**super().copies(), "domain_classifier": [self.domain_classifier]}
 
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
@@ -72,6 +71,26 @@ class Adversarial(Adaptation):
             if settings.ramp
             else Constant(total_steps, ceiling),
         }
+
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer = "sgd",
+        domain_optimizer: str | keras.Optimizer | None = None,
+        **options: Any,
+    ) -> None:
+        """Sets the optimizers.
+
+        Args:
+            optimizer: of all weights; in two-step updates, of all but the domain classifier's.
+            domain_optimizer: of the domain classifier in two-step updates; None takes one with the
+                settings of `optimizer`.
+            options: of `Adaptation.compile`.
+        """
+        if "domain_optimizer" in self.weights_of():
+            options["domain_optimizer"] = domain_optimizer
+        elif domain_optimizer is not None:
+            raise ValueError("domain_optimizer: this model has no step of its own for domains")
+        super().compile(optimizer, **options)
 
     @property
     def grl_lambda(self) -> float | ProgressSchedule:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from model.adaptation import Batch
 from model.adversarial import Adversarial
-from model.gradient_reversal import reverse_gradient
+from model.gradient_reversal import GradientReversal
 from model.losses import steps_taken
 from model.networks import dense_head, with_flat_features
 
@@ -77,6 +77,8 @@ class DANN(Adversarial):
         if label_predictor is None:
             if num_labels is None:
                 raise ValueError("give num_labels or a label_predictor")
+            if num_labels < 2:
+                raise ValueError(f"num_labels must be 2 or more, got {num_labels}")
             label_predictor = dense_head("label_predictor", features, (), num_labels)
         if domain_classifier is None:
             seen = self.domain_input_shape(features, label_predictor.output_shape[1:])
@@ -88,6 +90,7 @@ class DANN(Adversarial):
             raise ValueError(f"extractor_calls must be joint or per_domain, got {extractor_calls}")
         self.extractor_calls = extractor_calls
         self.alternating = alternating
+        self.gradient_reversal = GradientReversal()
 
     def weights_of(self) -> dict[str, list[keras.Variable]]:
         if not self.alternating:
@@ -118,7 +121,7 @@ class DANN(Adversarial):
             if self.alternating:
                 with tape.stop_recording():
                     self.step_domain_classifier(features, domains, label_logits)
-            reversed_features = reverse_gradient(features, grl_lambda)
+            reversed_features = self.gradient_reversal(features, grl_lambda=grl_lambda)
             domain_logits = self.classify_domains(reversed_features, label_logits, training=True)
             loss = self.measure_labels(label_logits, labels)
             loss += self.domain_share(domain_logits, domains, label_logits)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -32,7 +32,7 @@ from utils.run.trainer import EvaluationData, Trainer
 class Experiment:
     """What a script gives to whichever method is chosen."""
 
-    domains: Sequence[Domain]
+    domains: Sequence[Domain[Any]]
     """The source first."""
     networks: Callable[[SeenByDomains], Networks]
     """Makes the networks."""

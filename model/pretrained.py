@@ -54,11 +54,11 @@ def start_from(model: Adaptation, path: Path) -> None:
             model.load_weights(path)
         return
     if path.suffix == ".keras":
-        saved = {name: parts[-1].get_weights() for name, parts in load_model(path).copies.items()}
+        saved = {name: parts[-1].get_weights() for name, parts in load_model(path).copies().items()}
     else:
         with named(path):
             saved = read_keras2(path)
-    begun = model.copies
+    begun = model.copies()
     classifiers = begun.get("domain_classifier", [])
     if any(misfit(part, saved.get("domain_classifier", [])) for part in classifiers):
         print(f"{path}: has no domain classifier that fits; a new one begins untrained")

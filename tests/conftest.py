@@ -20,7 +20,6 @@ from utils.data.pickles import write_pickle
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,8 @@ from conftest import idx_bytes, tar_of
 from test_pretrained import make_dann, write_keras2
 from tqdm import tqdm
 
-import predict
 from config.config import Config
-from model.pretrained import load_pretrained
+from model.pretrained import load_model, start_from
 from utils.data.bsds500 import read_photos
 from utils.data.mnist import NPZ_KEYS, read_idx, read_npz
 from utils.data.pickles import read_pickle
@@ -99,7 +98,7 @@ def make_readers(witness: Path) -> dict[str, Reader]:
         return read_picture(path, (28, 28, 3))
 
     def pretrained(path: Path) -> None:
-        load_pretrained(model, path)
+        start_from(model, path)
 
     return {
         "IDX": Reader(read_idx, "x", [idx_bytes(images), idx_bytes(labels)], 0.17),
@@ -113,7 +112,7 @@ def make_readers(witness: Path) -> dict[str, Reader]:
         ),
         "config": Reader(Config.load, "c.json", jsons, 0.11),
         "Keras 2 .h5": Reader(pretrained, "o.h5", [models[0]], 0.01),
-        ".keras": Reader(predict.load_model, "m.keras", [models[1]], 0.005),
+        ".keras": Reader(load_model, "m.keras", [models[1]], 0.005),
         ".weights.h5": Reader(pretrained, "w.weights.h5", [models[2]], 0.005),
     }
 

@@ -29,11 +29,13 @@ def small_encoder(nervous: bool = False) -> keras.Model:
     )  # fmt: skip
 
 
-def small_adda(nervous: bool = False, compiled: bool = True, **options: Any) -> ADDA:
-    keras.utils.set_random_seed(3)
+def small_adda(
+    nervous: bool = False, compiled: bool = True, seed: int = 3, classes: int = 5, **options: Any
+) -> ADDA:
+    keras.utils.set_random_seed(seed)
     model = ADDA(
         small_encoder(nervous),
-        dense_head("classifier", (144,), (6,), 5),
+        dense_head("classifier", (144,), (6,), classes),
         dense_head("discriminator", (144,), (7,), 2),
         **options,
     )
@@ -67,14 +69,14 @@ def step_by_hand(
     model: ADDA, batch: Any, loss: str, k_d: int, k_g: int, weight: float = 1.0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The weights of the target encoder and of the discriminator after one training step."""
-    encoder = keras.models.clone_model(model.target_encoder)
-    encoder.set_weights(model.target_encoder.get_weights())
-    judge = keras.models.clone_model(model.discriminator)
-    judge.set_weights(model.discriminator.get_weights())
+    encoder = keras.models.clone_model(model.feature_extractor)
+    encoder.set_weights(model.feature_extractor.get_weights())
+    judge = keras.models.clone_model(model.domain_classifier)
+    judge.set_weights(model.domain_classifier.get_weights())
     source, target = np.split(batch[0].numpy(), 2)
     for _ in range(k_d):
         with tf.GradientTape() as tape:
-            p_source = tf.nn.softmax(judge(model.source_encoder(source)))[:, 0]
+            p_source = tf.nn.softmax(judge(model.source_extractor(source)))[:, 0]
             p_target = tf.nn.softmax(judge(encoder(target)))[:, 1]
             both = tf.concat([p_source, p_target], 0)
             value = -tf.reduce_mean(tf.math.log(both))
@@ -93,16 +95,16 @@ def step_by_hand(
 def test_steps_are_the_papers(loss: Any, k_d: int, k_g: int) -> None:
     model = small_adda(adversarial_loss=loss, k_d=k_d, k_g=k_g, grl_lambda=0.7)
     batch = small_batch()
-    frozen = [*model.source_encoder.get_weights(), *model.classifier.get_weights()]
+    frozen = [*model.source_extractor.get_weights(), *model.label_predictor.get_weights()]
     for _ in range(3):
-        before = [*model.target_encoder.get_weights(), *model.discriminator.get_weights()]
+        before = [*model.feature_extractor.get_weights(), *model.domain_classifier.get_weights()]
         encoder, judge = step_by_hand(model, batch, loss, k_d, k_g, 0.7)
         model.train_step(batch)
-        after = [*model.target_encoder.get_weights(), *model.discriminator.get_weights()]
+        after = [*model.feature_extractor.get_weights(), *model.domain_classifier.get_weights()]
         for old, new, expected in zip(before, after, [*encoder, *judge], strict=True):
             np.testing.assert_allclose(new, expected, rtol=2e-5, atol=2e-6)
             assert np.abs(new - old).max() > 1e-6, "did not move: proves nothing"
-    still = [*model.source_encoder.get_weights(), *model.classifier.get_weights()]
+    still = [*model.source_extractor.get_weights(), *model.label_predictor.get_weights()]
     for old, new in zip(frozen, still, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -113,12 +115,12 @@ def test_the_encoder_goes_where_the_loss_says(loss: Any) -> None:
     model = small_adda(compiled=False, adversarial_loss=loss, k_g=1)
     model.compile(keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.0))
     batch = small_batch()
-    last = model.discriminator.layers[-1]
+    last = model.domain_classifier.layers[-1]
     last.bias.assign([-2.0, 2.0])  # says "target" of everything, as it does when it wins
     targets = batch[0][6:]
 
     def p_source() -> float:
-        logits = model.discriminator(model.target_encoder(targets))
+        logits = model.domain_classifier(model.feature_extractor(targets))
         return float(tf.reduce_mean(tf.nn.softmax(logits)[:, 0]))
 
     seen = [p_source()]
@@ -138,18 +140,18 @@ def test_the_source_half_never_leaves_inference_mode() -> None:
     """Batch normalisation and dropout of source encoder and classifier stay as they were."""
     model = small_adda(nervous=True)
     batch = small_batch()
-    frozen = model.source_encoder.get_weights()
-    moved = model.target_encoder.non_trainable_variables[0].numpy()
+    frozen = model.source_extractor.get_weights()
+    moved = model.feature_extractor.non_trainable_variables[0].numpy()
     seen: list[np.ndarray] = []
-    model.discriminator = Spy(model.discriminator, seen)
+    model.domain_classifier = Spy(model.domain_classifier, seen)
     for _ in range(2):
         model.train_step(batch)
-    for old, new in zip(frozen, model.source_encoder.get_weights(), strict=True):
+    for old, new in zip(frozen, model.source_extractor.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    expected = model.source_encoder(batch[0][:6], training=False)
+    expected = model.source_extractor(batch[0][:6], training=False)
     for features in seen:
         np.testing.assert_array_equal(features[:6], expected)
-    assert np.abs(model.target_encoder.non_trainable_variables[0] - moved).max() > 0
+    assert np.abs(model.feature_extractor.non_trainable_variables[0] - moved).max() > 0
 
 
 def test_the_discriminator_cannot_see_dropout() -> None:
@@ -163,7 +165,7 @@ def test_the_discriminator_cannot_see_dropout() -> None:
         dense_head("discriminator", (20,), (), 2),
     )
     model.compile(keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0))
-    model.discriminator = Spy(model.discriminator, seen)
+    model.domain_classifier = Spy(model.domain_classifier, seen)
     images, labels, domains = small_batch()
     model.train_step((tf.concat([images[:6], images[:6]], 0), labels, domains))
     np.testing.assert_array_equal(seen[0][:6], seen[0][6:])
@@ -187,16 +189,16 @@ def test_weight_zero_trains_the_discriminator_alone() -> None:
     model = small_adda(compiled=False, grl_lambda=Delayed(10, 1.0, 3), k_g=2)
     model.compile(keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.01))
     batch = small_batch()
-    start = model.target_encoder.get_weights()
+    start = model.feature_extractor.get_weights()
     for step in range(4):
-        judge = model.discriminator.get_weights()
+        judge = model.domain_classifier.get_weights()
         model.train_step(batch)
         still = all(
             np.array_equal(old, new)
-            for old, new in zip(start, model.target_encoder.get_weights(), strict=True)
+            for old, new in zip(start, model.feature_extractor.get_weights(), strict=True)
         )
         assert still is (step < 3)
-        assert np.abs(model.discriminator.get_weights()[0] - judge[0]).max() > 0
+        assert np.abs(model.domain_classifier.get_weights()[0] - judge[0]).max() > 0
 
 
 def test_delay_is_counted_in_whole_steps() -> None:
@@ -211,13 +213,13 @@ def test_it_predicts_with_the_target_encoder_and_the_source_classifier() -> None
     images = batch[0].numpy()
     before = model.predict(images, verbose=0)
     np.testing.assert_allclose(
-        before, tf.nn.softmax(model.classifier(model.source_encoder(images))), rtol=1e-5
+        before, tf.nn.softmax(model.label_predictor(model.source_extractor(images))), rtol=1e-5
     )
     for _ in range(3):
         model.train_step(batch)
     after = model.predict(images, verbose=0)
     np.testing.assert_allclose(
-        after, tf.nn.softmax(model.classifier(model.target_encoder(images))), rtol=1e-5
+        after, tf.nn.softmax(model.label_predictor(model.feature_extractor(images))), rtol=1e-5
     )
     assert np.abs(after - before).max() > 1e-3
 
@@ -229,18 +231,18 @@ def test_each_domain_is_measured_with_its_own_encoder(domains: list[int]) -> Non
         model.train_step(small_batch())
     images = small_batch()[0][: len(domains)]
     expected = [
-        (model.target_encoder if domain else model.source_encoder)(images[row : row + 1])[0]
+        (model.feature_extractor if domain else model.source_extractor)(images[row : row + 1])[0]
         for row, domain in enumerate(domains)
     ]
     features, probabilities = tf.function(model.embed)(images, tf.constant(domains))
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        probabilities, tf.nn.softmax(model.classifier(tf.stack(expected))), rtol=1e-5
+        probabilities, tf.nn.softmax(model.label_predictor(tf.stack(expected))), rtol=1e-5
     )
     model.reset_metrics()
     labels = tf.constant([row % 5 for row in range(len(domains))])
     results = model.test_step((images, labels, tf.constant(domains)))
-    p_domain = tf.nn.softmax(model.discriminator(tf.stack(expected))).numpy()
+    p_domain = tf.nn.softmax(model.domain_classifier(tf.stack(expected))).numpy()
     losses = -np.log(p_domain[np.arange(len(domains)), domains])
     assert float(results["domain_cls_loss"]) == pytest.approx(losses.mean(), rel=1e-4)
     fooled = -np.log(p_domain[np.array(domains) == 1, 0])
@@ -283,7 +285,7 @@ def test_strings_are_measured_by_position_and_as_a_whole() -> None:
 def test_the_source_model_descends_the_mean_label_loss() -> None:
     model, batch = strings()
     with tf.GradientTape() as tape:
-        logits = model.classifier(model.source_encoder(batch[0]))
+        logits = model.label_predictor(model.feature_extractor(batch[0]))
         picked = tf.gather(tf.nn.log_softmax(logits), batch[1], batch_dims=2)
         loss = -tf.reduce_mean(picked)
     gradients = tape.gradient(loss, model.predictor_variables)
@@ -386,7 +388,9 @@ def test_it_brings_a_shifted_domain_home() -> None:
         for _ in range(200):
             train(batch)
         judge = dense_head("discriminator", (2,), (32, 32), 2)
-        model = ADDA(source.source_encoder, source.classifier, judge, k_g=1, grl_lambda=weight)
+        model = ADDA(
+            source.feature_extractor, source.label_predictor, judge, k_g=1, grl_lambda=weight
+        )
         model.compile(
             keras.optimizers.Adam(0.005, beta_1=0.5), keras.optimizers.Adam(0.005, beta_1=0.5)
         )
@@ -408,11 +412,12 @@ def test_it_brings_a_shifted_domain_home() -> None:
     [
         ({"adversarial_loss": "wgan"}, "gan, minimax, confusion, got 'wgan'"),
         ({"k_d": 0}, "k_d and k_g must be 1 or more, got 0 and 2"),
-        ({"discriminator": dense_head("d", (144,), (), 1)}, "two logits, got output shape"),
+        ({"domain_classifier": dense_head("d", (144,), (), 3)}, "2 logits, got output shape"),
+        ({"num_domains": 3, "domain_classifier": dense_head("d", (144,), (), 3)}, "got 3 domains"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:
-    parts = {"discriminator": dense_head("d", (144,), (), 2), **options}
+    parts = {"domain_classifier": dense_head("d", (144,), (), 2), **options}
     with pytest.raises(ValueError, match=message):
         ADDA(small_encoder(), dense_head("classifier", (144,), (), 5), **parts)
 

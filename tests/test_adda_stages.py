@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from helpers import (
+    assert_same_weights,
+    events,
+    final_weights,
+    rows_of,
+    run,
+    run_folders,
+    stop,
+)
 from test_adda import small_adda, small_encoder
 from test_dann import small_dann
-from test_end_to_end import run, run_folders, wait_for_checkpoint
-from test_trainer import events
-from utils.adda_stages import needs_first_stage
 
 from config.config import Config
 from model.adda import ADDA, SourceModel
-from model.networks import dense_head
-from model.pretrained import load_source
+from model.methods import stages
+from model.pretrained import start_from
 from utils.errors import UserError
+from utils.run import launch
 from utils.run.runs import Run
+from utils.run.trainer import Trainer
 
 SHORT = ["--method", "adda", "--epoch", "2", "--source_epoch", "3", "--batch_size", "32",
          "--k_g", "1", "--discriminator_steps", "30"]  # fmt: skip
@@ -38,11 +41,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) ->
     assert "training: source_model, steps 0 to 60, 20 an epoch, 16 images each" in done.stdout
     assert "training: adda, steps 0 to 40, 20 an epoch, 32 images each" in done.stdout
     return folder
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_both_stages_are_recorded(finished: Path) -> None:
@@ -72,11 +70,8 @@ def test_the_second_stage_begins_where_the_first_ended(finished: Path) -> None:
     adda = keras.saving.load_model(place / "trained_adda_mnist2mnist_m.keras")
     assert isinstance(source, SourceModel)
     assert isinstance(adda, ADDA)
-    for one, two in zip(
-        [*source.source_encoder.weights, *source.classifier.weights],
-        [*adda.source_encoder.weights, *adda.classifier.weights], strict=True,
-    ):  # fmt: skip
-        np.testing.assert_array_equal(one, two)
+    assert_same_weights(source.feature_extractor.weights, adda.source_extractor.weights)
+    assert_same_weights(source.label_predictor.weights, adda.label_predictor.weights)
 
 
 def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
@@ -85,21 +80,28 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both",
              "--checkpoint_steps", "7"]  # fmt: skip
     for stage in ("source", "both"):
-        command = [sys.executable, ROOT / "train_MNIST2MNIST_M.py", *flags]
-        with subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            wait_for_checkpoint(tmp_path, process, inside=stage)
-            process.send_signal(signal.SIGKILL)
+        stop(tmp_path, "train_MNIST2MNIST_M.py", *flags, inside=stage)
         flags = ["--resume", str(next((tmp_path / "logs").rglob("both")))]
     done = run("train_MNIST2MNIST_M.py", *flags)
     assert "training: source_model" not in done.stdout
-    undisturbed, resumed = (
-        keras.saving.load_model(next(folder.rglob("trained_adda_mnist2mnist_m.keras")))
-        for folder in (finished, tmp_path)
-    )
-    for one, two in zip(undisturbed.get_weights(), resumed.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    assert_same_weights(final_weights(finished, "both"), final_weights(tmp_path, "both"))
+
+
+def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
+    finished: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second stage's discriminator begins at the same chances, whoever trained the first."""
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both"]
+    train_stage = launch.train_stage
+
+    def first_alone(run_: Run, config: Config, trainer: Trainer) -> int:
+        return 9 if trainer.model.name == "adda" else train_stage(run_, config, trainer)
+
+    monkeypatch.setattr(launch, "train_stage", first_alone)
+    run("train_MNIST2MNIST_M.py", *flags, code=9)
+    monkeypatch.undo()
+    run("train_MNIST2MNIST_M.py", "--resume", next((tmp_path / "logs").rglob("both")))
+    assert_same_weights(final_weights(finished, "both"), final_weights(tmp_path, "both"))
 
 
 def test_a_source_model_can_be_shared(
@@ -113,45 +115,43 @@ def test_a_source_model_can_be_shared(
     # No step of the target encoder: the copy predicts as its source.
     adda = keras.saving.load_model(next(tmp_path.rglob("trained_adda_mnist2mnist_m.keras")))
     assert adda.adversarial_loss == "minimax"
-    for one, two in zip(adda.source_encoder.weights, adda.target_encoder.weights, strict=True):
-        np.testing.assert_array_equal(one, two)
+    assert_same_weights(adda.source_extractor.weights, adda.feature_extractor.weights)
 
 
-def test_a_dann_can_be_the_source_model(finished: Path, tmp_path: Path) -> None:
-    dann = small_dann()
-    dann.compile("sgd")
+def test_a_dann_can_be_the_source_model(tmp_path: Path) -> None:
+    dann, adda = small_dann(), small_adda(seed=4)
     dann.save(tmp_path / "dann.keras")
-    encoder, classifier = small_encoder(), dense_head("classifier", (144,), (6,), 5)
-    load_source(encoder, classifier, tmp_path / "dann.keras")
-    for one, two in zip(
-        [*dann.feature_extractor.weights, *dann.label_predictor.weights],
-        [*encoder.weights, *classifier.weights], strict=True,
-    ):  # fmt: skip
-        np.testing.assert_array_equal(one, two)
+    start_from(adda, tmp_path / "dann.keras")
+    for extractor in (adda.source_extractor, adda.feature_extractor):
+        assert_same_weights(extractor.weights, dann.feature_extractor.weights)
+    assert_same_weights(adda.label_predictor.weights, dann.label_predictor.weights)
 
 
 def test_files_that_are_no_source_model_are_refused(tmp_path: Path) -> None:
-    encoder, classifier = small_encoder(), dense_head("classifier", (144,), (6,), 5)
+    adda = small_adda()
+    before = adda.get_weights()
     (tmp_path / "broken.keras").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"broken.keras: not a .keras file that can be loaded"):
-        load_source(encoder, classifier, tmp_path / "broken.keras")
+        start_from(adda, tmp_path / "broken.keras")
     small_encoder().save(tmp_path / "other.keras")
-    with pytest.raises(UserError, match="holds a Sequential, not a SourceModel or a DANN"):
-        load_source(encoder, classifier, tmp_path / "other.keras")
-    small_adda().save(tmp_path / "adda.keras")
-    before = encoder.get_weights()
-    with pytest.raises(UserError, match=r"kernel has shape \(6, 5\), needed is \(6, 7\)"):
-        load_source(encoder, dense_head("c", (144,), (6,), 7), tmp_path / "adda.keras")
-    for one, two in zip(before, encoder.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    with pytest.raises(UserError, match="holds a Sequential, not a model of this project"):
+        start_from(adda, tmp_path / "other.keras")
+    small_adda(classes=7).save(tmp_path / "adda.keras")
+    with pytest.raises(UserError, match=r"kernel has shape \(6, 7\), needed is \(6, 5\)"):
+        start_from(adda, tmp_path / "adda.keras")
+    assert_same_weights(before, adda.get_weights())
 
 
 def test_several_workers_need_a_source_model(tmp_path: Path) -> None:
     place = Run(tmp_path, tmp_path, tmp_path)
-    assert needs_first_stage(place, Config(method="adda"))
-    assert not needs_first_stage(place, Config(method="adda", pre_model_path="a.keras"))
-    with pytest.raises(UserError, match="train the source model first, on one"):
-        needs_first_stage(place, Config(method="adda", strategy="multi_worker"))
+
+    def count(**settings: Any) -> int:
+        return len(stages(place, Config(method="adda", **settings), lambda _: None))  # type: ignore
+
+    assert count() == 2
+    assert count(pre_model_path="a.keras", strategy="multi_worker") == 1
+    with pytest.raises(UserError, match="train source_model first, on one"):
+        count(strategy="multi_worker")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "source_model.keras").touch()
-    assert not needs_first_stage(place, Config(method="adda"))
+    assert count(strategy="multi_worker") == 2

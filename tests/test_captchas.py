@@ -13,7 +13,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from test_end_to_end import run, run_folders, the_error
+from helpers import run, run_folders, the_error
 
 from model.adda import ADDA
 from utils.data.captchas import STYLES, Artist, load_captchas

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_end_to_end import run, run_folders, the_error, wait_for_checkpoint
+from helpers import run, run_folders, stop, the_error
 
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.data.folders import PictureFolder, mean_of, open_source, open_target
@@ -110,12 +106,7 @@ def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> Non
     plain, killed = tmp_path / "plain", tmp_path / "killed"
     done = run("train_custom.py", *flags, *run_folders(plain))
     assert "0 ant, 1 bee" in done.stdout
-    command = [sys.executable, ROOT / "train_custom.py", *flags, *run_folders(killed)]
-    with subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        wait_for_checkpoint(killed, process)
-        process.send_signal(signal.SIGKILL)
+    stop(killed, "train_custom.py", *flags, *run_folders(killed))
     run("train_custom.py", "--resume", next((killed / "logs").rglob("mine")))
     one, two = (keras.saving.load_model(final_model(place, "mine")) for place in (plain, killed))
     assert one.num_domains == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_end_to_end import final_weights, run, run_folders, the_error, wait_for_checkpoint
+from helpers import (
+    ROOT,
+    final_weights,
+    run,
+    run_folders,
+    run_process,
+    stop,
+    the_error,
+    wait_for_checkpoint,
+)
 
 from utils.run.workers import start, wait
 
@@ -55,7 +62,9 @@ def assert_parity(folder: Path, alone: Path, tolerance: float = 1e-5) -> None:
 def test_logical_devices(alone: Path, tmp_path: Path, data_flags: list[str]) -> None:
     """Four; `test_several_devices_go_on_from_one_process` has two."""
     flags = ["--strategy", "mirrored", "--logical_devices", "4"]
-    done = run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(tmp_path), *flags)
+    done = run_process(
+        "train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(tmp_path), *flags
+    )
     assert "4 replicas" in done.stdout
     assert_parity(tmp_path, alone)
 
@@ -101,13 +110,10 @@ def test_several_devices_go_on_from_one_process(
     alone: Path, tmp_path: Path, data_flags: list[str]
 ) -> None:
     flags = [*data_flags, *FLAGS, *run_folders(tmp_path)]
-    process = subprocess.Popen([sys.executable, SCRIPT, *flags], stdout=subprocess.DEVNULL)
-    wait_for_checkpoint(tmp_path, process)
-    process.kill()
-    process.wait()
+    stop(tmp_path, "train_MNIST2MNIST_M.py", *flags)
     logs = next((tmp_path / "logs").rglob("parity"))
     where = ["--strategy", "mirrored", "--logical_devices", "2"]
-    run("train_MNIST2MNIST_M.py", "--resume", logs, *where)
+    run_process("train_MNIST2MNIST_M.py", "--resume", logs, *where)
     assert_parity(tmp_path, alone)
 
 
@@ -144,8 +150,7 @@ def test_the_launcher_needs_a_number_and_a_script() -> None:
 def test_what_is_wrong_is_named(
     tmp_path: Path, data_flags: list[str], flags: list[str], message: str
 ) -> None:
-    clean = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    done = run(
-        "train_MNIST2MNIST_M.py", *data_flags, *run_folders(tmp_path), *flags, code=2, env=clean
+    done = run_process(
+        "train_MNIST2MNIST_M.py", *data_flags, *run_folders(tmp_path), *flags, code=2
     )
     assert message in the_error(done)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import Domains, events
 
 from config.config import Config
 from model.augmentation import RandomAugmentation
@@ -21,10 +22,11 @@ from model.schedules import AnnealedLearningRate, GRLLambda
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.record.selection import CRITERIA
 from utils.record.summaries import RunLog
+from utils.run.collapse import CollapseError
 from utils.run.devices import prepare_devices
-from utils.run.trainer import CollapseError, EvaluationData, Interrupted, Trainer
+from utils.run.signals import Interrupted
+from utils.run.trainer import EvaluationData, Trainer
 
-Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 EPOCHS, EPOCH_STEPS = 2, 20
 
 
@@ -77,25 +79,11 @@ def make_trainer(
     )
 
 
-def events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
-    """Every event of every run: tag → (step, value), in the order of the files."""
-    found: dict[str, list[tuple[int, bytes]]] = {}
-    for file in sorted(folder.rglob("events.out.tfevents.*")):
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                # The HParams tab's events have no tensor; they spell the run's own name and time.
-                content = value.tensor.SerializeToString() if value.HasField("tensor") else b""
-                key = f"{file.parent.relative_to(folder)}:{value.tag}"
-                found.setdefault(key, []).append((event.step, content))
-    return found
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     trainer = make_trainer(folder, domains)
-    trainer.restore()
+    trainer.checkpoints.restore()
     trainer.train()
     np.savez(folder / "weights.npz", *trainer.model.get_weights())
     return folder
@@ -116,14 +104,14 @@ class Killed(Exception):
 
 def kill_at(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Makes the trainer die just before it saves `step`: what it did since is lost."""
-    save = trainer.save
+    save = trainer.checkpoints.save
 
     def die_or_save() -> None:
-        if int(trainer.step) == step:
+        if trainer.step == step:
             raise Killed
         save()
 
-    monkeypatch.setattr(trainer, "save", die_or_save)
+    monkeypatch.setattr(trainer.checkpoints, "save", die_or_save)
 
 
 # 14: in mid-epoch. 20: after the first epoch was recorded and before it was saved. 40: likewise
@@ -141,7 +129,7 @@ def test_a_killed_run_ends_as_if_undisturbed(
     for file in tmp_path.glob("logs/train/events.*"):
         file.write_bytes(file.read_bytes() + b"\x10\0\0\0\0\0\0")
     resumed = make_trainer(tmp_path, domains)
-    assert resumed.restore() == max(s for s in (0, 7, 14, 20, 21, 28, 35) if s < step)
+    assert resumed.checkpoints.restore() == max(s for s in (0, 7, 14, 20, 21, 28, 35) if s < step)
     resumed.train()
     assert_same_end(tmp_path, resumed, undisturbed)
 
@@ -164,7 +152,7 @@ def test_a_signal_saves_where_the_run_stands(
     assert caught.value.signal_number == number
     assert signal.getsignal(number) is handler
     resumed = make_trainer(tmp_path, domains)
-    assert resumed.restore() == int(trainer.step) > 0
+    assert resumed.checkpoints.restore() == trainer.step > 0
     resumed.train()
     assert_same_end(tmp_path, resumed, undisturbed)
 
@@ -183,7 +171,7 @@ def test_a_killed_run_with_every_switch_on_ends_as_if_undisturbed(
         broken.train()
     broken.log.flush()
     resumed = make_trainer(tmp_path / "killed", domains, recipe=True)
-    assert resumed.restore() == 7
+    assert resumed.checkpoints.restore() == 7
     resumed.train()
     assert_same_end(tmp_path / "killed", resumed, whole)
 
@@ -220,11 +208,11 @@ def test_the_next_save_removes_what_a_kill_in_mid_save_left(
 ) -> None:
     trainer = make_trainer(tmp_path, domains)
     checkpoints = tmp_path / "checkpoints"
-    trainer.save()
+    trainer.checkpoints.save()
     for name in ("step-7.index", "step-7.data-00000-of-00001", "checkpoint.tmp0123"):
         (checkpoints / name).write_bytes(b"cut short")
-    trainer.step.assign(14)
-    trainer.save()
+    trainer.checkpoints.step.assign(14)
+    trainer.checkpoints.save()
     assert {file.name.split(".")[0] for file in checkpoints.iterdir()} == {
         "checkpoint", "step-0", "step-14",
     }  # fmt: skip

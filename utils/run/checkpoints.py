@@ -30,7 +30,7 @@ class Checkpoints:
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best = tf.Variable(-math.inf, dtype=tf.float64)
         state = [*model.variables, *model.metrics_variables]
-        for optimizer in model.optimizers:
+        for optimizer in model.optimizers():
             state += optimizer.variables
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,

@@ -64,7 +64,7 @@ def launch(
     """
     start, values = read_flags(kind, description)
     if start.resume:
-        where = {name: values.pop(name) for name in WHERE if name in values}
+        where = {name: values.pop(name, getattr(kind(), name)) for name in WHERE}
         if values or start.preset or start.config:
             raise UserError(
                 "--resume: goes on with the run's own settings; of the other flags it takes only "

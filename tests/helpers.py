@@ -1,0 +1,155 @@
+"""What several test files use: scripts called here or as processes, runs that are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from utils.errors import run_script
+
+ROOT = Path(__file__).parent.parent
+Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+# 40 steps an epoch of the striped images.
+SHORT = ["--epoch", "2", "--batch_size", "16", "--checkpoint_steps", "5"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a script ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(script: str, *flags: Any, code: int = 0) -> Done:
+    """Calls a script's `main` in this process, as `python script flags` would."""
+    module = importlib.import_module(script.removesuffix(".py"))
+    out, err, ended = io.StringIO(), io.StringIO(), 0
+    before = sys.argv
+    sys.argv = [script, *map(str, flags)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_script(module.main)
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    finally:
+        sys.argv = before
+        keras.mixed_precision.set_global_policy("float32")
+    assert ended == code, f"{ended}\n{out.getvalue()}\n{err.getvalue()}"
+    return Done(ended, out.getvalue(), err.getvalue())
+
+
+def command(script: str, *flags: Any) -> list[str]:
+    return [sys.executable, str(ROOT / script), *map(str, flags)]
+
+
+def run_process(
+    script: str, *flags: Any, code: int = 0, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script as a process of its own, where the process is the subject."""
+    done = subprocess.run(
+        command(script, *flags), capture_output=True, text=True, check=False, timeout=300, **options
+    )
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def stop(
+    folder: Path, script: str, *flags: Any, number: int = signal.SIGKILL, inside: str = "**"
+) -> subprocess.CompletedProcess[str]:
+    """Starts a script and sends it a signal as soon as it has saved a checkpoint.
+
+    Args:
+        folder: what it writes in.
+        script, flags: the command.
+        number: the signal.
+        inside: the folder of the checkpoint: of which stage.
+    """
+    with subprocess.Popen(
+        command(script, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_checkpoint(folder, process, inside=inside)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for_checkpoint(
+    folder: Path, *processes: subprocess.Popen[Any], inside: str = "**"
+) -> None:
+    """Waits until a run has saved something; fails if one of its processes ends before."""
+    while not list(folder.rglob(f"{inside}/step-*.index")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+
+
+def the_error(done: Any) -> str:
+    """The one line that a user's mistake may print."""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return str(lines[0])
+
+
+def run_folders(folder: Path) -> list[str]:
+    return [text for name in ("logs", "checkpoints", "config")
+            for text in (f"--{name}_dir", str(folder / name))]  # fmt: skip
+
+
+def logs_of(folder: Path, name: str) -> Path:
+    return folder / f"logs/MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/{name}"
+
+
+def model_of(folder: Path, name: str) -> Path:
+    """The final model of a run."""
+    return next((folder / "checkpoints").rglob(f"{name}/trained_*.keras"))
+
+
+def final_weights(folder: Path, name: str) -> list[np.ndarray]:
+    weights: list[np.ndarray] = keras.saving.load_model(model_of(folder, name)).get_weights()
+    return weights
+
+
+def assert_same_weights(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def rows_of(logs: Path) -> list[dict[str, str]]:
+    """The rows of a run's log.csv."""
+    with (logs / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def full_disk() -> None:
+    """A limit on file size stands in for a full disk: writes fail half way."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Every event of every run: tag → (step, value), in the order of the files."""
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    for file in sorted(folder.rglob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                # The HParams tab's events have no tensor; they spell the run's own name and time.
+                content = value.tensor.SerializeToString() if value.HasField("tensor") else b""
+                key = f"{file.parent.relative_to(folder)}:{value.tag}"
+                found.setdefault(key, []).append((event.step, content))
+    return found
