@@ -39,15 +39,18 @@ class CDAN(DANN):
     def __init__(self, *dann_parts: Any, entropy_conditioning: bool = True, **dann_options: Any):
         super().__init__(*dann_parts, **dann_options)
         self.entropy_conditioning = entropy_conditioning
-        sizes = [math.prod(part.output_shape[1:])
-                 for part in (self.feature_extractor, self.label_predictor)]  # fmt: skip
+        parts = (self.feature_extractor, self.label_predictor)
+        self.sizes = tuple(math.prod(part.output_shape[1:]) for part in parts)
         self.random_maps = [
             self.add_weight(
-                shape=(size, RANDOM), initializer=keras.initializers.RandomNormal(stddev=1.0),
-                trainable=False, autocast=False, name=f"random_map{number}",
+                shape=(size, RANDOM),
+                initializer=keras.initializers.RandomNormal(stddev=1.0),
+                trainable=False,
+                autocast=False,
+                name=f"random_map{number}",
             )
-            for number, size in enumerate(sizes if math.prod(sizes) > LARGEST else ())
-        ]  # fmt: skip
+            for number, size in enumerate(self.sizes if math.prod(self.sizes) > LARGEST else ())
+        ]
 
     @staticmethod
     def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:
@@ -58,14 +61,14 @@ class CDAN(DANN):
         self, features: tf.Tensor, label_logits: tf.Tensor, training: bool
     ) -> tf.Tensor:
         classes = tf.stop_gradient(tf.nn.softmax(label_logits))
-        size = tf.shape(features)[0]
-        f = tf.reshape(tf.cast(features, tf.float32), [size, -1])  # (B, F)
-        g = tf.reshape(classes, [size, -1])  # (B, num_labels)
+        f_size, g_size = self.sizes
+        f = tf.reshape(tf.cast(features, tf.float32), [-1, f_size])  # (B, F)
+        g = tf.reshape(classes, [-1, g_size])  # (B, num_labels)
         if self.random_maps:
             of_features, of_classes = self.random_maps
             seen = (f @ of_features) * (g @ of_classes) / math.sqrt(RANDOM)
         else:
-            seen = tf.reshape(f[:, :, None] * g[:, None, :], [size, f.shape[1] * g.shape[1]])
+            seen = tf.reshape(f[:, :, None] * g[:, None, :], [-1, f_size * g_size])
         return super().classify_domains(seen, label_logits, training)
 
     def domain_weights(self, label_logits: tf.Tensor) -> tf.Tensor | None:

@@ -1,0 +1,113 @@
+"""Every method on every experiment: trained for a few steps, stopped, resumed, predicted with."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from helpers import Domains, model_of, rows_of, run, run_folders
+
+from config.methods import METHODS
+from utils.data import captchas, drawings
+from utils.data.pickles import write_pickle
+from utils.record import embeddings
+from utils.run.signals import Signals
+
+COMMON = ["--epoch", 1, "--source_epoch", 1, "--average_decay", 0.9, "--checkpoint_steps", 2,
+          "--run_name", "mine", "--allow_collapse"]  # fmt: skip
+EXPERIMENTS = ["digits", "custom", "drawings", "captcha"]
+SCRIPTS = dict(
+    zip(EXPERIMENTS, ["train_MNIST2MNIST_M.py", "train_custom.py", "train_real2drawing.py",
+                      "train_captcha.py"], strict=True)
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str, list[Any]]:
+    """Little data for each experiment, as its flags."""
+    root = tmp_path_factory.mktemp("data")
+    for name, arrays in zip(("source", "target"), domains, strict=True):
+        write_pickle(root / f"{name}.pkl", {key: value[:40] for key, value in arrays.items()})
+        for index in range(60):
+            folder = root / name / f"c{arrays['train_label'][index] % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{index}.png"), arrays["train"][index])
+    before = drawings.STANDIN_SIZE
+    drawings.STANDIN_SIZE = 80
+    drawings.make_standin(root / "embedded_drawings", seed=1)
+    drawings.STANDIN_SIZE = before
+    return {
+        "digits": ["--batch_size", 16, "--source_dataset_path", root / "source.pkl",
+                   "--target_dataset_path", root / "target.pkl"],
+        "custom": ["--batch_size", 16, "--source", root / "source", "--target", root / "target",
+                   "--pixel_mean", 50, 50, 50],
+        "drawings": ["--batch_size", 24, "--embedded", "--data_root", root / "x"],
+        "captcha": ["--batch_size", 40, "--captchas", 100, "--captcha_root", root / "captchas"],
+    }  # fmt: skip
+
+
+def flags_of(method: str, experiment: str) -> list[Any]:
+    """What the pair has of its own; a flag that the method does not use would be refused."""
+    flags: list[Any] = ["--method", method, *COMMON]
+    uses_first = METHODS[method].first or (method, experiment) == ("source_only", "captcha")
+    if not uses_first:
+        at = flags.index("--source_epoch")
+        del flags[at : at + 2]
+    return flags + (["--confidence", 0.2] if method == "mean_teacher" else [])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_method_on_experiment(
+    method: str,
+    experiment: str,
+    data: dict[str, list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embeddings, "tsne", lambda features: np.zeros((len(features), 2)))
+    seen: list[int] = []
+
+    def third_look(self: Signals) -> int:
+        seen.append(1)
+        return signal.SIGINT if len(seen) == 2 else 0
+
+    script = SCRIPTS[experiment]
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "seen", third_look)
+        flags = [*flags_of(method, experiment), *data[experiment], *run_folders(tmp_path)]
+        done = run(script, *flags, code=130)
+    assert "SIGINT: saved at step" in done.stdout
+    logs = next(path for path in (tmp_path / "logs").rglob("mine"))
+    done = run(script, "--resume", logs)
+    only_first = (method, experiment) == ("source_only", "captcha")
+    rows = rows_of(logs / "source" if only_first else logs)
+    assert len(rows) == 1
+    assert np.isfinite([float(value) for value in rows[0].values()]).all()
+    name = "source" if only_first else "mine"
+    model = (
+        model_of(tmp_path, name) if not only_first else next(tmp_path.rglob("source_model.keras"))
+    )
+    kept = keras.saving.load_model(model)
+    kind = "source_model" if only_first else method
+    assert type(kept).__name__ == METHODS[kind].model.split(".")[1]
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    shape = kept.feature_extractor.input_shape[1:]
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(pictures / f"{index}.png"), image[..., ::-1])
+    run("predict.py", "--images", pictures, "--model", model, "--output", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open() as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    classes = kept.class_names or [str(number) for number in range(10)]
+    for label, row in zip(labels, kept.predict(images, verbose=0), strict=True):
+        assert label == "".join(classes[number] for number in np.atleast_1d(row.argmax(-1)))
+    if experiment == "captcha":
+        assert all(len(label) == captchas.CHARACTERS for label in labels)

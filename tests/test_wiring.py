@@ -1,0 +1,197 @@
+"""What each method and preset really trains with: labels, λ, heads, optimizers, schedules."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from helpers import Domains
+
+import train_MNIST2MNIST_M as digits
+from config.config import Config
+from config.methods import METHODS
+from config.presets import FOLDER, presets_of, read_preset
+from model import methods
+from utils.data.domains import Arrays
+from utils.run.devices import prepare_devices
+from utils.run.runs import Run
+from utils.run.trainer import Trainer
+
+
+def made(
+    settings: Config, domains: Domains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Trainer]:
+    """The Trainers of a run's stages, untrained."""
+    monkeypatch.setattr(methods, "start_from", lambda model, path: None)
+    prepare_devices(settings)
+    run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
+    arrays = [Arrays(**one) for one in domains]
+    try:
+        return [make() for make in digits.stages(run, settings, arrays)]
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def units(head: keras.Model) -> list[int]:
+    return [layer.units for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+
+
+def value(schedule: Any, step: int) -> float:
+    return float(schedule(np.array(step)))
+
+
+def lambda_at(p: float, gamma: float = 10.0) -> float:
+    return 2 / (1 + math.exp(-gamma * p)) - 1
+
+
+def rate_at(p: float, first: float = 0.01) -> float:
+    return first / (1 + 10 * p) ** 0.75
+
+
+# Whose labels enter, and λ half way and at the end of its ceiling 0.6.
+CASES = {
+    "dann": ("source", 0.6),
+    "cdan": ("source", 0.6),
+    "mean_teacher": ("source", 0.6),
+    "source_only": ("source", 0.0),
+    "target_only": ("target", 0.0),
+}
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_methods_with_one_model(
+    method: str, domains: Domains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, ceiling = CASES[method]
+    settings = Config(
+        method=method, grl_lambda=0.6, gamma=5.0, batch_size=32, epoch=3, average_decay=0.9,
+        pre_model_path="any.keras", init_learning_rate=0.02, domain_loss="sum", pixel_mean=(1, 2, 3),
+    )  # fmt: skip
+    (trainer,) = made(settings, domains, tmp_path, monkeypatch)
+    model = trainer.model
+    assert type(model).__name__ == METHODS[method].model.split(".")[1]
+    steps = trainer.total_steps
+    assert steps == 3 * 20
+    for step in (0, 7, 30, steps):
+        expected = ceiling * lambda_at(step / steps, 5.0)
+        assert value(trainer.schedules["grl_lambda"], step) == pytest.approx(expected, abs=1e-6)
+        assert value(model.grl_lambda, step) == pytest.approx(expected, abs=1e-6)
+        rate = rate_at(step / steps, 0.02)
+        assert value(trainer.schedules["learning_rate"], step) == pytest.approx(rate)
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    assert model.optimizer.momentum == 0.9
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)  # at step 0
+    assert (model.extractor_calls, model.alternating) == ("per_domain", False)
+    assert model.domain_loss == "sum"
+    assert units(model.label_predictor) == [100, 100, 10]
+    assert units(model.domain_classifier) == [100, 2]
+    images, batch_labels, domain_numbers = (part.numpy() for part in trainer.batches.batch(0))
+    np.testing.assert_array_equal(domain_numbers, np.repeat([0, 1], 16))
+    shown = batch_labels >= 0
+    np.testing.assert_array_equal(shown, domain_numbers == (labels == "target"))
+    # The labels are those of the images: the height of the stripe tells.
+    bright = images[shown].astype(int).sum(axis=(2, 3))
+    heights = np.stack([bright[:, 2 + 2 * c : 6 + 2 * c].sum(axis=1) for c in range(10)], axis=1)
+    assert (heights.argmax(axis=1) == batch_labels[shown]).mean() > 0.9
+    measured = next(iter(trainer.evaluation.labelled))
+    assert set(measured[2].numpy()) == {int(labels == "target")}
+    assert set(next(iter(trainer.evaluation.target))[2].numpy()) == {1}
+    assert set(next(iter(trainer.evaluation.unlabelled))[1].numpy()) == {-1}
+
+
+def test_adda_has_two_stages(
+    domains: Domains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Config(
+        method="adda", source_epoch=2, epoch=3, batch_size=32, grl_lambda=0.7, k_d=2, k_g=3,
+        discriminator_steps=5, adda_learning_rate=0.004, discriminator_learning_rate=0.002,
+        pixel_mean=(1, 2, 3),
+    )  # fmt: skip
+    first, second = made(settings, domains, tmp_path, monkeypatch)
+    assert (type(first.model).__name__, type(second.model).__name__) == ("SourceModel", "ADDA")
+    assert (first.total_steps, second.total_steps) == (40, 60)
+    images, labels, numbers = (part.numpy() for part in first.batches.batch(0))
+    assert len(images) == 16
+    assert (labels >= 0).all()
+    assert not numbers.any()
+    assert isinstance(first.model.optimizer, keras.optimizers.SGD)
+    assert value(first.schedules["learning_rate"], 10) == pytest.approx(rate_at(0.25))
+    assert first.final_model == tmp_path / "checkpoints/source/source_model.keras"
+    assert units(second.model.domain_classifier) == [500, 500, 2]
+    weights = [value(second.schedules["grl_lambda"], step) for step in (0, 4, 5, 59)]
+    assert weights == pytest.approx([0, 0, 0.7, 0.7])
+    for optimizer, rate, steps in (
+        (second.model.optimizer, 0.004, 3 * 60), (second.model.domain_optimizer, 0.002, 2 * 60),
+    ):  # fmt: skip
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert optimizer.beta_1 == 0.5
+        schedule = optimizer._learning_rate
+        assert value(schedule, 0) == pytest.approx(rate)
+        assert value(schedule, steps) == pytest.approx(rate_at(1.0, rate))
+    assert (second.batches.batch(0)[1].numpy() >= 0).sum() == 16
+    assert second.final_model == tmp_path / "checkpoints/trained_adda_mnist2mnist_m.keras"
+
+
+# Of each preset of the digits what its first stage (if any) and its last train with: kind, batch,
+# first rate, ceiling of λ, its slope, clip norm, dropout, augmentation, decay, domain loss, epochs.
+PLAIN = (256, 0.01, 1.0, 10.0, 0.0, 0.0, None, 0.0, "mean")
+RECIPE = (64, 0.05, 2.0, 10.0, 1.0, 0.5, (0.5, 64.0), 0.999, "mean")
+PRESETS = {
+    "original": [("DANN", *PLAIN, 100)],
+    "paper": [("DANN", 128, *PLAIN[1:-1], "sum", 100)],
+    "recipe": [("DANN", *RECIPE, 40)],
+    "cdan": [("CDAN", *RECIPE, 40)],
+    "mean_teacher": [("DANN", *RECIPE, 40), ("MeanTeacher", *RECIPE[:3], 1000.0, *RECIPE[4:], 24)],
+    "source_only": [("DANN", 256, 0.01, 0.0, *PLAIN[3:], 10)],
+    "target_only": [("DANN", 256, 0.01, 0.0, *PLAIN[3:], 10)],
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_train_with_what_they_say(
+    preset: str, domains: Domains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Config.of({**read_preset(preset).settings, "pixel_mean": (1.0, 2.0, 3.0)})
+    found = []
+    for trainer in made(settings, domains, tmp_path, monkeypatch):
+        model, end = trainer.model, trainer.total_steps
+        slope = model.grl_lambda.gamma
+        ceiling = value(model.grl_lambda, end) / lambda_at(1.0, slope)
+        augmentation = model.augmentation and (
+            model.augmentation.contrast, model.augmentation.brightness
+        )  # fmt: skip
+        dropout = {layer.rate for layer in model.label_predictor.layers
+                   if isinstance(layer, keras.layers.Dropout)} or {0.0}  # fmt: skip
+        assert len(dropout) == 1
+        found.append((
+            type(model).__name__, trainer.batches.batch_size,
+            value(trainer.schedules["learning_rate"], 0), round(ceiling, 6), slope,
+            model.clip_norm, *dropout, augmentation, model.average_decay, model.domain_loss,
+            trainer.epochs,
+        ))  # fmt: skip
+    for one, two in zip(found, PRESETS[preset], strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert a == (pytest.approx(b) if isinstance(b, float) else b)
+
+
+def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
+    """A preset is what differs; a setting that its method ignores would be a lie."""
+    from config.captcha import CaptchaConfig
+    from config.drawings import DrawingsConfig
+    from config.settings import fields_of
+
+    kinds = {"train_MNIST2MNIST_M.py": Config, "train_captcha.py": CaptchaConfig,
+             "train_real2drawing.py": DrawingsConfig}  # fmt: skip
+    names = {name for script in kinds for name in presets_of(script)}
+    assert names == {path.stem for path in FOLDER.glob("*.json")}
+    for script, kind in kinds.items():
+        for name, preset in presets_of(script).items():
+            settings = kind.of(preset.settings)
+            for field, content in preset.settings.items():
+                assert getattr(kind(), field) != content, f"{name}: {field}"
+                used_by = fields_of(kind)[field].used_by
+                assert used_by is None or settings.method in used_by, f"{name}: {field}"
