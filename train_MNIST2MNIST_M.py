@@ -57,7 +57,10 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
     from model.networks import Networks, SeenByDomains, dense_head, mnist_feature_extractor
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
-        extractor = mnist_feature_extractor(config.image_input_shape, config.pixel_mean or ())
+        extractor = mnist_feature_extractor(
+            config.image_input_shape, config.pixel_mean or (), config.network,
+            per_domain=config.normalisation == "per_domain",
+        )  # fmt: skip
         features = extractor.output_shape[1:]
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
         seen = seen_by_domains(features, labels.output_shape[1:])
@@ -69,7 +72,9 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
         domains,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
-        lambda num_domains: chosen_augmentation(config.augmentation, config.seed, num_domains),
+        lambda num_domains: chosen_augmentation(
+            config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
+        ),
         measured(source, target, METHODS[config.method].labels == "target"),
         name="mnist2mnist_m",
         extractor_calls="per_domain",

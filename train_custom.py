@@ -87,7 +87,9 @@ def experiment(config: CustomConfig, data: Folders) -> Experiment:
         data.domains,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
-        lambda num_domains: chosen_augmentation(config.augmentation, config.seed, num_domains),
+        lambda num_domains: chosen_augmentation(
+            config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
+        ),
         measured(*data.domains),
         name="custom",
         class_names=data.classes,

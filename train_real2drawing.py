@@ -88,8 +88,8 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
 
     def augmentation(num_domains: int) -> RandomAugmentation:
         return RandomAugmentation(
-            config.seed, num_domains, rotation=config.rotation, stretch=0.0, shear=0.0, shift=0.0,
-            flip=config.flip and not config.embedded, edges="black",
+            config.seed, num_domains, config.target_ratio, rotation=config.rotation, stretch=0.0,
+            shear=0.0, shift=0.0, flip=config.flip and not config.embedded, edges="black",
         )  # fmt: skip
 
     # Without adaptation the drawings stay unseen: batch normalisation would learn from them.
@@ -125,7 +125,8 @@ def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: 
 
     drawings = data.target.train
     with trainer.model.averaged():
-        outputs = trainer.outputs(evaluation_batches(drawings, data.target.train_label, domain=1))
+        batches = evaluation_batches(drawings, data.target.train_label, domain=1)
+        _, outputs = trainer.measure(batches)
     classes = outputs.probabilities.argmax(axis=1)
     place = run.logs / "DaNN_submission.csv"
     with whole_file(place) as path, path.open("w", newline="") as file:

@@ -24,6 +24,7 @@ from utils.errors import UserError, existing_file
 AnyConfig = TypeVar("AnyConfig", bound="TrainingConfig")
 Augmentation = Literal["none", "affine", "affine_colour"]
 DomainLoss = Literal["mean", "sum"]
+LearningRate = Literal["annealed", "cosine"]
 AdversarialLoss = Literal["gan", "minimax", "confusion"]
 Criterion = Literal[
     "entropy",
@@ -32,11 +33,14 @@ Criterion = Literal[
     "nuclear_norm",
     "deep_embedded_validation",
 ]
+Network = Literal["paper", "wide"]
+Normalisation = Literal["none", "per_domain"]
 Strategy = Literal["default", "mirrored", "multi_worker"]
 # What a preset of the first stage says; in the rest both stages of a run are the same.
 HYPERPARAMETERS = (
-    "batch_size", "init_learning_rate", "lr_alpha", "lr_beta", "momentum_rate", "grl_lambda",
-    "gamma", "ramp", "domain_loss", "clip_norm", "dropout", "augmentation", "average_decay",
+    "batch_size", "target_ratio", "init_learning_rate", "lr_schedule", "lr_alpha", "lr_beta",
+    "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "clip_norm", "dropout",
+    "augmentation", "cutout", "average_decay",
 )  # fmt: skip
 
 
@@ -60,6 +64,8 @@ class TrainingConfig(Settings):
     """Images of a batch, as many of each domain."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β."""
+    lr_schedule: LearningRate = "annealed"
+    """annealed: μ_p. cosine: from μ_0 to 0 along half a cosine."""
     lr_alpha: Annotated[float, at_least(0)] = 10.0
     """α of the learning rate schedule. 0 keeps the rate constant."""
     lr_beta: Annotated[float, at_least(0)] = 0.75
@@ -89,6 +95,13 @@ class TrainingConfig(Settings):
     """Preset of the first stage. None: the settings of this run."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The least probability at which the teacher's class becomes a label."""
+    relative_confidence: Annotated[bool, only("mean_teacher")] = False
+    """That probability is a share of the teacher's confidence on source images: AdaMatch."""
+    pseudo_ramp: Annotated[float, SHARE, only("mean_teacher")] = 0.0
+    """Share of the run over which the weight of the teacher's labels rises from 0 to 1; 0.5 in
+    AdaMatch. 0: it is 1 throughout."""
+    target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
+    """Target images of a batch for each source image; 3 in AdaMatch."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
     """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
@@ -133,10 +146,11 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size % self.num_domains:
+        shares = 1 + (self.num_domains - 1) * self.target_ratio
+        if self.batch_size % shares:
             raise UserError(
-                f"batch_size: {self.batch_size!r} must be a multiple of the {self.num_domains} "
-                "domains"
+                f"batch_size: {self.batch_size!r} must be a multiple of {shares}, for the "
+                f"{self.num_domains} domains"
             )
         if self.method == "mean_teacher" and not self.average_decay:
             raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")

@@ -14,6 +14,9 @@ from config.base import (
     Augmentation,
     Criterion,
     DomainLoss,
+    LearningRate,
+    Network,
+    Normalisation,
     Strategy,
     TrainingConfig,
 )
@@ -57,6 +60,8 @@ class Config(TrainingConfig):
     paper."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, section 4. Above 0.02 training may collapse."""
+    lr_schedule: LearningRate = "annealed"
+    """annealed: μ_p. cosine: from μ_0 to 0 along half a cosine."""
     lr_alpha: Annotated[float, at_least(0)] = 10.0
     """α of the learning rate schedule; ICML 2015, section 4. 0 keeps the rate constant."""
     lr_beta: Annotated[float, at_least(0)] = 0.75
@@ -81,6 +86,8 @@ class Config(TrainingConfig):
     """Share of the label predictor's inputs that a training step leaves out, in each layer."""
     augmentation: Augmentation = "none"
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
+    cutout: Annotated[int, at_least(0)] = 0
+    """Side of a square that is painted over in each training image, in pixels. 0: none."""
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 
@@ -93,6 +100,13 @@ class Config(TrainingConfig):
     """Preset of the first stage. None: the settings of this run."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The least probability at which the teacher's class becomes a label."""
+    relative_confidence: Annotated[bool, only("mean_teacher")] = False
+    """That probability is a share of the teacher's confidence on source images: AdaMatch."""
+    pseudo_ramp: Annotated[float, SHARE, only("mean_teacher")] = 0.0
+    """Share of the run over which the weight of the teacher's labels rises from 0 to 1; 0.5 in
+    AdaMatch. 0: it is 1 throughout."""
+    target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
+    """Target images of a batch for each source image; 3 in AdaMatch."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
     """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0001
@@ -126,7 +140,11 @@ class Config(TrainingConfig):
     allow_collapse: bool = False
     """Go on when the network has collapsed, instead of stopping with advice."""
 
-    # images
+    # images and network
+    network: Network = "paper"
+    """paper: of ICML 2015, figure 4 (a). wide: more filters, and a third convolution."""
+    normalisation: Annotated[Normalisation, not_by("adda", "source_model")] = "none"
+    """per_domain: batch normalisation after each pooling, with statistics of each domain."""
     image_input_shape: Annotated[tuple[int, int, int], SIDES] = (28, 28, 3)
     """Height, width (pixels) and channels of an image."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None

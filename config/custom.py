@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from config.base import Augmentation, TrainingConfig
 from config.methods import CONTROLS
-from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, not_by
+from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by
 from utils.errors import UserError
 
 
@@ -33,6 +33,8 @@ class CustomConfig(TrainingConfig):
     """Share of the label predictor's inputs that a training step leaves out, in each layer."""
     augmentation: Augmentation = "none"
     """Random changes of training images: turn, stretch, shear, shift; and colours."""
+    cutout: Annotated[int, at_least(0)] = 0
+    """Side of a square that is painted over in each training image, in pixels. 0: none."""
 
     # images and networks
     image_size: Annotated[tuple[int, int], SIDES] = (28, 28)

@@ -21,7 +21,8 @@ from model.losses import (
     steps_taken,
 )
 from model.networks import Shape
-from model.schedules import AnnealedLearningRate, ProgressSchedule
+from model.normalisation import DomainNormalization, as_domain, domain_normalizations
+from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
@@ -106,10 +107,7 @@ class Adaptation(keras.Model):
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
         """Returns what changes over a run, for its record: `learning_rate`, `grl_lambda`."""
-        rate = AnnealedLearningRate(
-            total_steps, settings.init_learning_rate, settings.lr_alpha, settings.lr_beta
-        )
-        return {"learning_rate": rate}
+        return {"learning_rate": rate(total_steps, settings.init_learning_rate, settings)}
 
     @classmethod
     def optimizers_for(
@@ -130,7 +128,9 @@ class Adaptation(keras.Model):
     def keep_average(self) -> None:
         """Begins an average of what predicts, if one is asked for."""
         if self.average_decay:
-            self.average = WeightAverage(self.predictor_variables, self.average_decay)
+            moving = [weight for norm in self.norms() for weight in norm.non_trainable_variables]
+            weights = [*self.predictor_variables, *moving]
+            self.average = WeightAverage(weights, self.average_decay)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model predicts with the average of its weights, if it keeps one."""
@@ -140,14 +140,38 @@ class Adaptation(keras.Model):
         features = self.feature_extractor(images, training=training)
         return tf.nn.softmax(self.label_predictor(features, training=training))
 
-    def encode(self, images: tf.Tensor, domains: tf.Tensor) -> tf.Tensor:
-        """Returns the features `[B, ...]` of images; a method may have an encoder for a domain."""
-        return self.feature_extractor(images, training=False)
+    def norms(self) -> list[DomainNormalization]:
+        """Returns the layers of the feature extractor that must know the domain."""
+        return domain_normalizations(self.feature_extractor)
 
-    def embed(self, images: tf.Tensor, domains: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the features `[B, ...]` and the class probabilities."""
-        features = self.encode(images, domains)
-        return features, tf.nn.softmax(self.label_predictor(features, training=False))
+    @property
+    def encodes_by_domain(self) -> bool:
+        """Whether source and target images do not pass the same layers."""
+        return bool(self.norms())
+
+    def encode_as(self, images: tf.Tensor, domain: int) -> tf.Tensor:
+        """Returns the features `[B, ...]` of images of the source, or of a target."""
+        with as_domain(self.norms(), domain):
+            return self.feature_extractor(images, training=False)
+
+    def encode(self, images: tf.Tensor, domains: tf.Tensor) -> tf.Tensor:
+        """Returns the features `[B, ...]` of images of any domains."""
+        if not self.encodes_by_domain:
+            return self.feature_extractor(images, training=False)
+        sides = tf.cast(domains > 0, tf.int32)
+        places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), sides, 2)
+        output = self.feature_extractor.outputs[0]
+        # There may be no image of a side, and convolutions refuse that.
+        nothing = tf.zeros([0, *output.shape[1:]], output.dtype)
+        parts = [
+            tf.cond(
+                tf.size(rows) > 0,
+                lambda rows=rows, side=side: self.encode_as(tf.gather(images, rows), side),
+                lambda: nothing,
+            )
+            for side, rows in enumerate(places)
+        ]
+        return tf.dynamic_stitch(places, parts)
 
     def compile(self, optimizer: str | keras.Optimizer = "sgd", **options: Any) -> None:
         """Sets the optimizers.
@@ -206,10 +230,22 @@ class Adaptation(keras.Model):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Measures one batch; changes nothing but the metrics."""
+        self.examine(batch)
+        return self.get_metrics_result()
+
+    def examine(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Measures one batch; returns its features `[B, ...]` and class probabilities."""
         images, labels, domains = batch
         features = self.encode(images, domains)
-        self.measure_labels(self.label_predictor(features, training=False), labels)
-        return self.get_metrics_result()
+        label_logits = self.label_predictor(features, training=False)
+        self.measure_labels(label_logits, labels)
+        self.measure_features(features, label_logits, domains)
+        return features, tf.nn.softmax(label_logits)
+
+    def measure_features(
+        self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor
+    ) -> None:
+        """Updates the metrics that are not of labels; here there are none."""
 
     @property
     def position_names(self) -> list[str]:
@@ -260,3 +296,10 @@ class Adaptation(keras.Model):
             if isinstance(config.get(name), dict)
         }
         return cls(**{**config, **parts})
+
+
+def rate(total_steps: int, first: float, settings: TrainingConfig) -> ProgressSchedule:
+    """Returns the schedule of a learning rate that begins at `first`."""
+    if settings.lr_schedule == "cosine":
+        return CosineLearningRate(total_steps, first)
+    return AnnealedLearningRate(total_steps, first, settings.lr_alpha, settings.lr_beta)

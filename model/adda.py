@@ -20,11 +20,11 @@ import keras
 import tensorflow as tf
 
 from config.base import AdversarialLoss, TrainingConfig
-from model.adaptation import Adaptation, Batch
+from model.adaptation import Adaptation, Batch, rate
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import mean_share, steps_taken
-from model.schedules import AnnealedLearningRate, Delayed, ProgressSchedule
+from model.schedules import Delayed, ProgressSchedule
 
 SOURCE, TARGET = 0, 1
 BETA_1 = 0.5  # of Adam against an adversary; CVPR 2017, section 5
@@ -158,14 +158,13 @@ class ADDA(EarlierNames, Adversarial):
         encoders = [self.source_extractor, self.feature_extractor]
         return {"feature_extractor": encoders, "label_predictor": [self.label_predictor]}
 
-    def encode(self, images: tf.Tensor, domains: tf.Tensor) -> tf.Tensor:
-        places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), domains, 2)
-        encoders = (self.source_extractor, self.feature_extractor)
-        parts = [
-            encode_some(encoder, tf.gather(images, rows))
-            for encoder, rows in zip(encoders, places, strict=True)
-        ]
-        return tf.dynamic_stitch(places, parts)
+    @property
+    def encodes_by_domain(self) -> bool:
+        return True
+
+    def encode_as(self, images: tf.Tensor, domain: int) -> tf.Tensor:
+        encoder = self.feature_extractor if domain else self.source_extractor
+        return encoder(images, training=False)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: k_d times the discriminator, then k_g times the target encoder."""
@@ -225,22 +224,13 @@ class ADDA(EarlierNames, Adversarial):
         of_labels = ["image_cls_loss", "image_cls_acc", *self.position_names]
         return [*of_labels, "domain_cls_loss", "domain_cls_acc", "adversarial_loss"]
 
-    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Measures one batch; changes nothing but the metrics."""
-        images, labels, domains = batch
-        features = self.encode(images, domains)
-        label_logits = self.label_predictor(features, training=False)
+    def measure_features(
+        self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor
+    ) -> None:
         logits = self.classify_domains(features, label_logits, training=False)
-        self.measure_labels(label_logits, labels)
         self.measure_domains(logits, domains)
         target = tf.cast(domains == TARGET, tf.float32)
         self.meters["adversarial_loss"].update_state(self.adversarial_losses(logits), target)
-        return self.get_metrics_result()
-
-
-def rate(total_steps: int, first: float, settings: TrainingConfig) -> AnnealedLearningRate:
-    """Returns the schedule of a learning rate that begins at `first`."""
-    return AnnealedLearningRate(total_steps, first, settings.lr_alpha, settings.lr_beta)
 
 
 def without_dropout(layer: keras.Layer) -> keras.Layer:
@@ -253,9 +243,3 @@ def without_dropout(layer: keras.Layer) -> keras.Layer:
     if isinstance(layer, keras.layers.Dropout):
         config["rate"] = 0.0
     return type(layer).from_config(config)
-
-
-def encode_some(encoder: keras.Model, images: tf.Tensor) -> tf.Tensor:
-    """Returns the features of images, of which there may be none: convolutions refuse that."""
-    nothing = tf.zeros([0, *encoder.output_shape[1:]], encoder.outputs[0].dtype)
-    return tf.cond(tf.size(images) > 0, lambda: encoder(images, training=False), lambda: nothing)

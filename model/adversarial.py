@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
-from model.adaptation import Adaptation, Batch
+from model.adaptation import Adaptation
 from model.losses import UNLABELLED, cross_entropy, is_correct, mean_share
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
@@ -172,14 +172,10 @@ class Adversarial(Adaptation):
             tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message)
             tf.debugging.assert_less(values, tf.cast(end, values.dtype), message)
 
-    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Measures one batch; changes nothing but the metrics."""
-        images, labels, domains = batch
-        features = self.encode(images, domains)
-        label_logits = self.label_predictor(features, training=False)
-        self.measure_labels(label_logits, labels)
+    def measure_features(
+        self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor
+    ) -> None:
         self.measure_domains(self.classify_domains(features, label_logits, training=False), domains)
-        return self.get_metrics_result()
 
     @property
     def metric_names(self) -> list[str]:

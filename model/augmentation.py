@@ -7,6 +7,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from model.losses import block_sizes
+
 
 @keras.saving.register_keras_serializable("dann")
 class RandomAugmentation(keras.layers.Layer):
@@ -18,17 +20,20 @@ class RandomAugmentation(keras.layers.Layer):
     Args:
         seed: of the chances.
         num_domains: blocks of which a batch consists, one for each domain.
+        target_ratio: images of each target for one of the source.
         rotation: largest angle, degrees.
         stretch: largest change of width and of height, as a share of them.
         shear: largest shear, pixels a row.
         shift: largest shift along each axis, as a share of the image.
         contrast: largest change of each channel's contrast, as a share of it.
         brightness: largest change of each channel's brightness, in pixel values of [0, 255].
+        cutout: side of the square, in pixels, that is painted over with the image's mean colour; 0:
+            none. DeVries & Taylor, arXiv 1708.04552.
         flip: whether half of the images are mirrored, left to right.
         edges: what fills the corners that come in: `"repeat"` the edge pixels, or `"black"`.
 
     Call arguments:
-        images: `[B, H, W, C]`, pixel values in [0, 255]; blocks of equal size, one a domain.
+        images: `[B, H, W, C]`, pixel values in [0, 255]; one block a domain.
         step: the training step.
 
     Output shape: that of `images`, float32, pixel values in [0, 255].
@@ -38,12 +43,14 @@ class RandomAugmentation(keras.layers.Layer):
         self,
         seed: int,
         num_domains: int = 2,
+        target_ratio: int = 1,
         rotation: float = 15.0,
         stretch: float = 0.1,
         shear: float = 0.15,
         shift: float = 0.09,
         contrast: float = 0.0,
         brightness: float = 0.0,
+        cutout: int = 0,
         flip: bool = False,
         edges: Literal["repeat", "black"] = "repeat",
         **layer_options: Any,
@@ -51,12 +58,14 @@ class RandomAugmentation(keras.layers.Layer):
         super().__init__(**layer_options)
         self.seed = seed
         self.num_domains = num_domains
+        self.target_ratio = target_ratio
         self.rotation = rotation
         self.stretch = stretch
         self.shear = shear
         self.shift = shift
         self.contrast = contrast
         self.brightness = brightness
+        self.cutout = cutout
         self.flip = flip
         self.edges = edges
 
@@ -70,18 +79,24 @@ class RandomAugmentation(keras.layers.Layer):
             images = tf.where(sides[:, None, None] < 0, images[:, :, ::-1], images)
         if self.contrast or self.brightness:
             images = self.recolour(images, *tf.split(chances[:, None, None, 6:], 2, axis=-1))
+        if self.cutout:
+            images = self.cut(images, self.chances(step, tf.shape(images)[0], 2, stream=2))
         return images
 
     def chances(self, step: tf.Tensor, size: tf.Tensor, count: int, stream: int = 0) -> tf.Tensor:
         """Returns this replica's rows of the batch's random numbers in [-1, 1): `[size, count]`."""
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
-        shape = [self.num_domains, replicas, size // self.num_domains, count]
         seed = tf.stack(
             [tf.constant(self.seed + (stream << 32), tf.int64), tf.cast(step, tf.int64)]
         )
-        numbers = tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
-        return tf.reshape(numbers[:, context.replica_id_in_sync_group], [size, count])
+        numbers = tf.random.stateless_uniform([size * replicas, count], seed, -1.0, 1.0)
+        # A replica has the same part of each domain's block; alone it has all of them.
+        rows, start = [], 0
+        for mine in block_sizes(size, self.num_domains, self.target_ratio):
+            rows.append(start + context.replica_id_in_sync_group * mine + tf.range(mine))
+            start += mine * replicas
+        return tf.gather(numbers, tf.concat(rows, 0)) if replicas > 1 else numbers
 
     def move(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
         """Applies a random affine map about the centre."""
@@ -112,18 +127,35 @@ class RandomAugmentation(keras.layers.Layer):
         images = mean + (images - mean) * (1.0 + self.contrast * contrast)
         return tf.clip_by_value(images + self.brightness * brightness, 0.0, 255.0)
 
+    def cut(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
+        """Paints a square over each image; its centre may lie anywhere in it."""
+        inside = [
+            tf.abs(tf.range(size, dtype=tf.float32) - (chance[:, None] + 1.0) / 2.0 * size)
+            < self.cutout / 2.0
+            for size, chance in zip(images.shape[1:3], tf.unstack(chances, axis=-1), strict=True)
+        ]  # of rows `[B, H]` and of columns `[B, W]`
+        square = inside[0][:, :, None, None] & inside[1][:, None, :, None]
+        return tf.where(square, tf.reduce_mean(images, axis=[1, 2], keepdims=True), images)
+
     def get_config(self) -> dict[str, Any]:
-        names = ("seed", "num_domains", "rotation", "stretch", "shear", "shift", "contrast",
-                 "brightness", "flip", "edges")  # fmt: skip
+        names = ("seed", "num_domains", "target_ratio", "rotation", "stretch", "shear", "shift",
+                 "contrast", "brightness", "cutout", "flip", "edges")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def chosen_augmentation(
-    name: Literal["none", "affine", "affine_colour"], seed: int, num_domains: int = 2
+    name: Literal["none", "affine", "affine_colour"],
+    seed: int,
+    num_domains: int = 2,
+    target_ratio: int = 1,
+    cutout: int = 0,
 ) -> RandomAugmentation | None:
-    """Returns what a run's `augmentation` setting names."""
-    if name == "none":
+    """Returns what a run's settings `augmentation` and `cutout` name."""
+    if name == "none" and not cutout:
         return None
-    if name == "affine":
-        return RandomAugmentation(seed, num_domains)
-    return RandomAugmentation(seed, num_domains, contrast=0.5, brightness=64.0)
+    options: dict[str, Any] = {"cutout": cutout}
+    if name == "none":
+        options |= {"rotation": 0.0, "stretch": 0.0, "shear": 0.0, "shift": 0.0}
+    if name == "affine_colour":
+        options |= {"contrast": 0.5, "brightness": 64.0}
+    return RandomAugmentation(seed, num_domains, target_ratio, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -33,11 +34,18 @@ class WeightAverage:
         self.values = [
             tf.Variable(weight.value, trainable=False, aggregation=first) for weight in self.weights
         ]
+        self.by_weight = {
+            id(one): value for one, value in zip(self.weights, self.values, strict=True)
+        }
 
     @property
     def variables(self) -> list[tf.Variable]:
         """What a checkpoint must hold."""
         return [self.steps, *self.values]
+
+    def of(self, weight: keras.Variable) -> Any:
+        """Returns the average of a weight; the weight itself, if it is not averaged."""
+        return self.by_weight.get(id(weight), weight)
 
     def update(self) -> None:
         """Takes the present weights into the average."""

@@ -14,8 +14,9 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
-from model.losses import steps_taken
+from model.losses import block_sizes, steps_taken
 from model.networks import dense_head, with_flat_features
+from model.normalisation import as_domain
 
 
 @keras.saving.register_keras_serializable("dann")
@@ -36,9 +37,10 @@ class DANN(Adversarial):
         num_labels: number of classes; needed where `label_predictor` is None.
         num_domains: number of domains, at least 2; the source is 0.
         extractor_calls: `"joint"`: one call for the whole batch; `"per_domain"`: one call per
-            domain, for batches of `num_domains` equal blocks in the order of the domains. The same
-            function, unless the extractor has batch normalisation: then "joint" normalises over
-            all domains together and "per_domain" over each by itself: two different methods.
+            domain, for batches of one block of each domain, in their order. The same function,
+            unless the extractor has batch normalisation: then "joint" normalises over all domains
+            together and "per_domain" over each by itself: two different methods.
+        target_ratio: images of each target for one of the source, in `"per_domain"` batches.
         feature_layer: name of an inner layer of `feature_extractor` whose output is the feature;
             None: its last.
         pooling: what makes a feature of higher rank `[B, F]`: `"flatten"`, `"average"` over all
@@ -57,7 +59,7 @@ class DANN(Adversarial):
         ```
     """
 
-    knobs = (*Adversarial.knobs, "extractor_calls", "alternating")
+    knobs = (*Adversarial.knobs, "extractor_calls", "target_ratio", "alternating")
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class DANN(Adversarial):
         num_labels: int | None = None,
         num_domains: int = 2,
         extractor_calls: Literal["joint", "per_domain"] = "joint",
+        target_ratio: int = 1,
         feature_layer: str | None = None,
         pooling: Literal["flatten", "average", "none"] = "flatten",
         alternating: bool = False,
@@ -89,6 +92,9 @@ class DANN(Adversarial):
         if extractor_calls not in ("joint", "per_domain"):
             raise ValueError(f"extractor_calls must be joint or per_domain, got {extractor_calls}")
         self.extractor_calls = extractor_calls
+        if self.norms() and extractor_calls == "joint":
+            raise ValueError('DomainNormalization needs extractor_calls="per_domain"')
+        self.target_ratio = target_ratio
         self.alternating = alternating
         self.gradient_reversal = GradientReversal()
 
@@ -100,13 +106,21 @@ class DANN(Adversarial):
             "domain_optimizer": self.domain_classifier.trainable_variables,
         }
 
+    def blocks(self, images: tf.Tensor) -> list[tuple[int, tf.Tensor]]:
+        """Returns the images of each domain, with its number; all as one in `"joint"` batches."""
+        if self.extractor_calls == "joint":
+            return [(1, images)]
+        size = images.shape[0] or tf.shape(images)[0]
+        sizes = block_sizes(size, self.num_domains, self.target_ratio)
+        return list(enumerate(tf.split(images, sizes)))
+
     def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the features of a training batch; each image passes the extractor once."""
-        images = self.augment(images)
-        if self.extractor_calls == "joint":
-            return self.feature_extractor(images, training=True)
-        blocks = tf.split(images, self.num_domains)
-        return tf.concat([self.feature_extractor(block, training=True) for block in blocks], 0)
+        features = []
+        for domain, block in self.blocks(self.augment(images)):
+            with as_domain(self.norms(), domain):
+                features.append(self.feature_extractor(block, training=True))
+        return tf.concat(features, 0)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: descends the label loss, and the domain loss in a tug of war."""

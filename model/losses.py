@@ -38,6 +38,20 @@ def clip_together(gradients: list[tf.Tensor], norm: tf.Tensor | float) -> list[t
     ]
 
 
+def block_sizes(
+    size: tf.Tensor | int, num_domains: int, target_ratio: int
+) -> list[tf.Tensor | int]:
+    """Returns the sizes of the blocks of which a batch of `size` images consists.
+
+    Args:
+        size: of the batch, or of a replica's share of it.
+        num_domains: one block each, the source's first.
+        target_ratio: images of each target for one of the source.
+    """
+    source = size // (1 + (num_domains - 1) * target_ratio)
+    return [source] + [source * target_ratio] * (num_domains - 1)
+
+
 def steps_taken(optimizer: keras.Optimizer) -> tf.Tensor:
     """Returns how many steps an optimizer has taken; one that scales losses counts inside."""
     return getattr(optimizer, "inner_optimizer", optimizer).iterations

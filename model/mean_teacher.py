@@ -3,7 +3,8 @@
 References: Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017; French et
 al., "Self-ensembling for visual domain adaptation", ICLR 2018 (confidence thresholding); Sohn et
 al., "FixMatch", NeurIPS 2020 (hard pseudo-labels, augmentation on the student's side alone);
-Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1 (distribution alignment).
+Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1 (distribution alignment); Berthelot et al.,
+"AdaMatch", ICLR 2022 (a threshold relative to the source's confidence, a weight that rises).
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from config.base import TrainingConfig
 from model.dann import DANN
-from model.losses import UNLABELLED, cross_entropy, mean_share
+from model.losses import UNLABELLED, cross_entropy, mean_share, steps_taken
+from model.normalisation import as_domain
+from model.schedules import HalfCosine, ProgressSchedule
 
-MEAN_DECAY = 0.995  # of the mean prediction: some 200 batches; ReMixMatch takes the last 128
+MEAN_DECAY = 0.995  # of running means: some 200 batches; ReMixMatch takes the last 128
 
 
 @keras.saving.register_keras_serializable("dann")
@@ -26,7 +30,7 @@ class MeanTeacher(DANN):
     The teacher sees an image as it is, and its class, where it is confident, becomes the label of
     the augmented image that the student sees:
 
-    L = L_DANN + 1/n · Σ [max q(x) > confidence] · H(argmax q(x), p(augmented x))
+    L = L_DANN + μ · 1/n · Σ [max q(x) > τ] · H(argmax q(x), p(augmented x))
 
     over the n unlabelled images of the batch. Left to itself this prefers the classes that it
     already prefers, more and more; so q is the teacher's prediction p_teacher(x) divided by its
@@ -35,59 +39,103 @@ class MeanTeacher(DANN):
 
     Args:
         confidence: the least probability that makes a label; 0.9 to 0.97 in the papers.
+        relative_confidence: False: τ is `confidence`. True: τ is `confidence` times the running
+            mean of the teacher's largest probability on labelled images, as in AdaMatch.
+        pseudo_weight: μ: a number, or a schedule over training steps such as `HalfCosine`.
         average_decay: of the teacher's weights, above 0; 0.99 to 0.999 in the papers.
         dann_options: of `DANN`.
     """
 
-    knobs = (*DANN.knobs, "confidence")
+    parts = (*DANN.parts, "pseudo_weight")
+    knobs = (*DANN.knobs, "confidence", "relative_confidence")
 
     def __init__(
-        self, *dann_parts: Any, confidence: float = 0.9, average_decay: float = 0.999,
+        self,
+        *dann_parts: Any,
+        confidence: float = 0.9,
+        relative_confidence: bool = False,
+        pseudo_weight: float | ProgressSchedule = 1.0,
+        average_decay: float = 0.999,
         **dann_options: Any,
-    ):  # fmt: skip
+    ):
         super().__init__(*dann_parts, average_decay=average_decay, **dann_options)
         if self.average is None:
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
-        self.teacher = self.average
         self.confidence = confidence
+        self.relative_confidence = relative_confidence
+        self.pseudo_weight = pseudo_weight
         shape = self.label_predictor.output_shape[1:]
-        self.mean_prediction = self.add_weight(
+        self.mean_prediction = self.running_mean("mean_prediction", shape, 1 / shape[-1])
+        if relative_confidence:
+            self.source_confidence = self.running_mean("source_confidence", (), 1.0)
+
+    def running_mean(self, name: str, shape: tuple[int, ...], first: float) -> keras.Variable:
+        """Returns a variable that `follow` moves."""
+        return self.add_weight(
             shape=shape,
-            initializer=keras.initializers.Constant(1 / shape[-1]),
+            initializer=keras.initializers.Constant(first),
             trainable=False,
             dtype="float32",
             aggregation="only_first_replica",
-            name="mean_prediction",
+            name=name,
         )
+
+    @classmethod
+    def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
+        return {
+            **super().schedules(settings, total_steps),
+            "pseudo_weight": HalfCosine(total_steps, settings.pseudo_ramp),
+        }
 
     def unlabelled_loss(
         self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
     ) -> tf.Tensor:
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
         pseudo_labels, confident = self.pseudo_labels(images, unlabelled)
-        return mean_share(confident * cross_entropy(pseudo_labels, label_logits), unlabelled)
+        weight = self.pseudo_weight
+        if callable(weight):
+            weight = weight(steps_taken(self.optimizer))
+        losses = confident * cross_entropy(pseudo_labels, label_logits)
+        return weight * mean_share(losses, unlabelled)
 
     def pseudo_labels(
         self, images: tf.Tensor, unlabelled: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the teacher's classes int32 `[B]` or `[B, n]`, and where it is confident 1."""
-        weights = iter(self.teacher.values)
-        outputs = images
-        for part in (self.feature_extractor, self.label_predictor):
-            taught = [next(weights) for _ in part.trainable_variables]
-            others = part.non_trainable_variables
-            outputs, _ = part.stateless_call(taught, others, outputs, training=False)
-        predictions = tf.nn.softmax(outputs)  # (B, num_labels), or (B, n, num_labels)
+        predictions = self.teach(images)  # (B, num_labels), or (B, n, num_labels)
         aligned = predictions / self.mean_prediction
         aligned /= tf.reduce_sum(aligned, axis=-1, keepdims=True)
-        self.follow(predictions, unlabelled)
-        confident = tf.reduce_max(aligned, axis=-1) > self.confidence
+        self.follow(self.mean_prediction, predictions, unlabelled[..., None])
+        threshold = self.confidence
+        if self.relative_confidence:
+            self.follow(self.source_confidence, tf.reduce_max(predictions, -1), 1.0 - unlabelled)
+            threshold *= self.source_confidence
+        confident = tf.reduce_max(aligned, axis=-1) > threshold
         return tf.argmax(aligned, -1, tf.int32), tf.cast(confident, tf.float32)
 
-    def follow(self, predictions: tf.Tensor, unlabelled: tf.Tensor) -> None:
-        """Takes a batch's unlabelled images into the mean prediction."""
-        sums = tf.reduce_sum(predictions * unlabelled[..., None], axis=0)
+    def teach(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the teacher's class probabilities of a training batch."""
+        features = []
+        for domain, block in self.blocks(images):
+            with as_domain(self.norms(), domain):
+                features.append(self.taught(self.feature_extractor, block))
+        return tf.nn.softmax(self.taught(self.label_predictor, tf.concat(features, 0)))
+
+    def taught(self, part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the output of a network with the teacher's weights."""
+        weights, others = (
+            [self.average.of(weight) for weight in kind]
+            for kind in (part.trainable_variables, part.non_trainable_variables)
+        )
+        return part.stateless_call(weights, others, inputs, training=False)[0]
+
+    def follow(self, mean: keras.Variable, values: tf.Tensor, weights: tf.Tensor) -> None:
+        """Moves a running mean towards the weighted mean of a batch's values."""
         context = tf.distribute.get_replica_context()
-        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)  # of the whole batch
-        mean = sums / tf.reduce_sum(sums, axis=-1, keepdims=True)
-        self.mean_prediction.assign(MEAN_DECAY * self.mean_prediction + (1.0 - MEAN_DECAY) * mean)
+        weights *= tf.ones_like(values)
+        axes = list(range(len(values.shape) - len(mean.shape)))
+        sums, counts = (
+            context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(part, axis=axes))
+            for part in (values * weights, weights)
+        )
+        mean.assign(MEAN_DECAY * mean + (1.0 - MEAN_DECAY) * sums / counts)

@@ -132,6 +132,7 @@ def make_trainer(
         allow_collapse=settings.allow_collapse,
         chief=is_chief(settings),
         final_name=name or f"trained_{method.family}_{given.name}",
+        begins_trained=start is not None,
     )
 
 
@@ -150,6 +151,8 @@ def make_batches(
     on_source = METHODS[settings.method].labels == "source"
     labels = [domain.train_label if (number == 0) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
-    block = settings.batch_size // settings.num_domains
     images = [domain.train for domain in domains]
-    return DomainBatches(images, labels, block * len(domains), settings.seed)
+    size, ratio = settings.batch_size, settings.target_ratio
+    if kind.source_alone:  # as many as beside the targets
+        size, ratio = size // settings.num_domains, 1
+    return DomainBatches(images, labels, size, settings.seed, ratio)

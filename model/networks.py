@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import keras
 from keras import layers
 
+from model.normalisation import DomainNormalization
 from utils.errors import UserError
 
 Shape = tuple[int, ...]
@@ -28,39 +29,46 @@ class Networks(NamedTuple):
     domain_classifier: keras.Model
 
 
+# Filters and kernel size of each convolution; a third one keeps the size of the image.
+CONVOLUTIONS = {"paper": ((32, 5), (48, 5)), "wide": ((64, 5), (128, 5), (256, 3))}
+
+
 def mnist_feature_extractor(
-    image_shape: tuple[int, int, int], pixel_mean: Sequence[float]
+    image_shape: tuple[int, int, int],
+    pixel_mean: Sequence[float],
+    network: Literal["paper", "wide"] = "paper",
+    per_domain: bool = False,
 ) -> keras.Model:
-    """Feature extractor of the paper's MNIST network: ICML 2015, figure 4 (a).
+    """Feature extractor of the paper's MNIST network, ICML 2015, figure 4 (a), or a wider one.
 
     Pooling comes before the ReLU: the two commute, and the ReLU then works on a quarter of the
-    values. Normalisation is the first layer, so a saved model needs no side file.
+    values. The pixel mean is part of the first layer, so a saved model needs no side file.
 
     Args:
         image_shape: (height, width, channels), e.g. (28, 28, 3).
         pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
+        network: `"paper"`, or `"wide"`: twice and more the filters, and a third convolution.
+        per_domain: whether a `DomainNormalization` comes after each pooling.
 
     Input shape: `[B, 28, 28, 3]`, uint8 or float pixel values in [0, 255].
-    Output shape: `[B, 768]`.
+    Output shape: `[B, 768]`; of the wide one `[B, 1024]`.
     """
+    blocks: list[layers.Layer] = []
+    for number, (filters, size) in enumerate(CONVOLUTIONS[network], 1):
+        padding = "valid" if size == 5 else "same"
+        blocks += [
+            layers.Conv2D(filters, size, padding=padding, name=f"conv{number}"),
+            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 12, 12, 32), (B, 4, 4, 48)
+            *([DomainNormalization(name=f"norm{number}")] if per_domain else []),
+            layers.ReLU(name=f"relu{number}"),
+        ]
+    offset = [-mean / 255 for mean in pixel_mean]
     return keras.Sequential(
-        [
-            keras.Input(image_shape, name="image"),  # (B, 28, 28, 3) pixel values in [0, 255]
-            layers.Rescaling(
-                1 / 255,
-                offset=[-mean / 255 for mean in pixel_mean],
-                name="normalisation",
-            ),
-            layers.Conv2D(32, 5, name="conv1"),  # (B, 24, 24, 32)
-            layers.MaxPooling2D(2, name="pool1"),  # (B, 12, 12, 32)
-            layers.ReLU(name="relu1"),
-            layers.Conv2D(48, 5, name="conv2"),  # (B, 8, 8, 48)
-            layers.MaxPooling2D(2, name="pool2"),  # (B, 4, 4, 48)
-            layers.ReLU(name="relu2"),
-            layers.Flatten(name="features"),  # (B, 768)
-        ],
+        [keras.Input(image_shape, name="image"),
+         layers.Rescaling(1 / 255, offset=offset, name="normalisation"),
+         *blocks, layers.Flatten(name="features")],
         name="feature_extractor",
-    )
+    )  # fmt: skip
 
 
 def backbone(

@@ -52,6 +52,7 @@ def start_from(model: Adaptation, path: Path) -> None:
     if path.name.endswith(".weights.h5"):
         with named(path):
             model.load_weights(path)
+        model.keep_average()
         return
     if path.suffix == ".keras":
         saved = {name: parts[-1].get_weights() for name, parts in load_model(path).copies().items()}
@@ -70,6 +71,7 @@ def start_from(model: Adaptation, path: Path) -> None:
             raise UserError(f"{path}: {reason}")
     for part, arrays in pairs:
         part.set_weights(arrays)
+    model.keep_average()
 
 
 def misfit(part: keras.Model, arrays: Sequence[np.ndarray]) -> str | None:

@@ -5,6 +5,7 @@ Progress is p = step / total_steps, 0 at the first step and just under 1 at the 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -84,6 +85,46 @@ class AnnealedLearningRate(ProgressSchedule):
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
         return self.init_learning_rate / (1.0 + self.lr_alpha * progress) ** self.lr_beta
+
+
+@keras.saving.register_keras_serializable("dann")
+class CosineLearningRate(ProgressSchedule):
+    """μ_p = μ_0 · (1 + cos(π·p)) / 2: from μ_0 to 0.
+
+    Args:
+        total_steps: steps of the whole run.
+        init_learning_rate: μ_0.
+
+    Reference: Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, one cycle.
+    """
+
+    def __init__(self, total_steps: int, init_learning_rate: float):
+        super().__init__(total_steps)
+        self.init_learning_rate = init_learning_rate
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        return self.init_learning_rate * (1.0 + tf.cos(math.pi * progress)) / 2.0
+
+
+@keras.saving.register_keras_serializable("dann")
+class HalfCosine(ProgressSchedule):
+    """A weight that rises from 0 to 1 over the first share of a run: (1 - cos(π·p/share)) / 2.
+
+    Args:
+        total_steps: steps of the whole run.
+        share: in [0, 1]; ½ in AdaMatch. 0: the weight is 1 throughout.
+
+    Reference: Berthelot et al., "AdaMatch", ICLR 2022, section 3.
+    """
+
+    def __init__(self, total_steps: int, share: float):
+        super().__init__(total_steps)
+        self.share = share
+
+    def at(self, progress: tf.Tensor) -> tf.Tensor:
+        if not self.share:
+            return tf.ones_like(progress)
+        return (1.0 - tf.cos(math.pi * tf.minimum(progress / self.share, 1.0))) / 2.0
 
 
 @keras.saving.register_keras_serializable("dann")

@@ -234,14 +234,15 @@ def test_each_domain_is_measured_with_its_own_encoder(domains: list[int]) -> Non
         (model.feature_extractor if domain else model.source_extractor)(images[row : row + 1])[0]
         for row, domain in enumerate(domains)
     ]
-    features, probabilities = tf.function(model.embed)(images, tf.constant(domains))
+    labels = tf.constant([row % 5 for row in range(len(domains))])
+    batch = (images, labels, tf.constant(domains))
+    features, probabilities = tf.function(model.examine)(batch)
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         probabilities, tf.nn.softmax(model.label_predictor(tf.stack(expected))), rtol=1e-5
     )
     model.reset_metrics()
-    labels = tf.constant([row % 5 for row in range(len(domains))])
-    results = model.test_step((images, labels, tf.constant(domains)))
+    results = model.test_step(batch)
     p_domain = tf.nn.softmax(model.domain_classifier(tf.stack(expected))).numpy()
     losses = -np.log(p_domain[np.arange(len(domains)), domains])
     assert float(results["domain_cls_loss"]) == pytest.approx(losses.mean(), rel=1e-4)

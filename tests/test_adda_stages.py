@@ -45,8 +45,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) ->
 
 def test_both_stages_are_recorded(finished: Path) -> None:
     logs = next((finished / "logs").rglob("both"))
-    first, second = rows_of(logs / "source"), rows_of(logs)
+    first, (start, *second) = rows_of(logs / "source"), rows_of(logs)
     assert (len(first), len(second)) == (3, 2)
+    # Epoch 0 is what the first stage has left.
+    assert start["epoch"] == "000"
+    assert start["train_loss"] == ""
+    for name in ("val_image_cls_acc", "labelled_image_cls_acc", "information_maximisation"):
+        assert start[name] == first[-1][name]
     assert "train_domain_cls_loss" not in first[0]
     # The source model stands still in the second stage.
     accuracies = {row["labelled_image_cls_acc"] for row in (first[-1], *second)}

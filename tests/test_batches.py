@@ -92,7 +92,7 @@ def test_steps_per_epoch_cover_the_source(batches: DomainBatches) -> None:
 
 
 def test_refuses_a_batch_that_does_not_divide() -> None:
-    with pytest.raises(ValueError, match="multiple of the 2 domains, got 31"):
+    with pytest.raises(ValueError, match="multiple of 2 for 2 domains and target_ratio 1, got 31"):
         DomainBatches([numbered(4, 0), numbered(4, 0)], [None, None], 31)
 
 

@@ -38,7 +38,8 @@ def small_cdan(features: int = 12, classes: int = 5, domains: int = 2, **options
 def product(f: np.ndarray, g: np.ndarray, maps: list[np.ndarray]) -> np.ndarray:
     """What the domain classifier sees, one image at a time."""
     if maps:
-        return np.stack([(one @ maps[0]) * (two @ maps[1]) / 32 for one, two in zip(f, g)])
+        return np.stack([(one @ maps[0]) * (two @ maps[1]) / 32
+                         for one, two in zip(f, g, strict=True)])  # fmt: skip
     return np.stack([np.outer(one, two).ravel() for one, two in zip(f, g, strict=True)])
 
 
@@ -74,8 +75,8 @@ def by_hand(model: CDAN, batch: Any, conditioned: bool, loss: str) -> list[np.nd
                                          tape.gradient(domain_loss, extractor), strict=True)),
         *tape.gradient(label_loss, predictor), *tape.gradient(domain_loss, classifier),
     ]  # fmt: skip
-    return [w.numpy() - RATE * grad.numpy()
-            for w, grad in zip([*extractor, *predictor, *classifier], gradients, strict=True)]  # fmt: skip
+    moved = zip([*extractor, *predictor, *classifier], gradients, strict=True)
+    return [weight.numpy() - RATE * gradient.numpy() for weight, gradient in moved]
 
 
 @pytest.mark.parametrize("features", [12, 900])  # 60 and 4,500 products: the full and the random

@@ -60,7 +60,7 @@ def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
         ('{"method": "magic"}', "method: 'magic' must be one of dann, cdan"),
         ('{"image_input_shape": []}', "image_input_shape: [] is not of type"),
         ('{"image_input_shape": [28, 28]}', "image_input_shape: [28, 28] is not of type"),
-        ('{"batch_size": 7}', "batch_size: 7 must be a multiple of the 2 domains"),
+        ('{"batch_size": 7}', "batch_size: 7 must be a multiple of 2, for the 2 domains"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:

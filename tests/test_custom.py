@@ -167,7 +167,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
         (["--source", "{tree}/source", "--target", "{tree}/target", "--feature_layer", "conv"],
          "no layer 'conv'; there are conv"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--target", "{tree}/other"],
-         "batch_size: 256 must be a multiple of the 3 domains"),
+         "batch_size: 256 must be a multiple of 3, for the 3 domains"),
     ],
 )  # fmt: skip
 def test_impossible_calls_are_named(

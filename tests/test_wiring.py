@@ -69,7 +69,8 @@ def test_methods_with_one_model(
     labels, ceiling = CASES[method]
     settings = Config(
         method=method, grl_lambda=0.6, gamma=5.0, batch_size=32, epoch=3, average_decay=0.9,
-        pre_model_path="any.keras", init_learning_rate=0.02, domain_loss="sum", pixel_mean=(1, 2, 3),
+        pre_model_path="any.keras", init_learning_rate=0.02, domain_loss="sum",
+        pixel_mean=(1, 2, 3),
     )  # fmt: skip
     (trainer,) = made(settings, domains, tmp_path, monkeypatch)
     model = trainer.model

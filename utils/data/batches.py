@@ -14,7 +14,7 @@ ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so ali
 
 
 class DomainBatches:
-    """Batches of equal blocks, one from each domain, in the order of the domains.
+    """Batches of one block from each domain, in the order of the domains.
 
     Block `d` of batch `t` holds positions `t·n … t·n + n-1` of domain d's endless stream, which
     is one pass over its images after another, each in an order of its own. The order comes from
@@ -25,8 +25,9 @@ class DomainBatches:
             the source first.
         labels: per domain, int32 `[N_d]`, or `[N_d, n]` for n positions; -1 = unlabelled; None =
             no labels at all.
-        batch_size: images of all domains together; a multiple of the number of domains.
+        batch_size: images of all domains together.
         seed: of the permutations.
+        target_ratio: images of each target for one of the source.
 
     Example:
         ```
@@ -41,13 +42,17 @@ class DomainBatches:
         labels: Sequence[np.ndarray | None],
         batch_size: int,
         seed: int = 0,
+        target_ratio: int = 1,
     ):
-        if batch_size < 1 or batch_size % len(images):
+        shares = 1 + target_ratio * (len(images) - 1)
+        if batch_size < 1 or batch_size % shares:
             raise ValueError(
-                f"batch_size must be a multiple of the {len(images)} domains, got {batch_size}"
+                f"batch_size must be a multiple of {shares} for {len(images)} domains and "
+                f"target_ratio {target_ratio}, got {batch_size}"
             )
         self.batch_size = batch_size
-        self.block = batch_size // len(images)
+        block = batch_size // shares
+        self.blocks = [block] + [block * target_ratio] * (len(images) - 1)
         self.seed = seed
         self.images = [
             array if isinstance(array, PictureFolder) else to_tensor(array) for array in images
@@ -68,7 +73,7 @@ class DomainBatches:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which every source image is seen at least once."""
-        return math.ceil(len(self.images[0]) / self.block)
+        return math.ceil(len(self.images[0]) / self.blocks[0])
 
     def batch(
         self, step: tf.Tensor | int, replica: tf.Tensor | int = 0, num_replicas: int = 1
@@ -80,13 +85,15 @@ class DomainBatches:
         Returns:
             images uint8 `[B, H, W, C]`, labels int32 `[B]`, domains int32 `[B]`.
         """
-        share = self.block // num_replicas
-        first = tf.cast(step, tf.int64) * self.block + tf.cast(replica, tf.int64) * share
-        positions = first + tf.range(share, dtype=tf.int64)
-        chosen = [self.permute(domain, positions) for domain in range(len(self.images))]
+        chosen = []
+        for domain, block in enumerate(self.blocks):
+            share = block // num_replicas
+            first = tf.cast(step, tf.int64) * block + tf.cast(replica, tf.int64) * share
+            chosen.append(self.permute(domain, first + tf.range(share, dtype=tf.int64)))
         images = [gather(array, rows) for array, rows in zip(self.images, chosen, strict=True)]
         labels = [tf.gather(array, rows) for array, rows in zip(self.labels, chosen, strict=True)]
-        domains = np.repeat(np.arange(len(images), dtype=np.int32), share)
+        shares = [block // num_replicas for block in self.blocks]
+        domains = np.repeat(np.arange(len(images), dtype=np.int32), shares)
         return tf.concat(images, 0), tf.concat(labels, 0), tf.constant(domains)
 
     def permute(self, domain: int, positions: tf.Tensor) -> tf.Tensor:

@@ -130,10 +130,11 @@ def save_curves(
     names = [key.removeprefix("val_") for key in rows[0] if key.startswith("val_")]
     for name in names:
         lines: dict[str, Values] = {
-            label: [float(row[f"{prefix}_{name}"]) for row in rows]
+            label: [float(row[f"{prefix}_{name}"] or "nan") for row in rows]
             for label, prefix in (("train", "train"), ("validation (target)", "val"))
         }
         panels["acc" if name.endswith("acc") else "loss"].append((name, lines))
+    epochs = [int(row["epoch"]) for row in rows]
     for figure_name, charts in panels.items():
         columns, rows_of_charts = min(3, len(charts)), -(-len(charts) // 3)
         figure, axes = plt.subplots(
@@ -147,7 +148,8 @@ def save_curves(
             axis.remove()
         for axis, (title, curves) in zip(axes.flat, charts, strict=False):
             for label, values in curves.items():
-                axis.plot(range(1, len(values) + 1), values, label=label or None,
+                places = range(1, len(values) + 1) if figure_name == "hyperparameter" else epochs
+                axis.plot(places, values, label=label or None,
                           marker="." if len(values) < 40 else None)  # fmt: skip
             axis.set(
                 title=title,

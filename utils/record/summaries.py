@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,10 @@ class RunLog:
         """Records one epoch and returns its line of log.txt.
 
         Args:
-            epoch: its number, from 1.
+            epoch: its number, from 1; 0 = before the first.
             steps: its training steps, the first of the run is 0. TensorBoard counts from 1.
             schedules: value at each step of `learning_rate` and `grl_lambda`.
-            metrics: `train` and `validation`, both with the same names.
+            metrics: `train` and `validation`, both with the same names; NaN = not known.
             selection: criteria for choosing a model, and what else belongs to the epoch.
         """
         with self.writers["hyperparameter"].as_default():
@@ -100,14 +101,15 @@ class RunLog:
         for run, measured in metrics.items():
             with self.writers[run].as_default():
                 for name, value in measured.items():
-                    tf.summary.scalar(tag(name), value, epoch)
+                    if not math.isnan(value):
+                        tf.summary.scalar(tag(name), value, epoch)
         with self.writers["."].as_default():
             for name, value in selection.items():
                 tf.summary.scalar(f"selection/{name}", value, epoch)
         row = {"epoch": f"{epoch:03d}"}
         for name in metrics["train"]:
             for run, prefix in PREFIXES.items():
-                row[f"{prefix}_{name}"] = f"{metrics[run][name]:.9g}"  # float32, to the last bit
+                row[f"{prefix}_{name}"] = number(metrics[run][name])
         row |= {name: f"{value:.9g}" for name, value in selection.items()}
         self.rows.append(row)
         self.write_tables()
@@ -168,7 +170,13 @@ def tag(name: str) -> str:
 def text_line(row: Mapping[str, str]) -> str:
     """Returns an epoch's line in the original's format, its "imgae" mended."""
     names = ("train_loss", "val_loss", "train_image_cls_acc", "val_image_cls_acc")
-    return "-".join([f"Epoch{row['epoch']}", *(f"{name}-{float(row[name]):.3f}" for name in names)])
+    parts = [f"{name}-{float(row[name]):.3f}" for name in names if row[name]]
+    return "-".join([f"Epoch{row['epoch']}", *parts])
+
+
+def number(value: float) -> str:
+    """Returns a float32 to its last bit; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:.9g}"
 
 
 def rewind_events(folder: Path, last_step: int) -> set[str]:

@@ -31,10 +31,11 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)
     replicas = strategy.num_replicas_in_sync
-    if config.batch_size % (config.num_domains * replicas):
+    multiple = (1 + (config.num_domains - 1) * config.target_ratio) * replicas
+    if config.batch_size % multiple:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {replicas} replicas, each with "
-            f"as many images of every domain; choose a multiple of {config.num_domains * replicas}"
+            f"as many images of every domain; choose a multiple of {multiple}"
         )
     keras.utils.set_random_seed(config.seed)
     return strategy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ class Trainer:
         chief: whether this process is the one that writes. Of several workers only one is; the
             others do the same steps and measurements and leave nothing behind.
         final_name: of the model that the run ends with.
+        begins_trained: whether the model begins at one that was trained. It is then measured as
+            epoch 0, and kept as `best.keras` until there is a better one.
 
     Made under the `tf.distribute.Strategy` that it trains with.
     """
@@ -84,6 +87,7 @@ class Trainer:
         allow_collapse: bool = False,
         chief: bool = True,
         final_name: str = "trained_dann_mnist2mnist_m",
+        begins_trained: bool = False,
     ):
         self.model = model
         self.batches = batches
@@ -96,6 +100,7 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         self.allow_collapse = allow_collapse
         self.chief = chief
+        self.begins_trained = begins_trained
         self.final_model = checkpoints_dir / f"{final_name}.keras"
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
@@ -105,7 +110,6 @@ class Trainer:
         self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
-        self.embed = tf.function(model.embed)
 
     @property
     def step(self) -> int:
@@ -117,11 +121,10 @@ class Trainer:
             self.strategy.run(self.train_step, (next(iterator),))
         return self.model.get_metrics_result()
 
-    def _run_test(self, dataset: tf.data.Dataset) -> dict[str, tf.Tensor]:
-        # Every replica measures the whole set: the metrics are means, so they come out the same.
-        for batch in dataset:
-            self.strategy.run(self.model.test_step, (batch,))
-        return self.model.get_metrics_result()
+    def _run_test(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        # Every replica measures the whole batch: metrics are means, so they come out the same.
+        results = self.strategy.run(self.model.examine, (batch,))
+        return tuple(self.strategy.experimental_local_results(part)[0] for part in results)
 
     def train(self) -> None:
         """Runs from the present step to the last one, then saves the final model and figures.
@@ -137,6 +140,8 @@ class Trainer:
             lambda context: self.batches.dataset(start, self.total_steps, context)
         )
         iterator = iter(dataset)
+        if start == 0 and self.begins_trained:
+            self.evaluate(0, {})
         with self.signals.noted():
             for epoch in range(start // self.epoch_steps, self.epochs):
                 self.train_epoch(epoch, iterator)
@@ -153,7 +158,8 @@ class Trainer:
             pair = self.embedding()
             save_pair(self.log.folder / LAST, pair)
             write_projector(self.log.folder, pair)
-            panels = [("after epoch 1", load_pair(self.log.folder / FIRST)), ("at the end", pair)]
+            first = "at the start" if self.begins_trained else "after epoch 1"
+            panels = [(first, load_pair(self.log.folder / FIRST)), ("at the end", pair)]
             save_embedding(self.log.folder / "embedding.png", panels)
             self.save_model(self.final_model)
 
@@ -185,7 +191,7 @@ class Trainer:
         trained = time.monotonic() - began
         self.model.reset_metrics()
         with self.model.averaged():
-            labelled = self.evaluate(epoch, train)
+            labelled = self.evaluate(epoch + 1, train)
         seconds = time.monotonic() - began
         if self.chief:
             print(f"({seconds:.1f} s, training {trained:.1f} s)", flush=True)
@@ -199,13 +205,16 @@ class Trainer:
     def evaluate(self, epoch: int, train: Mapping[str, float]) -> dict[str, float]:
         """Measures the model after an epoch and records it, the model too if it is the best yet.
 
+        Args:
+            epoch: its number, from 1; 0 = before the first.
+            train: the metrics of its training batches.
+
         Returns:
             the metrics over the held-out labelled images.
         """
-        validation = self.measure(self.evaluation.target)
-        labelled = self.measure(self.evaluation.labelled)
-        source = self.outputs(self.evaluation.labelled)
-        unlabelled = self.outputs(self.evaluation.unlabelled)
+        validation, target = self.measure(self.evaluation.target)
+        labelled, source = self.measure(self.evaluation.labelled)
+        _, unlabelled = self.measure(self.evaluation.unlabelled)
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
         best = self.checkpoints.best
         improved = selection[self.select_by] > float(best.numpy())
@@ -213,11 +222,12 @@ class Trainer:
             best.assign(selection[self.select_by])
         if self.chief:
             selection["labelled_image_cls_acc"] = labelled["image_cls_acc"]
-            metrics = {"train": train, "validation": validation}
+            unknown = dict.fromkeys(validation, math.nan)
+            metrics = {"train": {**unknown, **train}, "validation": validation}
             with disk_faults_named(self.log.folder):
-                self.record(epoch, metrics, selection)
-                if epoch == 0:  # λ is hardly above 0 yet: features before adaptation
-                    save_pair(self.log.folder / FIRST, self.embedding())
+                self.record(epoch, metrics, selection, target)
+                if not (self.log.folder / FIRST).exists():  # λ is hardly above 0 yet
+                    save_pair(self.log.folder / FIRST, (first_points(source), first_points(target)))
                 if improved:
                     self.save_model(self.checkpoints_dir / "best.keras")
         return labelled
@@ -227,40 +237,36 @@ class Trainer:
         epoch: int,
         metrics: Mapping[str, Mapping[str, float]],
         selection: Mapping[str, float],
+        target: Outputs,
     ) -> None:
         """Writes down what was measured after an epoch."""
-        steps = range(epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps)
-        line = self.log.epoch(epoch + 1, steps, self.schedules, metrics, selection)
+        steps = range(max(0, epoch - 1) * self.epoch_steps, epoch * self.epoch_steps)
+        line = self.log.epoch(epoch, steps, self.schedules, metrics, selection)
         images = next(iter(self.evaluation.target))[0].numpy()
-        outputs = self.outputs(self.evaluation.target)
-        self.log.pictures(epoch + 1, images, outputs, self.model.class_names)
+        self.log.pictures(epoch, images, target, self.model.class_names)
         self.log.flush()
-        print(line, end="  ", flush=True)
+        print(line, end="  " if epoch else "\n", flush=True)
 
-    def measure(self, dataset: tf.data.Dataset) -> dict[str, float]:
-        """Returns the metrics over a dataset; leaves the metrics reset."""
-        results = self.run_test(dataset)
+    def measure(self, dataset: tf.data.Dataset) -> tuple[dict[str, float], Outputs]:
+        """Returns the metrics over a dataset, and what the model makes of its images."""
+        features, probabilities, labels = [], [], []
+        self.model.reset_metrics()
+        for batch in dataset:
+            some_features, some_probabilities = self.run_test(batch)
+            rows = tf.reshape(tf.cast(some_features, tf.float32), [len(batch[0]), -1])
+            features.append(shortened(rows.numpy()))
+            probabilities.append(some_probabilities.numpy())
+            labels.append(batch[1].numpy())
+        results = self.model.get_metrics_result()
         values = {name: float(value) for name, value in results.items()}
         self.model.reset_metrics()
-        return values
-
-    def outputs(self, dataset: tf.data.Dataset) -> Outputs:
-        """Returns what the model makes of a dataset's images."""
-        features, probabilities, labels = [], [], []
-        for images, some_labels, domains in dataset:
-            batch = self.embed(images, domains)
-            rows = tf.reshape(tf.cast(batch[0], tf.float32), [len(images), -1])
-            features.append(shortened(rows.numpy()))
-            probabilities.append(batch[1].numpy())
-            labels.append(some_labels.numpy())
-        return Outputs(*map(np.concatenate, (features, probabilities, labels)))
+        return values, Outputs(*map(np.concatenate, (features, probabilities, labels)))
 
     def embedding(self) -> Pair:
         """Returns some source and target outputs for a picture of the feature space."""
-        return (
-            first_points(self.outputs(self.evaluation.labelled)),
-            first_points(self.outputs(self.evaluation.target)),
-        )
+        datasets = (self.evaluation.labelled, self.evaluation.target)
+        source, target = (first_points(self.measure(dataset)[1]) for dataset in datasets)
+        return source, target
 
     def save_model(self, file: Path) -> None:
         """Writes the model to a .keras file."""
