@@ -21,7 +21,7 @@ from utils.data.bsds500 import find_bsds500
 from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import Digits, find_mnist
 from utils.data.mnist_m import RULE, blend, to_rgb
-from utils.data.pickles import pixel_mean, write_pickle
+from utils.data.pickles import describe, write_pickle
 from utils.errors import run_script
 from utils.record.figures import save_samples
 from utils.run.command_line import parse
@@ -68,7 +68,7 @@ def main() -> None:
         for name, arrays in (("MNIST/mnist", mnist), ("MNIST_M/mnist_m", mnist_m)):
             path = args.output_dir / f"{name}_data.pkl"
             write_pickle(files.enter_context(whole_file(path)), arrays)
-            report(path, arrays)
+            print(f"{path}: {describe(arrays)}")
         sidecar = files.enter_context(whole_file(args.output_dir / "mnist_m.json"))
         sidecar.write_text(json.dumps(provenance, indent=2) + "\n")
         picture = files.enter_context(whole_file(args.picture))
@@ -91,13 +91,6 @@ def domains(
         **labels,
     }
     return mnist, mnist_m
-
-
-def report(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Prints a data set's shapes and the pixel mean of its training images."""
-    shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in arrays.items())
-    mean = ", ".join(f"{value:.2f}" for value in pixel_mean(arrays["train"]))
-    print(f"{path}: {shapes}; pixel mean ({mean})")
 
 
 if __name__ == "__main__":

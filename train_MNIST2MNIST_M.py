@@ -36,6 +36,8 @@ def read_data(config: Config) -> tuple[Config, list[Arrays]]:
         Arrays(**read_pickle(path, config.image_input_shape))
         for path in (config.source_dataset_path, config.target_dataset_path)
     )
+    source = some("source_images", source, config.source_images, config.seed)
+    target = some("target_images", target, config.target_images, config.seed)
     if config.held_out:
         target = hold_out(target, config.held_out)
     mean = config.pixel_mean or pixel_mean(source.train, target.train)
@@ -54,7 +56,13 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
 
     from model.augmentation import chosen_augmentation
     from model.methods import Experiment
-    from model.networks import Networks, SeenByDomains, dense_head, mnist_feature_extractor
+    from model.networks import (
+        Networks,
+        SeenByDomains,
+        dense_head,
+        mnist_feature_extractor,
+        with_hidden_layers,
+    )
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
         extractor = mnist_feature_extractor(
@@ -63,7 +71,9 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
         )  # fmt: skip
         features = extractor.output_shape[1:]
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
-        seen = seen_by_domains(features, labels.output_shape[1:])
+        if config.adda_features == "hidden":
+            extractor, labels = with_hidden_layers(extractor, labels)
+        seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
         hidden = METHODS[config.method].domain_hidden
         return Networks(extractor, labels, dense_head("domain_classifier", seen, hidden, outputs=2))
 
@@ -76,7 +86,7 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
             config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
         ),
         measured(source, target, METHODS[config.method].labels == "target"),
-        name="mnist2mnist_m",
+        name=config.pair.lower(),
         extractor_calls="per_domain",
     )
 
@@ -99,6 +109,18 @@ def measured(source: Arrays, target: Arrays, on_target: bool) -> EvaluationData:
             labelled.val[:2000], labelled.val_label[:2000], domain=int(on_target)
         ),
         unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
+    )
+
+
+def some(name: str, domain: Arrays, count: int, seed: int) -> Arrays:
+    """Returns a domain with `count` of its training images, drawn by chance; 0: with all."""
+    if count > len(domain.train):
+        raise UserError(f"{name}: {count} is more than the {len(domain.train)} that there are")
+    if not count:
+        return domain
+    rows = np.random.default_rng(seed).permutation(len(domain.train))[:count]
+    return dataclasses.replace(
+        domain, train=domain.train[rows], train_label=domain.train_label[rows]
     )
 
 

@@ -68,7 +68,14 @@ def experiment(config: CustomConfig, data: Folders) -> Experiment:
 
     from model.augmentation import chosen_augmentation
     from model.methods import Experiment
-    from model.networks import Networks, SeenByDomains, backbone, dense_head, with_flat_features
+    from model.networks import (
+        Networks,
+        SeenByDomains,
+        backbone,
+        dense_head,
+        with_flat_features,
+        with_hidden_layers,
+    )
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
         shape = (*config.image_size, config.channels)
@@ -79,7 +86,9 @@ def experiment(config: CustomConfig, data: Folders) -> Experiment:
             raise UserError(str(error)) from error
         features, hidden = extractor.output_shape[1:], config.label_hidden
         labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
-        seen = seen_by_domains(features, labels.output_shape[1:])
+        if config.adda_features == "hidden":
+            extractor, labels = with_hidden_layers(extractor, labels)
+        seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
         domain = dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
         return Networks(extractor, labels, domain)
 

@@ -7,6 +7,7 @@ No other script reads this file.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 from config.base import (
@@ -14,6 +15,7 @@ from config.base import (
     Augmentation,
     Criterion,
     DomainLoss,
+    Features,
     LearningRate,
     Network,
     Normalisation,
@@ -48,6 +50,10 @@ class Config(TrainingConfig):
     """Pickle of the labelled domain."""
     target_dataset_path: str = "model_data/dataset/MNIST_M/mnist_m_data.pkl"
     """Pickle of the domain to adapt to. Only target_only trains on its labels."""
+    source_images: Annotated[int, at_least(0)] = 0
+    """Use so many of the source's training images, drawn with the seed. 0: all."""
+    target_images: Annotated[int, at_least(0)] = 0
+    """Use so many of the target's training images, drawn with the seed. 0: all."""
     pre_model_path: str | None = None
     """Model to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original repository.
     With adda and mean_teacher it replaces the first stage."""
@@ -107,6 +113,9 @@ class Config(TrainingConfig):
     AdaMatch. 0: it is 1 throughout."""
     target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
     """Target images of a batch for each source image; 3 in AdaMatch."""
+    adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
+    """What the discriminator sees, and where the encoder ends: at the convolutions, or at the last
+    hidden layer of the label predictor, as in CVPR 2017."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
     """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0001
@@ -174,9 +183,15 @@ class Config(TrainingConfig):
     def experiment(self) -> str:
         """The run's folder below logs, checkpoints and config, as in the original repository."""
         return (
-            f"MNIST2MNIST_M/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"
+            f"{self.pair}/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"
             f"/batch_size={self.batch_size}"
         )
+
+    @property
+    def pair(self) -> str:
+        """The data, by the folders of the pickles: MNIST2MNIST_M."""
+        paths = (self.source_dataset_path, self.target_dataset_path)
+        return "2".join(Path(path).resolve().parent.name for path in paths)
 
     def check_paths(self) -> None:
         super().check_paths()

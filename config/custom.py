@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import Augmentation, TrainingConfig
+from config.base import Augmentation, Features, TrainingConfig
 from config.methods import CONTROLS
-from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by
+from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError
 
 
@@ -35,6 +35,11 @@ class CustomConfig(TrainingConfig):
     """Random changes of training images: turn, stretch, shear, shift; and colours."""
     cutout: Annotated[int, at_least(0)] = 0
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
+
+    # methods of their own settings
+    adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
+    """What the discriminator sees, and where the encoder ends: at the convolutions, or at the last
+    hidden layer of the label predictor, as in CVPR 2017."""
 
     # images and networks
     image_size: Annotated[tuple[int, int], SIDES] = (28, 28)

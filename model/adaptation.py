@@ -57,6 +57,7 @@ class Adaptation(keras.Model):
     # The arguments that a saved model comes back from: Keras objects, and plain values.
     parts: ClassVar[tuple[str, ...]] = ("feature_extractor", "label_predictor", "augmentation")
     knobs: ClassVar[tuple[str, ...]] = ("clip_norm", "average_decay", "class_names")
+    domain_classifier: keras.Model | None = None  # a method may have one
     source_alone: ClassVar[bool] = False  # whether its training batches have source images only
 
     def __init__(
@@ -92,12 +93,9 @@ class Adaptation(keras.Model):
         return {"optimizer": self.trainable_variables}
 
     # A method and no property: Keras would save what a property holds a second time.
-    def copies(self) -> dict[str, list[keras.Model]]:
-        """The networks that begin at a trained model's, by that model's names."""
-        return {
-            "feature_extractor": [self.feature_extractor],
-            "label_predictor": [self.label_predictor],
-        }
+    def predictors(self) -> list[tuple[keras.Model, keras.Model]]:
+        """Returns each pair of networks that predicts; what predicts for targets is the last."""
+        return [(self.feature_extractor, self.label_predictor)]
 
     @staticmethod
     def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:

@@ -154,9 +154,8 @@ class ADDA(EarlierNames, Adversarial):
             "domain_optimizer": self.domain_classifier.trainable_variables,
         }
 
-    def copies(self) -> dict[str, list[keras.Model]]:
-        encoders = [self.source_extractor, self.feature_extractor]
-        return {"feature_extractor": encoders, "label_predictor": [self.label_predictor]}
+    def predictors(self) -> list[tuple[keras.Model, keras.Model]]:
+        return [(self.source_extractor, self.label_predictor), *super().predictors()]
 
     @property
     def encodes_by_domain(self) -> bool:

@@ -59,9 +59,6 @@ class Adversarial(Adaptation):
         self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
         self.grl_lambda = grl_lambda
 
-    def copies(self) -> dict[str, list[keras.Model]]:
-        return {**super().copies(), "domain_classifier": [self.domain_classifier]}
-
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
         ceiling = settings.grl_lambda

@@ -242,6 +242,23 @@ def captcha_classifier(
     return keras.Model(features, layers.Concatenate(1, dtype="float32")(logits), name="classifier")
 
 
+def with_hidden_layers(
+    extractor: keras.Model, label_predictor: keras.Sequential
+) -> tuple[keras.Model, keras.Model]:
+    """Moves the hidden layers of a label predictor to the end of the extractor.
+
+    Returns:
+        the extractor, whose features are then those of the last hidden layer, and the logits.
+    """
+    *hidden, logits = label_predictor.layers
+    features = extractor.outputs[0]
+    for layer in hidden:
+        features = layer(features)
+    deeper = keras.Model(extractor.inputs[0], features, name=extractor.name)
+    last = keras.Sequential([keras.Input(features.shape[1:]), logits], name=label_predictor.name)
+    return deeper, last
+
+
 def with_flat_features(
     model: keras.Model, layer: str | None, pooling: Literal["flatten", "average", "none"]
 ) -> keras.Model:

@@ -36,25 +36,37 @@ class DomainNormalization(keras.layers.Layer):
         super().__init__(**layer_options)
         self.momentum = momentum
         self.epsilon = epsilon
-        self.of_source, self.of_target = (
-            keras.layers.BatchNormalization(
-                momentum=momentum, epsilon=epsilon, center=False, scale=False, synchronized=True,
-                name=name,
-            )
-            for name in ("of_source", "of_target")
-        )  # fmt: skip
         self.domain = 1
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.of_source.build(input_shape)
-        self.of_target.build(input_shape)
-        channels = input_shape[-1:]
-        self.gamma = self.add_weight(shape=channels, initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=channels, initializer="zeros", name="beta")
+        def weight(name: str, first: str, trainable: bool = False) -> keras.Variable:
+            return self.add_weight(
+                shape=input_shape[-1:], initializer=first, trainable=trainable, name=name,
+                dtype="float32", autocast=False, aggregation="only_first_replica",
+            )  # fmt: skip
+
+        self.gamma, self.beta = weight("gamma", "ones", True), weight("beta", "zeros", True)
+        self.moving = [
+            (weight(f"{side}_mean", "zeros"), weight(f"{side}_variance", "ones"))
+            for side in ("source", "target")
+        ]
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        normalise = self.of_target if self.domain else self.of_source
-        return normalise(inputs, training=training) * self.gamma + self.beta
+        values = tf.cast(inputs, tf.float32)  # half precision loses a mean of so many
+        moving = self.moving[min(self.domain, 1)]
+        mean, variance = (statistic.value for statistic in moving)
+        if training:
+            axes = list(range(len(inputs.shape) - 1))
+            context = tf.distribute.get_replica_context()
+            mean, square = context.all_reduce(
+                tf.distribute.ReduceOp.MEAN,
+                [tf.reduce_mean(values, axes), tf.reduce_mean(values**2, axes)],
+            )
+            variance = tf.maximum(square - mean**2, 0.0)
+            for statistic, now in zip(moving, (mean, variance), strict=True):
+                statistic.assign(self.momentum * statistic + (1.0 - self.momentum) * now)
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        return tf.cast(values * scale + (self.beta - mean * scale), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}

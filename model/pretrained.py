@@ -15,8 +15,6 @@ from config.methods import METHODS
 from model.adaptation import Adaptation
 from utils.errors import UserError
 
-KERAS2_PARTS = ("feature_extractor", "label_predictor", "domain_classifier")
-
 
 def load_model(path: Path) -> Adaptation:
     """Loads a trained model from a `.keras` file; code stored in the file is never run.
@@ -42,7 +40,8 @@ def start_from(model: Adaptation, path: Path) -> None:
     """Sets the weights that a model begins with from a file.
 
     Args:
-        model: the model to start.
+        model: the model to start. Where the feature extractor ends and the label predictor begins
+            need not be the same as in the file.
         path: a whole model `.keras`, weights `.weights.h5`, or a whole-model `.h5` that Keras 2
             saved from the original repository.
 
@@ -52,38 +51,46 @@ def start_from(model: Adaptation, path: Path) -> None:
     if path.name.endswith(".weights.h5"):
         with named(path):
             model.load_weights(path)
-        model.keep_average()
-        return
-    if path.suffix == ".keras":
-        saved = {name: parts[-1].get_weights() for name, parts in load_model(path).copies().items()}
     else:
-        with named(path):
-            saved = read_keras2(path)
-    begun = model.copies()
-    classifiers = begun.get("domain_classifier", [])
-    if any(misfit(part, saved.get("domain_classifier", [])) for part in classifiers):
-        print(f"{path}: has no domain classifier that fits; a new one begins untrained")
-        del begun["domain_classifier"]
-    pairs = [(part, saved[name]) for name, parts in begun.items() for part in parts]
-    for part, arrays in pairs:
-        reason = misfit(part, arrays)
-        if reason:
-            raise UserError(f"{path}: {reason}")
-    for part, arrays in pairs:
-        part.set_weights(arrays)
+        predictor, domains = read_weights(path)
+        pairs = [(weights_of(*parts), predictor) for parts in model.predictors()]
+        if model.domain_classifier:
+            if misfit(model.domain_classifier.weights, domains):
+                print(f"{path}: has no domain classifier that fits; a new one begins untrained")
+            else:
+                pairs.append((model.domain_classifier.weights, domains))
+        for weights, arrays in pairs:
+            reason = misfit(weights, arrays)
+            if reason:
+                raise UserError(f"{path}: {reason}")
+        for weights, arrays in pairs:
+            for weight, array in zip(weights, arrays, strict=True):
+                weight.assign(array)
     model.keep_average()
 
 
-def misfit(part: keras.Model, arrays: Sequence[np.ndarray]) -> str | None:
-    """Returns why arrays cannot be a network's weights, or None if they can."""
-    if len(arrays) != len(part.weights):
-        return f"its {part.name} has {len(arrays)} weights, needed are {len(part.weights)}"
-    for weight, array in zip(part.weights, arrays, strict=True):
+def read_weights(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the weights of what predicts, and of the domain classifier, if there is one."""
+    if path.suffix != ".keras":
+        with named(path):
+            return read_keras2(path)
+    saved = load_model(path)
+    domains = saved.domain_classifier.get_weights() if saved.domain_classifier else []
+    return [weight.numpy() for weight in weights_of(*saved.predictors()[-1])], domains
+
+
+def weights_of(*parts: keras.Model) -> list[keras.Variable]:
+    """Returns the weights of networks, one after the other."""
+    return [weight for part in parts for weight in part.weights]
+
+
+def misfit(weights: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> str | None:
+    """Returns why arrays cannot be these weights, or None if they can."""
+    for weight, array in zip(weights, arrays, strict=False):
         if tuple(weight.shape) != array.shape:
-            return (
-                f"its {part.name}'s {weight.path} has shape {array.shape}, needed is "
-                f"{tuple(weight.shape)}"
-            )
+            return f"{weight.path} has shape {array.shape}, needed is {tuple(weight.shape)}"
+    if len(arrays) != len(weights):
+        return f"has {len(arrays)} weights, needed are {len(weights)}"
     return None
 
 
@@ -99,8 +106,8 @@ def named(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: does not fit this network or is damaged ({reason})") from error
 
 
-def read_keras2(path: Path) -> dict[str, list[np.ndarray]]:
-    """Returns the weights of the original's whole-model `.h5`, by part.
+def read_keras2(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the weights of the original's whole-model `.h5`: what predicts, and the rest.
 
     It has one HDF5 group per nested model, whose numeric suffixes vary from run to run, and in
     each the layers in their order, each with a kernel and a bias. Models are known by that order.
@@ -111,15 +118,15 @@ def read_keras2(path: Path) -> dict[str, list[np.ndarray]]:
         root = file["model_weights"]
         groups = [root[name] for name in attribute(root, "layer_names")
                   if len(attribute(root[name], "weight_names"))]  # fmt: skip
-        if len(groups) != len(KERAS2_PARTS):
+        if len(groups) != 3:
             raise UserError(
                 f"{path}: has {len(groups)} nested models with weights, needed are 3: feature "
                 "extractor, label predictor, domain classifier"
             )
-        return {
-            part: [group[name][()] for name in attribute(group, "weight_names")]
-            for part, group in zip(KERAS2_PARTS, groups, strict=True)
-        }
+        extractor, predictor, domains = (
+            [group[name][()] for name in attribute(group, "weight_names")] for group in groups
+        )
+        return [*extractor, *predictor], domains
 
 
 def attribute(group: h5py.Group, name: str) -> list[str]:

@@ -123,9 +123,8 @@ def data_flags(
 ) -> list[str]:
     """The striped data sets as pickles, named by the training script's flags."""
     folder = tmp_path_factory.mktemp("data")
-    for name, arrays in zip(("source", "target"), domains, strict=True):
-        write_pickle(folder / f"{name}.pkl", arrays)
-    return [
-        *("--source_dataset_path", str(folder / "source.pkl")),
-        *("--target_dataset_path", str(folder / "target.pkl")),
-    ]
+    paths = [folder / "MNIST" / "mnist_data.pkl", folder / "MNIST_M" / "mnist_m_data.pkl"]
+    for path, arrays in zip(paths, domains, strict=True):
+        path.parent.mkdir()
+        write_pickle(path, arrays)
+    return ["--source_dataset_path", str(paths[0]), "--target_dataset_path", str(paths[1])]

@@ -75,13 +75,33 @@ def test_chances_follow_seed_step_and_place() -> None:
     assert 0 <= np.min(once) <= np.max(once) <= 255
 
 
+def test_cutout_is_a_square_of_the_mean_colour() -> None:
+    images = pictures(40)
+    layer = RandomAugmentation(0, **STILL, cutout=7)
+    found = layer(images, step=3).numpy()
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    sizes = []
+    for image, plain, colour in zip(found, images, mean, strict=True):
+        changed = np.abs(image - plain).max(axis=-1) > 1e-3
+        np.testing.assert_allclose(
+            image[changed], np.broadcast_to(colour[0], image.shape)[changed], rtol=1e-4
+        )
+        rows, columns = (np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0))
+        assert changed[np.ix_(rows, columns)].mean() > 0.95  # a rectangle, cut at the edges
+        sizes.append((len(rows), len(columns)))
+    assert max(max(pair) for pair in sizes) <= 7
+    assert np.median(sizes) >= 6
+    assert len(set(sizes)) > 3  # some reach over the edge
+
+
+@pytest.mark.parametrize(("ratio", "shares"), [(1, [[0, 1, 4, 5], [2, 3, 6, 7]]),
+                                               (3, [[0, 2, 3, 4], [1, 5, 6, 7]])])  # fmt: skip
 def test_replicas_see_their_shares_of_the_same_images(
-    two_replicas: tf.distribute.Strategy,
+    two_replicas: tf.distribute.Strategy, ratio: int, shares: list[list[int]]
 ) -> None:
-    images = pictures(8)  # two domains of four; two replicas of two and two
-    layer = RandomAugmentation(1, num_domains=2)
+    images = pictures(8)  # two domains of four, or of two and six; two replicas
+    layer = RandomAugmentation(1, num_domains=2, target_ratio=ratio, cutout=3)
     whole = np.asarray(layer(images, step=5))
-    shares = [[0, 1, 4, 5], [2, 3, 6, 7]]
 
     def share(context: Any) -> tf.Tensor:
         return tf.constant(images[shares[context.replica_id_in_sync_group]])

@@ -35,6 +35,26 @@ def test_format(batches: DomainBatches) -> None:
     assert (numbers(images)[16:] >= 1000).all()
 
 
+def test_more_target_than_source() -> None:
+    labels = np.arange(300, dtype=np.int32) % 7
+    sets = [numbered(300, 0), numbered(130, 1000), numbered(90, 2000)]
+    batches = DomainBatches(sets, [labels, None, None], 28, seed=5, target_ratio=3)
+    assert batches.steps_per_epoch == 75
+    plain = DomainBatches(sets, [labels, None, None], 12, seed=5)
+    source = np.concatenate([numbers(plain.batch(step)[0])[:4] for step in range(9)])
+    target = np.concatenate([numbers(plain.batch(step)[0])[4:8] for step in range(9)])
+    for step in range(3):
+        images, _, domains = batches.batch(step)
+        np.testing.assert_array_equal(domains, np.repeat([0, 1, 2], [4, 12, 12]))
+        # The same streams as ever, in other portions.
+        np.testing.assert_array_equal(numbers(images)[:4], source[4 * step : 4 * step + 4])
+        np.testing.assert_array_equal(numbers(images)[4:16], target[12 * step : 12 * step + 12])
+        shares = [batches.batch(step, replica, 4) for replica in range(4)]
+        rebuilt = [np.concatenate([numbers(share[0])[rows] for share in shares])
+                   for rows in (slice(0, 1), slice(1, 4), slice(4, 7))]  # fmt: skip
+        np.testing.assert_array_equal(np.concatenate(rebuilt), numbers(images))
+
+
 def test_each_pass_sees_each_image_once_in_a_new_order(batches: DomainBatches) -> None:
     steps = [numbers(batches.batch(step)[0]) for step in range(75)]
     source = np.concatenate([step[:16] for step in steps])  # 1200 = four passes of 300

@@ -12,6 +12,7 @@ from test_dann import LAMBDA, RATE, small_batch, small_dann
 
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
+from model.schedules import HalfCosine
 
 
 def of(dann: DANN, **options: Any) -> MeanTeacher:
@@ -24,13 +25,13 @@ def of(dann: DANN, **options: Any) -> MeanTeacher:
 
 
 def step_by_hand(
-    model: MeanTeacher, batch: Any, teacher: DANN, mean: np.ndarray
+    model: MeanTeacher, batch: Any, teacher: DANN, mean: np.ndarray, threshold: float, weight: float
 ) -> tuple[list[np.ndarray], int]:
     """The weights after a step, and how many target images had a confident teacher."""
     images, labels, domains = batch
     probabilities = teacher.predict(images[6:], verbose=0)
     probabilities = probabilities / mean / (probabilities / mean).sum(axis=1, keepdims=True)
-    sure = np.flatnonzero(probabilities.max(axis=1) > model.confidence)
+    sure = np.flatnonzero(probabilities.max(axis=1) > threshold)
     extractor, predictor, classifier = (
         part.trainable_variables
         for part in (model.feature_extractor, model.label_predictor, model.domain_classifier)
@@ -40,7 +41,7 @@ def step_by_hand(
         logs = tf.nn.log_softmax(model.label_predictor(features))
         class_loss = -tf.reduce_mean(tf.gather(logs[:6], labels[:6], batch_dims=1))
         for row in sure:
-            class_loss -= logs[6 + row, int(probabilities[row].argmax())] / 6
+            class_loss -= weight * logs[6 + row, int(probabilities[row].argmax())] / 6
         domain_logs = tf.nn.log_softmax(model.domain_classifier(features))
         domain_loss = -tf.reduce_mean(tf.gather(domain_logs, domains, batch_dims=1))
     gradients = [
@@ -55,14 +56,20 @@ def step_by_hand(
     )
 
 
-@pytest.mark.parametrize("confidence", [0.0, 0.24, 1.0])
-def test_step_is_the_formulas(confidence: float) -> None:
-    model = of(small_dann(), confidence=confidence, average_decay=0.5)
+@pytest.mark.parametrize(
+    ("confidence", "relative", "ramp"),
+    [(0.0, False, 0.0), (0.24, False, 0.0), (1.0, False, 0.0), (0.4, True, 1.0)],
+)
+def test_step_is_the_formulas(confidence: float, relative: bool, ramp: float) -> None:
+    model = of(
+        small_dann(), confidence=confidence, relative_confidence=relative, average_decay=0.5,
+        pseudo_weight=HalfCosine(4, ramp),
+    )  # fmt: skip
     teacher = keras.models.clone_model(small_dann())
     batch = small_batch()
     shown: list[Any] = []
     used = []
-    mean = np.full(5, 0.2)
+    mean, source_confidence = np.full(5, 0.2), 1.0
     for step in range(4):
         weights = [
             w.numpy()
@@ -76,14 +83,22 @@ def test_step_is_the_formulas(confidence: float) -> None:
             for w, old in zip(weights, shown or weights, strict=True)
         ]
         teacher.set_weights([*shown, *teacher.domain_classifier.get_weights()])
-        expected, count = step_by_hand(model, batch, teacher, mean)
+        if relative:
+            largest = teacher.predict(batch[0][:6], verbose=0).max(axis=1).mean()
+            source_confidence = 0.995 * source_confidence + 0.005 * largest
+        threshold = confidence * source_confidence
+        weight = (1 - np.cos(np.pi * step / 4)) / 2 if ramp else 1.0
+        expected, count = step_by_hand(model, batch, teacher, mean, threshold, weight)
         mean = 0.995 * mean + 0.005 * teacher.predict(batch[0][6:], verbose=0).mean(axis=0)
         used.append(count)
         model.train_step(batch)
         for weight, value in zip(model.trainable_variables, expected, strict=True):
             np.testing.assert_allclose(weight, value, rtol=2e-4, atol=2e-6, err_msg=weight.path)
     np.testing.assert_allclose(model.mean_prediction, mean, rtol=1e-4)
-    assert {0.0: used == [6] * 4, 0.24: 0 < sum(used) < 24, 1.0: used == [0] * 4}[confidence], used
+    found = {0.0: used == [6] * 4, 0.24: 0 < sum(used) < 24, 1.0: used == [0] * 4}
+    assert found.get(confidence, True), used
+    if relative:
+        assert float(model.source_confidence) == pytest.approx(source_confidence, rel=1e-5)
 
 
 def test_without_confidence_it_is_dann() -> None:

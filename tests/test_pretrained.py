@@ -107,7 +107,7 @@ def drop_root(file: h5py.File) -> None:
     ("change", "message"),
     [
         (drop_head, "has 2 nested models with weights, needed are 3"),
-        (drop_layer, "its label_predictor has 4 weights, needed are 6"),
+        (drop_layer, "has 8 weights, needed are 10"),
         (drop_root, "no group 'model_weights'"),
     ],
 )

@@ -150,3 +150,10 @@ def pixel_mean(*image_sets: np.ndarray) -> tuple[float, ...]:
     total = np.sum([pixel_sums(images) for images in image_sets], axis=0)
     count = sum(images[..., 0].size for images in image_sets)
     return tuple((total / count).tolist())
+
+
+def describe(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns a data set's shapes, and the pixel mean of its training images, in words."""
+    shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in arrays.items())
+    mean = ", ".join(f"{value:.2f}" for value in pixel_mean(arrays["train"]))
+    return f"{shapes}; pixel mean ({mean})"

@@ -18,6 +18,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from config.base import Criterion as CriterionName
 
 LONGEST = 1024  # numbers of a feature that is kept
+COMPARED = 2000  # target images, at most, for the two criteria that take longest
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def soft_neighbourhood_density(
     Reference: Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation
     via Soft Neighborhood Density", ICCV 2021, equations 1 to 3; temperature 0.05.
     """
-    vectors = target.probabilities.reshape(len(target.probabilities), -1)
+    some = evenly(target.probabilities)
+    vectors = some.reshape(len(some), -1)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = vectors @ vectors.T / temperature  # (N, N)
     similarity -= similarity.max(axis=1, keepdims=True)
@@ -111,12 +113,14 @@ def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
 
 def density_ratio(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Returns p_target(x) / p_source(x) at each source feature: float64 `[N_s]`."""
-    both = np.concatenate([source, target]).astype(np.float64)
+    some = evenly(target)
+    both = np.concatenate([source, some])
     both = (both - both.mean(axis=0)) / (both.std(axis=0) + 1e-6)
-    is_target = np.repeat([0, 1], [len(source), len(target)])
+    is_target = np.repeat([0, 1], [len(source), len(some)])
     # Shrunk: what separates the domains perfectly would give weights of 0 and infinity.
     classifier = LogisticRegression(C=0.01, max_iter=200).fit(both, is_target)
-    return np.exp(classifier.decision_function(both[: len(source)])) * len(source) / len(target)
+    logits = classifier.decision_function(both[: len(source)]).astype(np.float64)
+    return np.exp(logits) * len(source) / len(some)
 
 
 def controlled_risk(weights: np.ndarray, losses: np.ndarray) -> float:
@@ -126,6 +130,11 @@ def controlled_risk(weights: np.ndarray, losses: np.ndarray) -> float:
     covariance = ((weighted - weighted.mean()) * (weights - weights.mean())).mean()
     eta = -covariance / variance if variance > 0 else 0.0
     return float(weighted.mean() + eta * weights.mean() - eta)
+
+
+def evenly(array: np.ndarray) -> np.ndarray:
+    """Returns at most `COMPARED` rows, spread evenly over all."""
+    return array[:: -(-len(array) // COMPARED)]
 
 
 def shortened(features: np.ndarray) -> np.ndarray:

@@ -56,6 +56,8 @@ class RunLog:
         for name, last_step in last.items():
             kept = rewind_events(self.folder / name, last_step)
             self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
+        # One call for all steps of an epoch: each takes 300 microseconds in Python.
+        self.write_steps = tf.function(write_steps)
         if not kept & HPARAMS_TAGS:
             self.record_settings()
         if self.csv.exists():
@@ -96,8 +98,7 @@ class RunLog:
         with self.writers["hyperparameter"].as_default():
             for name, schedule in schedules.items():
                 values = schedule(np.array(steps))
-                for step, value in zip(steps, values, strict=True):
-                    tf.summary.scalar(f"hyperparameter/{name}", value, step + 1)
+                self.write_steps(f"hyperparameter/{name}", values, tf.constant(steps.start + 1))
         for run, measured in metrics.items():
             with self.writers[run].as_default():
                 for name, value in measured.items():
@@ -160,6 +161,12 @@ class RunLog:
     def close(self) -> None:
         for writer in self.writers.values():
             writer.close()
+
+
+def write_steps(tag: str, values: tf.Tensor, first: tf.Tensor) -> None:
+    """Writes a scalar for each of the steps that begin at `first`."""
+    for index in tf.range(tf.size(values)):
+        tf.summary.scalar(tag, values[index], tf.cast(first + index, tf.int64))
 
 
 def tag(name: str) -> str:

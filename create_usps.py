@@ -1,0 +1,55 @@
+"""Builds the pickle of USPS: the digits of envelopes, enlarged to the size of MNIST's.
+
+Once run, train_MNIST2MNIST_M.py takes it as source or target. The digits are taken from where you
+say, else from model_data/dataset/, else downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from config.settings import Settings
+from utils.atomic import whole_file
+from utils.data.mnist_m import to_rgb
+from utils.data.pickles import describe, write_pickle
+from utils.data.usps import RULE, find_usps
+from utils.errors import run_script
+from utils.run.command_line import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
+    usps: Path | None = None
+    """Kaggle's usps.h5, or a folder of zip.train.gz and zip.test.gz."""
+    output_dir: Path = Path("model_data/dataset")
+    """Where USPS/usps_data.pkl goes."""
+    unverified: bool = False
+    """Accept digits that are not the official USPS."""
+
+
+def main() -> None:
+    args = Arguments.of(parse([Arguments], __doc__))
+    digits = find_usps(args.usps, args.output_dir, args.unverified)
+    arrays = {
+        "train": to_rgb(digits.train),
+        "train_label": digits.train_label.astype(np.int32),
+        "val": to_rgb(digits.val),
+        "val_label": digits.val_label.astype(np.int32),
+    }
+    path = args.output_dir / "USPS" / "usps_data.pkl"
+    with contextlib.ExitStack() as files:  # both of them appear, or none
+        write_pickle(files.enter_context(whole_file(path)), arrays)
+        note = files.enter_context(whole_file(args.output_dir / "usps.json"))
+        facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE}
+        note.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{path}: {describe(arrays)}")
+    print(f"next:    python train_MNIST2MNIST_M.py --target_dataset_path {path}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,146 @@
+"""Normalisation per domain against NumPy, alone and on two replicas, in and out of training."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from model.dann import DANN
+from model.mean_teacher import MeanTeacher
+from model.networks import dense_head
+from model.normalisation import DomainNormalization, as_domain, domain_normalizations
+
+RANDOM = np.random.default_rng(0)
+SOURCE = RANDOM.normal(2.0, 3.0, (8, 5, 5, 4)).astype(np.float32)
+TARGET = RANDOM.normal(-1.0, 0.5, (8, 5, 5, 4)).astype(np.float32)
+
+
+def statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return values.mean(axis=(0, 1, 2)), values.var(axis=(0, 1, 2))
+
+
+def test_each_domain_is_normalised_by_itself() -> None:
+    layer = DomainNormalization(momentum=0.75, epsilon=1e-3)
+    layer.build(SOURCE.shape)
+    gamma, beta = np.arange(1, 5, dtype=np.float32), np.array([0, 1, 0, -1], np.float32)
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    moving = {domain: [np.zeros(4), np.ones(4)] for domain in (0, 1)}
+    for _ in range(3):
+        for domain, values in ((0, SOURCE), (1, TARGET), (2, TARGET + 1)):
+            mean, variance = statistics(values)
+            with as_domain([layer], domain):
+                found = layer(values, training=True)
+            expected = gamma * (values - mean) / np.sqrt(variance + 1e-3) + beta
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+            kept = moving[min(domain, 1)]
+            pairs = zip(kept, (mean, variance), strict=True)
+            moving[min(domain, 1)] = [0.75 * old + 0.25 * now for old, now in pairs]
+    for domain in (0, 1):
+        mean, variance = moving[domain]
+        with as_domain([layer], domain):
+            found = layer(SOURCE)
+        expected = gamma * (SOURCE - mean) / np.sqrt(variance + 1e-3) + beta
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(layer(TARGET), layer(TARGET, training=False))
+    assert layer.domain == 1  # without a word it is a target
+
+
+def network(**options: Any) -> Any:
+    keras.utils.set_random_seed(1)
+    extractor = keras.Sequential(
+        [keras.Input((5, 5, 4)), layers.Conv2D(3, 3), DomainNormalization(), layers.ReLU(),
+         layers.Flatten()]
+    )  # fmt: skip
+    kind = options.pop("kind", DANN)
+    model = kind(
+        extractor, dense_head("labels", (27,), (6,), 3), dense_head("domains", (27,), (), 2),
+        extractor_calls="per_domain", **options,
+    )  # fmt: skip
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def batch(size: int = 8, ratio: int = 1) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    targets = np.concatenate([TARGET + shift for shift in range(ratio)])
+    labels = np.concatenate([np.arange(size) % 3, np.full(size * ratio, -1)]).astype(np.int32)
+    domains = np.repeat([0, 1], [size, size * ratio]).astype(np.int32)
+    return tf.constant(np.concatenate([SOURCE, targets])), tf.constant(labels), tf.constant(domains)
+
+
+def test_source_and_target_are_measured_with_their_own() -> None:
+    model = network()
+    for _ in range(30):
+        model.train_step(batch())
+    images, labels, domains = batch()
+    order = np.random.default_rng(3).permutation(16)
+    mixed = tuple(tf.gather(part, order) for part in (images, labels, domains))
+    features, probabilities = tf.function(model.examine)(mixed)
+    norms = domain_normalizations(model.feature_extractor)
+    for domain, side in ((0, SOURCE), (1, TARGET)):
+        with as_domain(norms, domain):
+            expected = model.feature_extractor(side)
+        found = tf.gather(features, np.flatnonzero(np.array(domains)[order] == domain))
+        wanted = tf.gather(expected, [row % 8 for row in order if domains[row] == domain])
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    # Predictions are for the target.
+    np.testing.assert_allclose(
+        model.predict(TARGET, verbose=0), tf.nn.softmax(model.label_predictor(expected)), rtol=1e-4
+    )
+    assert probabilities.shape == (16, 3)
+
+
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy, ratio: int) -> None:
+    ends = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            model = network(
+                kind=MeanTeacher, average_decay=0.5, confidence=0.4, relative_confidence=True,
+                target_ratio=ratio,
+            )  # fmt: skip
+
+        def share(context: Any) -> tuple[tf.Tensor, ...]:
+            replicas, mine = context.num_replicas_in_sync, context.replica_id_in_sync_group
+            blocks = []
+            for start, size in ((0, 8), (8, 8 * ratio)):
+                count = size // replicas
+                blocks.append(start + mine * count + np.arange(count))
+            return tuple(tf.gather(part, np.concatenate(blocks)) for part in batch(8, ratio))
+
+        values = strategy.experimental_distribute_values_from_function(share)
+        step = tf.function(functools.partial(strategy.run, model.train_step))
+        for _ in range(4):
+            step((values,))
+        ends.append([*model.get_weights(), *(value.numpy() for value in model.average.values)])
+    for one, two in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_averaged_with_the_weights(tmp_path: Path) -> None:
+    model = network(average_decay=0.9)
+    for _ in range(20):
+        model.train_step(batch())
+    norm = domain_normalizations(model.feature_extractor)[0]
+    before = [variable.numpy() for variable in norm.moving[1]]
+    with model.averaged():
+        inside = [variable.numpy() for variable in norm.moving[1]]
+        model.save(tmp_path / "m.keras")
+        expected = model.predict(TARGET, verbose=0)
+    for one, two, now in zip(before, inside, norm.moving[1], strict=True):
+        assert np.abs(one - two).max() > 1e-3
+        np.testing.assert_array_equal(one, now)
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(again.predict(TARGET, verbose=0), expected, rtol=1e-5)
+
+
+def test_all_domains_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs extractor_calls"):
+        DANN(network().feature_extractor, num_labels=3)

@@ -1,0 +1,128 @@
+"""Reads the USPS digits, 16×16 scans of envelopes: Kaggle's usps.h5, or ESL's text files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from utils.data.downloads import download
+from utils.data.mnist import Digits
+from utils.errors import UserError
+
+# The site of "The Elements of Statistical Learning" (Hastie, Tibshirani & Friedman).
+SITES = (
+    "https://hastie.su.domains/ElemStatLearn/datasets/",
+    "https://web.stanford.edu/~hastie/ElemStatLearn/datasets/",
+)
+TEXTS = {"train": "zip.train.gz", "val": "zip.test.gz"}
+# `Digits.digest` of the 7,291 + 2,007 digits, enlarged by `enlarge`.
+OFFICIAL_DIGEST = "8fa14d6890c8938458d853302c6122d0d71ff58fb08979ff8ff32f4cf41fe967"
+MAX_TEXT = 2**26  # bytes; zip.train.gz unpacks to 13 MB
+MAX_DIGITS = 100_000
+SIDE = 16
+RULE = "16x16 grey values in [-1, 1] to [0, 255], enlarged to 28x28, bilinear"
+
+
+def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Digits:
+    """Reads USPS from `path`, else from `dataset_dir`, else from a download.
+
+    Args:
+        path: Kaggle's `usps.h5`, or a folder of zip.train.gz and zip.test.gz; None looks further.
+        dataset_dir: where an earlier download lies, or the next one will.
+        unverified: accept digits that are not the official USPS.
+
+    Raises:
+        UserError: nothing to read, a damaged file, or not USPS.
+    """
+    if path is None and (dataset_dir / "usps.h5").exists():
+        path = dataset_dir / "usps.h5"
+    if path is None:
+        path = dataset_dir
+        for name in TEXTS.values():
+            if not (path / name).exists():
+                download([site + name for site in SITES], path / name, read_text)
+    digits = read_usps(path)
+    if not unverified and digits.digest != OFFICIAL_DIGEST:
+        raise UserError(
+            f"{path}: these digits are not the official USPS (content digest "
+            f"{digits.digest[:12]}…); fetch it again, or accept them with --unverified"
+        )
+    return digits
+
+
+def read_usps(path: Path) -> Digits:
+    """Reads the digits of an `usps.h5` or of a folder of text files, whichever `path` is.
+
+    Returns:
+        grey digits, enlarged to 28×28.
+
+    Raises:
+        UserError: a file is missing, damaged, or not of this form.
+    """
+    if path.is_dir():
+        parts = {split: read_text(path / name) for split, name in TEXTS.items()}
+    elif path.exists():
+        parts = read_h5(path)
+    else:
+        raise UserError(f"{path}: no such file or folder; --usps takes usps.h5 or zip.*.gz")
+    arrays: dict[str, np.ndarray] = {}
+    for split, (values, labels) in parts.items():
+        arrays[split] = enlarge(values)
+        arrays[f"{split}_label"] = labels.astype(np.uint8)
+    return Digits(**arrays)
+
+
+def enlarge(values: np.ndarray) -> np.ndarray:
+    """Returns grey values `[N, 256]` in [-1, 1] as digits uint8 `[N, 28, 28]` in [0, 255]."""
+    small = np.round((values + 1) * 127.5).astype(np.uint8).reshape(-1, SIDE, SIDE)
+    return np.stack([cv2.resize(digit, (28, 28)) for digit in small])
+
+
+def read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a zip.*.gz: a line a digit, its class and 256 grey values in [-1, 1]."""
+    try:
+        with gzip.open(path) as file:
+            text = file.read(MAX_TEXT + 1)
+        if len(text) > MAX_TEXT:
+            raise UserError(f"{path}: unpacks to more than {MAX_TEXT} bytes; fetch it again")
+        table = np.loadtxt(io.BytesIO(text), ndmin=2)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; the folder must hold both zip.*.gz") from error
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
+    return checked(path, np.round(table[:, 1:], 3), table[:, 0])
+
+
+def read_h5(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads an `usps.h5`: groups train and test of data `[N, 256]` in [0, 1] and target `[N]`."""
+    try:
+        with h5py.File(path, "r") as file:
+            parts = {}
+            for split, group in (("train", "train"), ("val", "test")):
+                data, target = file[group]["data"], file[group]["target"]
+                if len(data) > MAX_DIGITS or data.size > MAX_DIGITS * SIDE**2:
+                    raise UserError(f"{path}: {group} has {data.shape} values; fetch it again")
+                values = data[()].astype(np.float64) * 2 - 1
+                parts[split] = checked(path, np.round(values, 3), target[()])
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file
+        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
+    return parts
+
+
+def checked(path: Path, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns grey values and classes, or raises `UserError` if they are impossible."""
+    if values.ndim != 2 or values.shape[1] != SIDE**2 or not len(values):
+        raise UserError(f"{path}: holds values {list(values.shape)}, should be [N, 256]")
+    if labels.shape != (len(values),) or not np.isin(labels, range(10)).all():
+        raise UserError(f"{path}: its classes are not one of 0..9 for each digit")
+    if not np.isfinite(values).all() or np.abs(values).max() > 1.001:
+        raise UserError(f"{path}: has grey values outside their range; fetch it again")
+    return np.clip(values, -1, 1), labels
