@@ -63,8 +63,8 @@ def test_damaged_texts_are_named(tmp_path: Path, fault: str) -> None:
     write_texts(tmp_path)
     path = tmp_path / TEXTS["train"]
     row = " ".join(["0.5"] * 256)
-    texts = {"words": "a b c", "columns": "3 0.5 0.5", "class": f"11 {row}", "range": f"3 7 {row[4:]}",
-             "bomb": " " * (MAX_TEXT + 1)}  # fmt: skip
+    texts = {"words": "a b c", "columns": "3 0.5 0.5", "class": f"11 {row}",
+             "range": f"3 7 {row[4:]}", "bomb": " " * (MAX_TEXT + 1)}  # fmt: skip
     if fault == "missing":
         path.unlink()
     elif fault == "cut":

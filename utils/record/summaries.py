@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
 
 from utils.atomic import whole_file
 from utils.record.figures import confusion_picture, prediction_picture
@@ -165,8 +166,11 @@ class RunLog:
 
 def write_steps(tag: str, values: tf.Tensor, first: tf.Tensor) -> None:
     """Writes a scalar for each of the steps that begin at `first`."""
+    # What tf.summary.scalar does, which would put the loop's name before the tag.
+    kind = create_summary_metadata(display_name=None, description=None)
     for index in tf.range(tf.size(values)):
-        tf.summary.scalar(tag, values[index], tf.cast(first + index, tf.int64))
+        step = tf.cast(first + index, tf.int64)
+        tf.summary.write(tag, values[index], step=step, metadata=kind)
 
 
 def tag(name: str) -> str:
