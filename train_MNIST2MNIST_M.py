@@ -59,9 +59,9 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
     from model.networks import (
         Networks,
         SeenByDomains,
+        deepened,
         dense_head,
         mnist_feature_extractor,
-        with_hidden_layers,
     )
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
@@ -71,8 +71,7 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
         )  # fmt: skip
         features = extractor.output_shape[1:]
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
-        if config.adda_features == "hidden":
-            extractor, labels = with_hidden_layers(extractor, labels)
+        extractor, labels = deepened(extractor, labels, config.adda_features)
         seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
         hidden = METHODS[config.method].domain_hidden
         return Networks(extractor, labels, dense_head("domain_classifier", seen, hidden, outputs=2))

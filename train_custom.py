@@ -72,9 +72,9 @@ def experiment(config: CustomConfig, data: Folders) -> Experiment:
         Networks,
         SeenByDomains,
         backbone,
+        deepened,
         dense_head,
         with_flat_features,
-        with_hidden_layers,
     )
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
@@ -86,8 +86,7 @@ def experiment(config: CustomConfig, data: Folders) -> Experiment:
             raise UserError(str(error)) from error
         features, hidden = extractor.output_shape[1:], config.label_hidden
         labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
-        if config.adda_features == "hidden":
-            extractor, labels = with_hidden_layers(extractor, labels)
+        extractor, labels = deepened(extractor, labels, config.adda_features)
         seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
         domain = dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
         return Networks(extractor, labels, domain)

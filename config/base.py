@@ -33,7 +33,7 @@ Criterion = Literal[
     "nuclear_norm",
     "deep_embedded_validation",
 ]
-Features = Literal["convolutional", "hidden"]
+Features = Literal["convolutional", "hidden", "logits"]
 Network = Literal["paper", "wide"]
 Normalisation = Literal["none", "per_domain"]
 Strategy = Literal["default", "mirrored", "multi_worker"]

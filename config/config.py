@@ -114,8 +114,8 @@ class Config(TrainingConfig):
     target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
     """Target images of a batch for each source image; 3 in AdaMatch."""
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
-    """What the discriminator sees, and where the encoder ends: at the convolutions, or at the last
-    hidden layer of the label predictor, as in CVPR 2017."""
+    """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
+    hidden layer of the label predictor, or at its logits, as in the authors' code."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
     """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0001

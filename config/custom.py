@@ -38,8 +38,8 @@ class CustomConfig(TrainingConfig):
 
     # methods of their own settings
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
-    """What the discriminator sees, and where the encoder ends: at the convolutions, or at the last
-    hidden layer of the label predictor, as in CVPR 2017."""
+    """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
+    hidden layer of the label predictor, or at its logits, as in the authors' code."""
 
     # images and networks
     image_size: Annotated[tuple[int, int], SIDES] = (28, 28)

@@ -242,21 +242,28 @@ def captcha_classifier(
     return keras.Model(features, layers.Concatenate(1, dtype="float32")(logits), name="classifier")
 
 
-def with_hidden_layers(
-    extractor: keras.Model, label_predictor: keras.Sequential
+def deepened(
+    extractor: keras.Model,
+    label_predictor: keras.Sequential,
+    features: Literal["convolutional", "hidden", "logits"],
 ) -> tuple[keras.Model, keras.Model]:
-    """Moves the hidden layers of a label predictor to the end of the extractor.
+    """Moves layers of a label predictor to the end of the extractor.
 
-    Returns:
-        the extractor, whose features are then those of the last hidden layer, and the logits.
+    Args:
+        extractor, label_predictor: the two networks.
+        features: what the extractor's features shall be: as they are; those of the last hidden
+            layer; or the logits, after which nothing is left of the label predictor.
     """
-    *hidden, logits = label_predictor.layers
-    features = extractor.outputs[0]
-    for layer in hidden:
-        features = layer(features)
-    deeper = keras.Model(extractor.inputs[0], features, name=extractor.name)
-    last = keras.Sequential([keras.Input(features.shape[1:]), logits], name=label_predictor.name)
-    return deeper, last
+    if features == "convolutional":
+        return extractor, label_predictor
+    moved = label_predictor.layers[: -1 if features == "hidden" else None]
+    left = label_predictor.layers[len(moved) :] or [layers.Identity(dtype="float32")]
+    outputs = extractor.outputs[0]
+    for layer in moved:
+        outputs = layer(outputs)
+    deeper = keras.Model(extractor.inputs[0], outputs, name=extractor.name)
+    rest = [keras.Input(outputs.shape[1:], name="features"), *left]
+    return deeper, keras.Sequential(rest, name=label_predictor.name)
 
 
 def with_flat_features(

@@ -1,0 +1,135 @@
+"""Runs trainings, several at a time, goes on with those that were stopped, and reads their logs."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+FINAL = "trained_*.keras"
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A run: where it is, and how it is repeated."""
+
+    name: str
+    script: str
+    flags: str
+    """{start} stands for the model that it starts from."""
+    folder: str = "table"
+    """Below logs, checkpoints and config."""
+    after: str = ""
+    """The training whose model it starts from."""
+    start: str = "best.keras"
+    """Which of its models."""
+
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        return f"python {self.script} {self.flags}"
+
+    def find(self, root: str, file: str) -> Path | None:
+        """Returns a file of the run below logs/ or checkpoints/, if it is there."""
+        return next(iter(sorted((ROOT / root / self.folder).rglob(f"{self.name}/{file}"))), None)
+
+    @property
+    def finished(self) -> bool:
+        return self.find("checkpoints", FINAL) is not None
+
+    def train(self, threads: int, start: Path | None) -> None:
+        """Trains to the end, from where it stopped if it was begun.
+
+        Args:
+            threads: of the computation.
+            start: the model to start from.
+        """
+        if self.finished:
+            return
+        folders = [text for name in ("logs", "checkpoints", "config")
+                   for text in (f"--{name}_dir", f"{name}/{self.folder}")]  # fmt: skip
+        begun = self.find("logs", "config.json")
+        flags = self.flags.format(start=start).split()
+        flags = ["--resume", str(begun.parent)] if begun else [
+            *flags, "--run_name", self.name, *folders,
+        ]  # fmt: skip
+        environment = os.environ | {
+            name: str(threads)
+            for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+        }
+        output = ROOT / "logs" / self.folder / f"{self.name}.txt"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with output.open("a") as file:
+            done = subprocess.run(
+                [sys.executable, self.script, *flags],
+                cwd=ROOT, env=environment, stdout=file, stderr=file, check=False,
+            )  # fmt: skip
+        minutes = self.minutes() + (time.monotonic() - began) / 60
+        output.with_suffix(".minutes").write_text(f"{minutes:.2f}\n")
+        if done.returncode:
+            raise UserError(f"{self.name}: ended with code {done.returncode}; see {output}")
+
+    def minutes(self) -> float:
+        """Returns how long it has been trained so far."""
+        file = ROOT / "logs" / self.folder / f"{self.name}.minutes"
+        return float(file.read_text()) if file.exists() else 0.0
+
+    def rows(self, file: str = "log.csv") -> list[dict[str, float]]:
+        """Returns its log.csv, or that of its first stage; empty if it has none."""
+        table = self.find("logs", file)
+        if table is None:
+            return []
+        with table.open(newline="") as lines:
+            return [
+                {key: float(value or "nan") for key, value in row.items()}
+                for row in csv.DictReader(lines)
+            ]
+
+    def pick(self, criterion: str) -> dict[str, float]:
+        """Returns the row of the epoch that a criterion picks."""
+        return max(self.rows(), key=lambda row: row[criterion])
+
+
+def train_all(trainings: Mapping[str, Training], jobs: int) -> None:
+    """Trains what is not finished, `jobs` at a time; what others start from comes first.
+
+    Raises:
+        UserError: some trainings failed; the others have ended.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    running: dict[str, Future[None]] = {}
+
+    def train(training: Training) -> None:
+        before = trainings.get(training.after)
+        if before:
+            running[before.name].result()
+        training.train(
+            threads, before.find("checkpoints", before_start(training)) if before else None
+        )
+
+    def before_start(training: Training) -> str:
+        return f"**/{training.start}"
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, training in trainings.items():
+            running[name] = pool.submit(train, training)
+        failures = []
+        for future in tqdm(running.values(), desc="trainings", unit="run"):
+            try:
+                future.result()
+            except UserError as error:
+                failures.append(str(error))
+    if failures:
+        raise UserError("; ".join(failures))

@@ -1,0 +1,154 @@
+"""Chooses hyperparameters without a single target label: make search.
+
+Trains every candidate on one pair of data sets, with target training images kept back, and ranks
+what each has kept by criteria that see no label. The accuracy on the images that were kept back is
+measured at the end, for the table alone. What is finished is not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.runner import Training, train_all
+from config.config import Config
+from config.settings import Settings
+from utils.atomic import whole_file
+from utils.errors import UserError, run_script
+from utils.run.command_line import parse
+
+DIGITS = "train_MNIST2MNIST_M.py"
+IMAGES = 5000  # target training images that the criteria see
+TO_USPS = "--target_dataset_path model_data/dataset/USPS/usps_data.pkl --held_out 1000"
+SHARE = 0.55  # of the first image of a mixture; MixVal, section 4
+FIRST = "--preset normalised --epoch 20 --held_out 5000"
+SECOND = "--preset mean_teacher --pre_model_path {start} --epoch 12 --held_out 5000"
+# What is tried, by what it decides. Each candidate is the preset but for its flags.
+SEARCH = {
+    "recipe": {
+        name: Training(f"recipe-{name}", DIGITS, f"{FIRST} {flags}", "search")
+        for name, flags in {
+            "preset": "",
+            "lambda1": "--grl_lambda 1",
+            "lambda3": "--grl_lambda 3",
+            "dropout0.3": "--dropout 0.3",
+            "batch128": "--batch_size 128",
+            "rate0.1": "--init_learning_rate 0.1",
+            "cutout10": "--cutout 10",
+            "cdan": "--method cdan",
+        }.items()
+    },
+    "mean_teacher": {
+        name: Training(f"teacher-{name}", DIGITS, f"{SECOND} {flags}", "search", "recipe-preset")
+        for name, flags in {
+            "preset": "",
+            "ratio1": "--target_ratio 1 --batch_size 64",
+            "lambda0": "--grl_lambda 0",
+            "lambda1": "--grl_lambda 1",
+            "dropout0.5": "--dropout 0.5",
+            "cutout0": "--cutout 0",
+            "confidence0.95": "--confidence 0.95",
+            "rate0.05": "--init_learning_rate 0.05",
+        }.items()
+    },
+    "adda": {
+        name: Training(f"adda-{name}", DIGITS, f"--preset adda {TO_USPS} {flags}", "search")
+        for name, flags in {
+            "preset": "",
+            "hidden": "--adda_features hidden",
+            "convolutional": "--adda_features convolutional",
+            "rate0.0005": "--adda_learning_rate 0.0005 --discriminator_learning_rate 0.0005",
+            "k_g2": "--k_g 2",
+        }.items()
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
+    jobs: int = 1
+    """Trainings at a time; the cores are shared out among them."""
+    only: tuple[str, ...] = ()
+    """Search for these alone: recipe, mean_teacher, adda."""
+
+
+def main() -> None:
+    args = Arguments.of(parse([Arguments], __doc__))
+    groups = {name: group for name, group in SEARCH.items() if not args.only or name in args.only}
+    trainings = [training for group in groups.values() for training in group.values()]
+    train_all({training.name: training for training in trainings}, args.jobs)
+    for name, group in groups.items():
+        scores = score(group)
+        with whole_file(ROOT / "docs" / "search" / f"{name}.json") as path:
+            path.write_text(json.dumps(scores, indent=2) + "\n")
+        print(f"\n{name}, by EnsV:")
+        for candidate, values in sorted(scores.items(), key=lambda item: -item[1]["ensv"]):
+            shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items()
+                              if key != "held_out")  # fmt: skip
+            print(f"  {candidate:<16} {shown}")
+
+
+def score(group: dict[str, Training]) -> dict[str, dict[str, float]]:
+    """Returns what each criterion thinks of each candidate, and the accuracy held out."""
+    from model.pretrained import load_model
+    from train_MNIST2MNIST_M import read_data
+    from utils.record.selection import Outputs, information_maximisation
+
+    found: dict[str, dict[str, float]] = {}
+    probabilities = []
+    for name, training in group.items():
+        place = training.find("logs", "config.json")
+        model_file = training.find("checkpoints", "best.keras")
+        if place is None or model_file is None:
+            raise UserError(f"{training.name}: has no model; run make search again")
+        _, (_, target) = read_data(Config.load(place))
+        images = target.train[:: len(target.train) // IMAGES][:IMAGES]
+        model = load_model(model_file)
+        probabilities.append(model.predict(images, batch_size=500, verbose=0))
+        held_out = model.predict(target.val, batch_size=500, verbose=0).argmax(axis=1)
+        outputs = Outputs(np.zeros(0), probabilities[-1], np.zeros(0))
+        found[name] = {
+            "information_maximisation": information_maximisation(outputs, outputs),
+            **mixval(model, images, probabilities[-1].argmax(axis=1)),
+            "held_out": float((held_out == target.val_label).mean()),
+        }
+    for name, value in zip(found, ensv(probabilities), strict=True):
+        found[name] = {"ensv": value, **found[name]}
+    return found
+
+
+def ensv(probabilities: Sequence[np.ndarray]) -> list[float]:
+    """Returns how often each model agrees with the mean of all.
+
+    Reference: Hu et al., "Mixed Samples as Probes for Unsupervised Model Selection in Domain
+    Adaptation" and "Towards Reliable Model Selection for Unsupervised Domain Adaptation: An
+    Empirical Study and A Certified Baseline", NeurIPS 2023 and 2024: EnsV.
+    """
+    together = np.mean(probabilities, axis=0).argmax(axis=1)
+    return [float((one.argmax(axis=1) == together).mean()) for one in probabilities]
+
+
+def mixval(model, images: np.ndarray, classes: np.ndarray) -> dict[str, float]:  # type: ignore[no-untyped-def]
+    """Returns how often a mixture of two images is taken for the larger one, by two kinds of pairs.
+
+    Of images that the model takes for the same class (`intra`), and for different ones (`inter`).
+
+    Reference: Hu et al., "Mixed Samples as Probes for Unsupervised Model Selection in Domain
+    Adaptation", NeurIPS 2023; the share is the paper's.
+    """
+    order = np.random.default_rng(0).permutation(len(images))
+    mixed = SHARE * images + (1 - SHARE) * images[order].astype(np.float64)
+    right = model.predict(mixed.astype(np.float32), batch_size=500, verbose=0).argmax(1) == classes
+    same = classes == classes[order]
+    return {"intra": float(right[same].mean()), "inter": float(right[~same].mean())}
+
+
+if __name__ == "__main__":
+    run_script(main)
