@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-from utils.atomic import whole_file
+from utils.atomic import refuse_inputs, whole_file
 from utils.errors import UserError
 
 
@@ -45,3 +50,66 @@ def test_a_folder_or_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"), whole_file(tmp_path / "file" / "y"):
         pass
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "deep" / "real.txt", tmp_path / "link.txt"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for text in ("new", "newer"):  # it leads nowhere at first
+        with whole_file(link) as temporary:
+            temporary.write_text(text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "{link}"])
+def test_a_device_is_written_to_and_stays_one(tmp_path: Path, device: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    path = Path(device.format(link=link))
+    before = Path("/dev/null").stat()
+    with whole_file(path) as temporary:
+        temporary.write_text("away with it")
+    after = Path("/dev/null").stat()
+    assert (after.st_mode, after.st_ino, after.st_rdev) == (
+        before.st_mode, before.st_ino, before.st_rdev
+    )  # fmt: skip
+    assert link.is_symlink()
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    nobody = pytest.raises(UserError, match="nobody reads from this pipe")
+    with nobody, whole_file(pipe) as temporary:
+        temporary.write_text("x")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with whole_file(pipe) as temporary:
+        temporary.write_text("through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_standard_output_may_be_named() -> None:
+    """Into a file, a pipe and as a device: none of them is replaced."""
+    code = (
+        "import sys; from utils.atomic import whole_file\n"
+        "print('before', flush=True)\n"
+        "with whole_file('/dev/stdout') as path: path.write_text('table\\n')\n"
+        "print('after', flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert done.stdout == "before\ntable\nafter\n"
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    model, other = tmp_path / "model.keras", tmp_path / "other.csv"
+    model.touch()
+    (tmp_path / "link.csv").symlink_to(model)
+    refuse_inputs(other, model)
+    for name in ("model.keras", "link.csv"):
+        with pytest.raises(UserError, match="is read by this command"):
+            refuse_inputs(tmp_path / name, tmp_path / "x", model)

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import UserError
 
+REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EFBIG: "free some space or choose another folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENXIO: "nobody reads from this pipe",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+}
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; when the block ends well it takes `path`'s name.
+    """Yields a temporary path; when the block ends well, its file takes the name `path`.
 
     Whatever goes wrong inside the block, what stood at `path` before is untouched and the
     temporary file is gone. The temporary name keeps the suffix, since Keras and Matplotlib
-    choose the format by it.
+    choose the format by it. A link stays a link: what it leads to is replaced. A device or a pipe,
+    such as /dev/stdout, is written to and never replaced.
 
     Args:
         path: the final name; missing parent folders are made.
@@ -26,18 +43,49 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    final = path if is_stream(path) else Path(os.path.realpath(path))
+    place = Path(tempfile.gettempdir()) if is_stream(path) else final.parent
+    temporary = place / f".{final.stem[:100]}.{uuid.uuid4().hex[:8]}.partial{final.suffix}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        if final.is_dir():
             raise UserError(f"{path}: is a folder; name a file")
         yield temporary
-        temporary.replace(path)
+        if is_stream(path):
+            # Without waiting for somebody to read a pipe: then it is an error.
+            descriptor = os.open(final, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+            with temporary.open("rb") as source, os.fdopen(descriptor, "wb") as stream:
+                shutil.copyfileobj(source, stream)
+        else:
+            temporary.replace(final)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free some space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Tells whether something stands at `path` that is written to, and not replaced."""
+    if path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+        return True
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(kind) and not stat.S_ISDIR(kind)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Returns what to tell a user about a file that cannot be written."""
+    remedy = REMEDIES.get(error.errno or 0, "choose another folder")
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
+
+
+def refuse_inputs(output: Path, *inputs: Path) -> None:
+    """Raises `UserError` if a file to write is one of those to read."""
+    for path in inputs:
+        with contextlib.suppress(OSError):
+            if output.samefile(path):
+                raise UserError(f"{output}: is read by this command; choose another output")
