@@ -1,65 +1,110 @@
-"""Classifies pictures with a trained model; writes file, class and probability to a CSV."""
+"""Classifies pictures with a trained model; writes file, class and probability as CSV.
+
+A picture is resized to what the model takes, transparent parts become white, and it is taken as a
+whole: crop it to what is to be classified. The model that ships here reads one digit in the middle
+of a picture, as large as in MNIST, in any colours that stand out from the ground.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from config.settings import Settings
-from utils.atomic import whole_file
+from utils.atomic import refuse_inputs, whole_file
 from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
+from utils.run.quiet import quiet_start
 
 BATCH = 256
 SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
+STDOUT = Path("-")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
     images: Path
-    """A picture, or a folder that is searched with all its subfolders."""
+    """A picture, or a folder that is searched with all its subfolders. If these are named as the
+    classes are, the accuracy is told, too."""
     model: Path = SHIPPED
-    """A .keras file from checkpoints/. By default the best one of RESULTS.md, for digits."""
+    """A model from checkpoints/, .keras. By default the best one of docs/results.md, for digits."""
     output: Path = Path("predictions.csv")
-    """The CSV to write."""
+    """The CSV to write; - is standard output."""
+    probabilities: bool = False
+    """Write the probability of every class, too."""
 
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     paths = find_pictures(args.images)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from model.pretrained import load_model
+    refuse_inputs(args.output, args.model, *paths)
+    with quiet_start():
+        from model.pretrained import load_model
 
-    model = load_model(args.model)
-    shape = model.feature_extractor.input_shape[1:]
+        model = load_model(args.model)
+    shape = picture_shape(model, args.model)
     classes = model.class_names or [str(x) for x in range(model.label_predictor.output_shape[-1])]
-    rows: list[tuple[Path, str, str]] = []
+    names: list[Path] = []
+    found: list[np.ndarray] = []
     skipped: list[str] = []
     with tqdm(total=len(paths), desc="classifying", unit="picture", disable=None) as bar:
-        for names, images in batches(paths, shape, skipped):
-            probabilities = model.predict_on_batch(images)
-            for name, row in zip(names, probabilities, strict=True):
-                # A string has a row for each of its characters; its probability is their product.
-                word = "".join(classes[number] for number in np.atleast_1d(row.argmax(axis=-1)))
-                rows.append((name, word, f"{row.max(axis=-1).prod():.4f}"))
-            bar.update(len(names))
+        for some, images in batches(paths, shape, skipped):
+            names += some
+            found += list(model.predict_on_batch(images))
+            bar.update(len(some))
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
-    if not rows:
+    if not names:
         raise UserError(f"{args.images}: none of its {len(paths)} pictures decodes")
-    with whole_file(args.output) as temporary, temporary.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("file", "label", "probability"))
+    rows = [row_of(name, row, classes, args.probabilities)
+            for name, row in zip(names, found, strict=True)]  # fmt: skip
+    columns = probability_columns(found[0], classes) if args.probabilities else []
+    output = Path("/dev/stdout") if args.output == STDOUT else args.output
+    with whole_file(output) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("file", "label", "probability", *columns))
         table.writerows(rows)
-    print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped")
+    told = sys.stderr if args.output == STDOUT else sys.stdout
+    height, width, channels = shape
+    print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped", file=told)
+    print(f"each picture was seen as a whole, at {width}x{height} pixels, "
+          f"{'grey' if channels == 1 else 'RGB'}", file=told)  # fmt: skip
+    known = [(name.parent.name, row[1]) for name, row in zip(names, rows, strict=True)
+             if name.parent.name in classes]  # fmt: skip
+    if known:
+        right = np.mean([folder == label for folder, label in known])
+        print(f"accuracy: {right:.4f} on {len(known)} pictures in folders of classes", file=told)
+
+
+def picture_shape(model: Any, path: Path) -> tuple[int, int, int]:
+    """Returns height, width and channels that a model takes, or raises `UserError`."""
+    shape = model.feature_extractor.input_shape[1:]
+    if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
+        raise UserError(f"{path}: takes inputs of shape {list(shape)}, which are no pictures")
+    return tuple(shape)
+
+
+def row_of(name: Path, row: np.ndarray, classes: list[str], all_of_them: bool) -> list[str]:
+    """Returns a line of the CSV. A string has a class for each position; its probability is their
+    product."""
+    word = "".join(classes[number] for number in np.atleast_1d(row.argmax(axis=-1)))
+    line = [str(name), word, f"{row.max(axis=-1).prod():.4f}"]
+    return line + [f"{value:.4f}" for value in row.ravel()] if all_of_them else line
+
+
+def probability_columns(row: np.ndarray, classes: list[str]) -> list[str]:
+    """Returns the names of the columns with all probabilities."""
+    if row.ndim == 1:
+        return [f"p({name})" for name in classes]
+    return [f"p{position}({name})" for position in range(1, len(row) + 1) for name in classes]
 
 
 def batches(

@@ -14,7 +14,7 @@ import numpy as np
 
 from config.config import Config
 from config.methods import METHODS
-from utils.data.domains import Arrays
+from utils.data.domains import Domain, Domains
 from utils.data.pickles import pixel_mean, read_pickle
 from utils.errors import UserError, run_script
 from utils.run.launch import launch
@@ -29,11 +29,11 @@ def main() -> int:
     return launch(Config, __doc__, read_data, stages)
 
 
-def read_data(config: Config) -> tuple[Config, list[Arrays]]:
-    """Returns the settings with the pixel mean, and the source and the target."""
+def read_data(config: Config) -> tuple[Config, Domains]:
+    """Returns the settings with the pixel mean, and source and target."""
     config.check_paths()
     source, target = (
-        Arrays(**read_pickle(path, config.image_input_shape))
+        Domain(**read_pickle(path, config.image_input_shape))
         for path in (config.source_dataset_path, config.target_dataset_path)
     )
     source = some("source_images", source, config.source_images, config.seed)
@@ -41,16 +41,16 @@ def read_data(config: Config) -> tuple[Config, list[Arrays]]:
     if config.held_out:
         target = hold_out(target, config.held_out)
     mean = config.pixel_mean or pixel_mean(source.train, target.train)
-    return dataclasses.replace(config, pixel_mean=mean), [source, target]
+    return dataclasses.replace(config, pixel_mean=mean), Domains([source, target])
 
 
-def stages(run: Run, config: Config, domains: list[Arrays]) -> Sequence[Callable[[], Trainer]]:
+def stages(run: Run, config: Config, data: Domains) -> Sequence[Callable[[], Trainer]]:
     from model import methods
 
-    return methods.stages(run, config, lambda settings: experiment(settings, domains))
+    return methods.stages(run, config, lambda settings: experiment(settings, data))
 
 
-def experiment(config: Config, domains: list[Arrays]) -> Experiment:
+def experiment(config: Config, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
@@ -76,9 +76,9 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
         hidden = METHODS[config.method].domain_hidden
         return Networks(extractor, labels, dense_head("domain_classifier", seen, hidden, outputs=2))
 
-    source, target = domains
+    source, target = data.domains
     return Experiment(
-        domains,
+        data.domains,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         lambda num_domains: chosen_augmentation(
@@ -90,7 +90,7 @@ def experiment(config: Config, domains: list[Arrays]) -> Experiment:
     )
 
 
-def measured(source: Arrays, target: Arrays, on_target: bool) -> EvaluationData:
+def measured(source: Domain, target: Domain, on_target: bool) -> EvaluationData:
     """Returns what is measured after each epoch.
 
     Args:
@@ -111,7 +111,7 @@ def measured(source: Arrays, target: Arrays, on_target: bool) -> EvaluationData:
     )
 
 
-def some(name: str, domain: Arrays, count: int, seed: int) -> Arrays:
+def some(name: str, domain: Domain, count: int, seed: int) -> Domain:
     """Returns a domain with `count` of its training images, drawn by chance; 0: with all."""
     if count > len(domain.train):
         raise UserError(f"{name}: {count} is more than the {len(domain.train)} that there are")
@@ -123,12 +123,12 @@ def some(name: str, domain: Arrays, count: int, seed: int) -> Arrays:
     )
 
 
-def hold_out(target: Arrays, count: int) -> Arrays:
+def hold_out(target: Domain, count: int) -> Domain:
     """Puts the last `count` training images in the place of the test set, which stays unseen."""
     images, labels = target.train, target.train_label
     if count >= len(images):
         raise UserError(f"held_out: {count} leaves no training images of {len(images)}")
-    return Arrays(images[:-count], labels[:-count], images[-count:], labels[-count:])
+    return Domain(images[:-count], labels[:-count], images[-count:], labels[-count:])
 
 
 if __name__ == "__main__":

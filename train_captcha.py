@@ -19,7 +19,7 @@ import numpy as np
 from config.captcha import CaptchaConfig
 from utils.atomic import whole_file
 from utils.data.captchas import ALPHABET, CHARACTERS, SIZE, load_captchas
-from utils.data.domains import Arrays
+from utils.data.domains import Domain, Domains
 from utils.errors import run_script
 from utils.run.launch import launch
 from utils.run.runs import Run
@@ -36,29 +36,28 @@ def main() -> int:
     return launch(CaptchaConfig, __doc__, read_data, stages, write_samples)
 
 
-def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, list[Arrays]]:
+def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, Domains]:
     """Returns the settings as they are, and the source and target captchas."""
     config.check_paths()
     root, measured = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
-    return config, [
-        Arrays(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
+    domains = [
+        Domain(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
         for style in (SOURCE_STYLE, TARGET_STYLE)
     ]
+    return config, Domains(domains, ALPHABET)
 
 
-def stages(
-    run: Run, config: CaptchaConfig, domains: list[Arrays]
-) -> Sequence[Callable[[], Trainer]]:
+def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
     from model import methods
 
     # Here source_only is ADDA's first stage: without target images in its batch normalisation.
     alone = config.method == "source_only"
     settings = dataclasses.replace(config, method="adda") if alone else config
-    made = methods.stages(run, settings, lambda settings: experiment(settings, domains))
+    made = methods.stages(run, settings, lambda settings: experiment(settings, data))
     return made[:1] if alone else made
 
 
-def experiment(config: CaptchaConfig, domains: list[Arrays]) -> Experiment:
+def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
@@ -79,18 +78,18 @@ def experiment(config: CaptchaConfig, domains: list[Arrays]) -> Experiment:
         return Networks(encoder, classifier, captcha_discriminator(seen))
 
     return Experiment(
-        domains,
+        data.domains,
         networks,
         keras.optimizers.Adam,
         lambda num_domains: None,
-        measured(*domains),
+        measured(*data.domains),
         name="captcha",
-        class_names=ALPHABET,
+        class_names=data.classes,
         extractor_calls="per_domain",
     )
 
 
-def measured(source: Arrays, target: Arrays) -> EvaluationData:
+def measured(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData
@@ -103,11 +102,11 @@ def measured(source: Arrays, target: Arrays) -> EvaluationData:
     )
 
 
-def write_samples(run: Run, config: CaptchaConfig, data: list[Arrays], trainer: Trainer) -> None:
+def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Trainer) -> None:
     """Writes a picture of both styles, and one of the target captchas as they are read."""
     from utils.record.figures import prediction_picture, save_samples
 
-    source, target = data
+    source, target = data.domains
     with whole_file(run.logs / "samples.png") as path:
         save_samples(path, source.val[:20], target.val[:20])
     images, labels = target.val[:40], target.val_label[:40]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.custom import CustomConfig
-from utils.data.domains import Pictures
+from utils.data.domains import Domain, Domains
 from utils.data.folders import PictureFolder, mean_of, open_source, open_target
 from utils.errors import UserError, run_script
 from utils.run.launch import launch
@@ -27,19 +27,11 @@ if TYPE_CHECKING:
     from utils.run.trainer import EvaluationData, Trainer
 
 
-@dataclasses.dataclass(frozen=True)
-class Folders:
-    """The domains, the source first, and the names of the classes."""
-
-    domains: list[Pictures]
-    classes: list[str]
-
-
 def main() -> int:
     return launch(CustomConfig, __doc__, read_data, stages)
 
 
-def read_data(config: CustomConfig) -> tuple[CustomConfig, Folders]:
+def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
     """Finds and checks all pictures; returns the settings with the pixel mean, and the pictures."""
     config.check_paths()
     shape = (*config.image_size, config.channels)
@@ -48,21 +40,21 @@ def read_data(config: CustomConfig) -> tuple[CustomConfig, Folders]:
     domains = []
     for folder in (source, *targets):
         train, val = folder.split(config.validation_share, config.seed)
-        domains.append(Pictures(train, train.labels, val, val.labels))
+        domains.append(Domain(train, train.labels, val, val.labels))
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[1:]):
-        print("the targets have no class folders: their accuracy cannot be measured and shows as 0")
-    return dataclasses.replace(config, pixel_mean=mean), Folders(domains, classes)
+        print("the targets have no class folders: their accuracy cannot be measured")
+    return dataclasses.replace(config, pixel_mean=mean), Domains(domains, classes)
 
 
-def stages(run: Run, config: CustomConfig, data: Folders) -> Sequence[Callable[[], Trainer]]:
+def stages(run: Run, config: CustomConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
     from model import methods
 
     return methods.stages(run, config, lambda settings: experiment(settings, data))
 
 
-def experiment(config: CustomConfig, data: Folders) -> Experiment:
+def experiment(config: CustomConfig, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
@@ -105,7 +97,7 @@ def experiment(config: CustomConfig, data: Folders) -> Experiment:
     )
 
 
-def measured(source: Pictures, *targets: Pictures) -> EvaluationData:
+def measured(source: Domain, *targets: Domain) -> EvaluationData:
     """Returns what is measured after each epoch.
 
     At most so many pictures, so that neither time nor memory grows with the folders.

@@ -17,7 +17,7 @@ import numpy as np
 
 from config.drawings import DrawingsConfig
 from utils.atomic import whole_file
-from utils.data.domains import Arrays
+from utils.data.domains import Domain, Domains
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
 from utils.errors import run_script
 from utils.run.launch import launch
@@ -28,14 +28,12 @@ if TYPE_CHECKING:
     from utils.run.trainer import EvaluationData, Trainer
 
 
-@dataclasses.dataclass(frozen=True)
-class Pictures:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pictures(Domains):
     """Both domains as the network sees them, uint8 `[N, 32, 32, 1]`; and the photos in colour."""
 
     photos: np.ndarray
     photo_labels: np.ndarray
-    source: Arrays
-    target: Arrays
 
 
 def main() -> int:
@@ -52,11 +50,11 @@ def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
     images = canny(grey(photos)) if config.canny else grey(photos)
     order = np.random.default_rng(config.seed).permutation(len(images))
     kept, rest = np.split(order, [len(order) // 10])
-    source = Arrays(images[rest], labels[rest], images[kept], labels[kept])
+    source = Domain(images[rest], labels[rest], images[kept], labels[kept])
     # The homework's drawings are there to train with and to be classified.
     some = slice(None, None, max(1, len(drawings) // 2000))
-    target = Arrays(drawings, drawing_labels, drawings[some], drawing_labels[some])
-    return config, Pictures(photos, labels, source, target)
+    target = Domain(drawings, drawing_labels, drawings[some], drawing_labels[some])
+    return config, Pictures(domains=[source, target], photos=photos, photo_labels=labels)
 
 
 def stages(run: Run, config: DrawingsConfig, data: Pictures) -> Sequence[Callable[[], Trainer]]:
@@ -92,20 +90,21 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
             shear=0.0, shift=0.0, flip=config.flip and not config.embedded, edges="black",
         )  # fmt: skip
 
+    source, target = data.domains
     # Without adaptation the drawings stay unseen: batch normalisation would learn from them.
-    shown = data.source if config.method == "source_only" else data.target
+    shown = source if config.method == "source_only" else target
     return Experiment(
-        [data.source, shown],
+        [source, shown],
         networks,
         keras.optimizers.Adam,
         augmentation,
-        measured(data.source, data.target),
+        measured(source, target),
         name="real2drawing",
         alternating=True,  # as in the homework; both halves pass the extractor together
     )
 
 
-def measured(source: Arrays, target: Arrays) -> EvaluationData:
+def measured(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData
@@ -123,9 +122,9 @@ def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: 
     from utils.data.batches import evaluation_batches
     from utils.record.figures import save_drawings
 
-    drawings = data.target.train
+    drawings, unknown = data.domains[1].train, data.domains[1].train_label
     with trainer.model.averaged():
-        batches = evaluation_batches(drawings, data.target.train_label, domain=1)
+        batches = evaluation_batches(drawings, unknown, domain=1)
         _, outputs = trainer.measure(batches)
     classes = outputs.probabilities.argmax(axis=1)
     place = run.logs / "DaNN_submission.csv"

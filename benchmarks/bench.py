@@ -40,7 +40,7 @@ def trainer(mixed_precision: bool) -> Round:
     """The Trainer's own step with its input pipeline, and what else a run spends time on."""
     began = time.perf_counter()
     from config.config import Config
-    from train_MNIST2MNIST_M import build_trainer, read_data
+    from train_MNIST2MNIST_M import read_data, stages
     from utils.run.runs import Run
 
     config, data = read_data(Config(epoch=100, mixed_precision=mixed_precision))
@@ -51,7 +51,7 @@ def trainer(mixed_precision: bool) -> Round:
     import tensorflow as tf
 
     folder = Path(tempfile.mkdtemp())
-    built = build_trainer(Run(folder, folder, folder), config, data)
+    built = stages(Run(folder, folder, folder), config, data)[0]()
     iterator = iter(built.batches.dataset(0, 10**6))
     built.run_steps(iterator, tf.constant(1))
     first_step = time.perf_counter()
@@ -123,7 +123,7 @@ def bare(mixed_precision: bool, extractor_calls: int = 2) -> Round:
 
 def drawings(mixed_precision: bool) -> Round:
     """Two-step updates of the photos → drawings network on one resident batch of 32 + 32."""
-    from config.config import DrawingsConfig
+    from config.drawings import DrawingsConfig
     from utils.run.devices import prepare_devices
 
     prepare_devices(DrawingsConfig(mixed_precision=mixed_precision))
@@ -137,7 +137,7 @@ def drawings(mixed_precision: bool) -> Round:
     model = DANN(
         drawings_feature_extractor((32, 32, 1)),
         dense_head("label_predictor", (512,), (512, 512), 10),
-        drawings_domain_classifier(),
+        drawings_domain_classifier((512,)),
         grl_lambda=0.1,
         alternating=True,
     )

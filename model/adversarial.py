@@ -31,6 +31,7 @@ class Adversarial(Adaptation):
 
     parts = (*Adaptation.parts, "domain_classifier", "grl_lambda")
     knobs = (*Adaptation.knobs, "num_domains", "domain_loss")
+    domain_classifier: keras.Model
 
     def __init__(
         self,

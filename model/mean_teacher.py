@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
+from model.averaging import WeightAverage
 from model.dann import DANN
 from model.losses import UNLABELLED, cross_entropy, mean_share, steps_taken
 from model.normalisation import as_domain
@@ -46,6 +47,7 @@ class MeanTeacher(DANN):
         dann_options: of `DANN`.
     """
 
+    average: WeightAverage
     parts = (*DANN.parts, "pseudo_weight")
     knobs = (*DANN.knobs, "confidence", "relative_confidence")
 

@@ -93,7 +93,7 @@ def wait_for_checkpoint(
     folder: Path, *processes: subprocess.Popen[Any], inside: str = "**"
 ) -> None:
     """Waits until a run has saved something; fails if one of its processes ends before."""
-    while not list(folder.rglob(f"{inside}/step-*.index")):
+    while not list(folder.rglob(f"{inside}/step-[1-9]*.index")):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
 

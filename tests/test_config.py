@@ -104,7 +104,7 @@ def folders(tmp_path: Path) -> dict[str, Any]:
 
 def test_runs_of_the_same_second_do_not_collide(tmp_path: Path) -> None:
     config = Config(**folders(tmp_path))
-    runs = [start_run(config)[0] for _ in range(5)]
+    runs = [start_run(config, {})[0] for _ in range(5)]
     assert len({run.logs for run in runs}) == 5
     assert runs[0].logs.parent == (
         tmp_path / "logs/MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=256"
@@ -112,7 +112,7 @@ def test_runs_of_the_same_second_do_not_collide(tmp_path: Path) -> None:
 
 
 def test_a_run_is_found_by_any_of_its_folders(tmp_path: Path) -> None:
-    run, config = start_run(Config(run_name="mine", **folders(tmp_path)))
+    run, config = start_run(Config(run_name="mine", **folders(tmp_path)), {})
     for folder in run.folders:
         assert find_run(folder, Config) == (run, config)
         assert json.loads((folder / "config.json").read_text())["run_name"] == "mine"
@@ -120,9 +120,11 @@ def test_a_run_is_found_by_any_of_its_folders(tmp_path: Path) -> None:
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:
     config = Config(run_name="mine", **folders(tmp_path))
-    start_run(config)
-    with pytest.raises(UserError, match=r"mine: exists; choose another --run_name, or --resume"):
-        start_run(config)
+    start_run(config, {})
+    with pytest.raises(
+        UserError, match=r"mine: exists; choose another --run_name, or go on with it: python"
+    ):
+        start_run(config, {})
 
 
 def test_no_run_there(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""A domain: images to train with and to measure with."""
+"""Domains: images to train with and to measure with."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from utils.data.folders import PictureFolder
 
+DIGITS = "0123456789"
 Images = TypeVar("Images", np.ndarray, PictureFolder)
 
 
@@ -24,6 +27,29 @@ class Domain(Generic[Images]):
     val: Images
     val_label: np.ndarray
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over images and classes; of pictures on disk, over their names and sizes."""
+        total = hashlib.sha256()
+        for images, labels in ((self.train, self.train_label), (self.val, self.val_label)):
+            if isinstance(images, PictureFolder):
+                total.update(images.fingerprint)
+            else:
+                total.update(np.ascontiguousarray(images).data)
+            total.update(np.ascontiguousarray(labels).data)
+        return total.hexdigest()
 
-Arrays = Domain[np.ndarray]
-Pictures = Domain[PictureFolder]
+
+@dataclass(frozen=True)
+class Domains(Generic[Images]):
+    """What a run trains and measures with."""
+
+    domains: list[Domain[Images]]
+    """The source first."""
+    classes: Sequence[str] = DIGITS
+    """Their names."""
+
+    def digests(self) -> dict[str, str]:
+        """Returns the digest of each domain, by its name."""
+        names = ["source", *(f"target {number}" for number in range(1, len(self.domains)))]
+        return {name: one.digest for name, one in zip(names, self.domains, strict=True)}

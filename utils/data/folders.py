@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.pictures import find_pictures, read_picture
+from utils.data.pictures import SUFFIXES, find_pictures, is_hidden, read_picture
 from utils.errors import UserError
 
 Shape = tuple[int, int, int]
+SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # names of no class
 # Here and not in tf.data, which for repeatable runs makes a parallel map of Python code serial.
 READERS = ThreadPoolExecutor(os.cpu_count(), "reader")
 
@@ -44,6 +45,14 @@ class PictureFolder:
         paths = [Path(self.paths[row]) for row in rows]
         return np.stack(list(READERS.map(partial(read_picture, shape=self.shape), paths)))
 
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the pictures' names and sizes, from the folder that they share."""
+        paths = [Path(path) for path in self.paths]
+        root = os.path.commonpath([path.parent for path in paths])
+        files = [(str(path.relative_to(root)), path.stat().st_size) for path in paths]
+        return repr(files).encode()
+
     def split(self, share: float, seed: int) -> tuple[PictureFolder, PictureFolder]:
         """Returns the rest, and a random `share` (at least one picture) for measuring."""
         order = np.random.default_rng(seed).permutation(len(self))
@@ -65,8 +74,29 @@ class PictureFolder:
 
 
 def find_classes(folder: Path) -> list[str]:
-    """Returns the names of the class folders in `folder`, sorted."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    """Returns the names of the class folders in `folder`, sorted; names what is left out.
+
+    Raises:
+        UserError: the folder is split into train and val, or loose pictures lie beside classes.
+    """
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = [name for name in folders if not is_hidden(name)]
+    if len(names) < len(folders):
+        left = ", ".join(name for name in folders if is_hidden(name))
+        print(f"{folder}: hidden folders are left out: {left}", flush=True)
+    if names and {name.lower() for name in names} <= SPLITS:
+        raise UserError(
+            f"{folder}: is split into {', '.join(names)}; name one of them, such as "
+            f"{folder / names[0]} (a share of its pictures is kept back for measuring)"
+        )
+    loose = [path.name for path in folder.iterdir()
+             if path.suffix.lower() in SUFFIXES and not is_hidden(path.name)]  # fmt: skip
+    if names and loose:
+        raise UserError(
+            f"{folder}: {len(loose)} pictures, such as {loose[0]}, lie beside the class folders "
+            f"{', '.join(names)}; move them into one, or away"
+        )
+    return names
 
 
 def open_source(folder: Path, shape: Shape) -> tuple[PictureFolder, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import cv2
@@ -9,33 +11,59 @@ import numpy as np
 
 from utils.errors import UserError
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
+            ".tiff", ".webp"}  # fmt: skip
+MAX_PIXELS = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+HIDDEN = ("__MACOSX", "Thumbs.db")  # what other programs leave in folders, beside names with a dot
+WHITE = 255
 
 
 def find_pictures(place: Path) -> list[Path]:
-    """Returns the picture `place`, or the pictures at any depth below it, sorted by name."""
+    """Returns the picture `place`, or the pictures at any depth below it, sorted by name.
+
+    Only regular files: a pipe named like a picture would never end. Hidden files and folders, and
+    those that macOS and Windows leave behind, are passed over.
+    """
     if place.is_file():
         return [place]
     if not place.is_dir():
-        raise UserError(f"{place}: no such file or folder; name a picture or a folder of pictures")
-    paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        what = "is neither a picture nor a folder" if place.exists() else "no such file or folder"
+        raise UserError(f"{place}: {what}; name a picture or a folder of pictures")
+    paths = sorted(
+        path for path in place.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+        and not any(is_hidden(part) for part in path.relative_to(place).parts)
+    )  # fmt: skip
     if not paths:
         raise UserError(f"{place}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
     return paths
 
 
+def is_hidden(name: str) -> bool:
+    """Tells whether a file or folder is none of the user's own."""
+    return name.startswith(".") or name in HIDDEN
+
+
 def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Reads a picture as uint8 of `shape` (height, width, channels), or raises `UserError`."""
     height, width, channels = shape
+    return resize(decode_picture(read_file(path), str(path), channels), height, width)
+
+
+def read_file(path: Path) -> bytes:
+    """Returns a regular file's bytes, or raises `UserError`; never waits for a pipe."""
     try:
-        image = decode_picture(path.read_bytes(), str(path), channels)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"{path}: is no regular file; remove it")
+            return file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return resize(image, height, width)
+        raise UserError(f"{path}: cannot be read ({error.strerror}); put it back") from error
 
 
 def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
-    """Decodes one picture.
+    """Decodes one picture. What is transparent in it becomes white.
 
     Args:
         data: the file's bytes.
@@ -50,12 +78,32 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     """
     mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
-    except (cv2.error, MemoryError):
+        image = on_white(data, channels)
+        if image is None and data:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    except (cv2.error, MemoryError) as error:
+        if "CV_IO_MAX_IMAGE_PIXELS" in str(error):
+            raise UserError(
+                f"{name}: has more than {MAX_PIXELS} pixels; make it smaller"
+            ) from error
         image = None
     if image is None:
         raise UserError(f"{name}: does not decode as a picture; replace or remove it")
     return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def on_white(data: bytes, channels: int) -> np.ndarray | None:
+    """Returns a picture that has transparency on white, as OpenCV has it; else None."""
+    if not data or data[:2] == b"\xff\xd8":  # JPEG has none
+        return None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        return None
+    largest = float(np.iinfo(image.dtype.name).max) if image.dtype.kind == "u" else 1.0
+    shares = image.astype(np.float32) / largest
+    colours, opacity = shares[..., :3], shares[..., 3:]
+    flat = np.round((colours * opacity + (1 - opacity)) * WHITE).astype(np.uint8)
+    return cv2.cvtColor(flat, cv2.COLOR_BGR2GRAY) if channels == 1 else flat
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata
 
 from utils.atomic import whole_file
 from utils.record.figures import confusion_picture, prediction_picture
+from utils.record.rows import Row, read_rows, write_rows
 from utils.record.selection import Outputs
 
 HPARAMS_TAGS = {"_hparams_/session_start_info"}
@@ -39,7 +39,7 @@ class RunLog:
         self.settings = settings
         self.csv = folder / "log.csv"
         self.text = folder / "log.txt"
-        self.rows: list[dict[str, str]] = []
+        self.rows: list[Row] = []
         self.writers: dict[str, tf.summary.SummaryWriter] = {}
 
     def open(self, epoch: int, epoch_steps: int) -> None:
@@ -61,9 +61,7 @@ class RunLog:
         self.write_steps = tf.function(write_steps)
         if not kept & HPARAMS_TAGS:
             self.record_settings()
-        if self.csv.exists():
-            with self.csv.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        self.rows = [row for row in read_rows(self.csv) if int(row["epoch"]) <= epoch]
         self.write_tables()
 
     def record_settings(self) -> None:
@@ -149,11 +147,7 @@ class RunLog:
         """Writes log.csv and log.txt anew, whole: a kill leaves the old ones or the new ones."""
         with whole_file(self.text) as path:
             path.write_text("".join(f"{text_line(row)}\n" for row in self.rows))
-        with whole_file(self.csv) as path, path.open("w", newline="") as file:
-            if self.rows:
-                table = csv.DictWriter(file, self.rows[0])
-                table.writeheader()
-                table.writerows(self.rows)
+        write_rows(self.csv, self.rows)
 
     def flush(self) -> None:
         for writer in self.writers.values():
@@ -178,7 +172,7 @@ def tag(name: str) -> str:
     return f"{'acc' if name.endswith('acc') else 'loss'}/{name}"
 
 
-def text_line(row: Mapping[str, str]) -> str:
+def text_line(row: Row) -> str:
     """Returns an epoch's line in the original's format, its "imgae" mended."""
     names = ("train_loss", "val_loss", "train_image_cls_acc", "val_image_cls_acc")
     parts = [f"{name}-{float(row[name]):.3f}" for name in names if row[name]]

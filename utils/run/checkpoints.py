@@ -38,14 +38,16 @@ class Checkpoints:
             state=[variable.value for variable in state],
             average=model.average.variables if model.average else [],
         )
+        self.restored = False
         self.scratch = None if chief else tempfile.TemporaryDirectory()
-        place = self.scratch.name if self.scratch else str(folder)
+        self.place = Path(self.scratch.name) if self.scratch else folder
+        self.place.mkdir(parents=True, exist_ok=True)
         try:
-            tf.train.get_checkpoint_state(place)
+            tf.train.get_checkpoint_state(str(self.place))
         except ValueError:  # a damaged list of checkpoints; `restore` goes by their names
-            (Path(place) / "checkpoint").unlink()
+            (self.place / "checkpoint").unlink()
         self.manager = tf.train.CheckpointManager(
-            self.checkpoint, place, max_to_keep=2, checkpoint_name="step"
+            self.checkpoint, str(self.place), max_to_keep=2, checkpoint_name="step"
         )
 
     def restore(self) -> int:
@@ -63,6 +65,7 @@ class Checkpoints:
                 reason = str(error).strip().split("\n")[0]
                 print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
             else:
+                self.restored = True
                 return int(self.step.numpy())
         if newest_first:
             raise UserError(f"{self.folder}: all checkpoints are damaged; start a new run")
@@ -70,7 +73,7 @@ class Checkpoints:
 
     def save(self) -> None:
         """Writes a checkpoint of the present step; the latest two are kept."""
-        with disk_faults_named(self.folder):
+        with disk_faults_named(self.place):
             self.manager.save(checkpoint_number=int(self.step.numpy()))
             if self.chief:
                 self.sweep()
@@ -86,8 +89,10 @@ class Checkpoints:
 
 @contextmanager
 def disk_faults_named(place: Path) -> Iterator[None]:
-    """Turns TensorFlow's file errors (disk full, folder gone) into a `UserError`."""
+    """Turns TensorFlow's file errors (disk full) and a folder that is gone into a `UserError`."""
     try:
+        if not place.is_dir():  # TensorFlow would make it anew, without what was in it
+            raise FileNotFoundError("the folder is gone")
         yield
     except (tf.errors.OpError, OSError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,15 +17,18 @@ from config.base import AnyConfig, TrainingConfig
 from config.methods import METHODS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
+from utils.data.domains import Domains
 from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, UserError
+from utils.record.rows import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of, parse
-from utils.run.runs import Run, claim, find_run, start_run
+from utils.run.quiet import quiet_start
+from utils.run.runs import CONFIG_FILE, Run, check_data, claim, find_run, start_run
 
 if TYPE_CHECKING:
     from utils.run.trainer import Trainer
 
-Data = TypeVar("Data")
+Data = TypeVar("Data", bound=Domains)
 WHERE = ("strategy", "logical_devices")  # a run may be started here and go on elsewhere
 
 
@@ -65,18 +69,24 @@ def launch(
     start, values = read_flags(kind, description)
     if start.resume:
         where = {name: values.pop(name, getattr(kind(), name)) for name in WHERE}
-        if values or start.preset or start.config:
-            raise UserError(
-                "--resume: goes on with the run's own settings; of the other flags it takes only "
-                "--strategy and --logical_devices"
-            )
         run, config = find_run(start.resume, kind)
+        if values or start.preset or start.config:
+            raise UserError(only_its_own(run, values))
+        if final_models(run):
+            print(f"this run is finished: {run.logs}\n{summary(run, config)}")
+            return 0
         config, data = read(dataclasses.replace(config, **where))
+        check_data(run, data.digests())
     else:
         config, data = read(make_settings(kind, start, values))
-        run, config = start_run(config)
-    with claim(run) if is_chief(config) else contextlib.nullcontext():
-        return train(run, config, data, stages, finish)
+        run, config = start_run(config, data.digests())
+    try:
+        with claim(run) if is_chief(config) else contextlib.nullcontext():
+            return train(run, config, data, stages, finish)
+    except BaseException:
+        if not start.resume and is_chief(config):
+            run.discard()
+        raise
 
 
 def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Start, dict[str, Any]]:
@@ -135,10 +145,11 @@ def train(
 ) -> int:
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
     print("starting TensorFlow …", flush=True)
-    # Imported here and not above: it takes seconds, and --help should not.
-    from utils.run.devices import describe, prepare_devices
+    with quiet_start():
+        # Imported here and not above: it takes seconds, and --help should not.
+        from utils.run.devices import describe, prepare_devices
 
-    strategy = prepare_devices(config)
+        strategy = prepare_devices(config)
     print(
         f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
         f"watch:    tensorboard --logdir {config.logs_dir}",
@@ -157,15 +168,44 @@ def train(
         return 0
     if finish:
         finish(run, config, data, trainer)
-    rows = trainer.log.rows
-    pick = max(rows, key=lambda row: float(row[config.select_by]))
-    print(
-        f"target accuracy: {float(rows[-1]['val_image_cls_acc']):.4f} after the last epoch, "
-        f"{float(pick['val_image_cls_acc']):.4f} at epoch {int(pick['epoch'])}, picked without "
-        f"target labels\nmodels:   {run.checkpoints}\nfigures:  {run.logs}\n"
-        f"next:     python predict.py --images FOLDER --model {trainer.final_model}"
-    )
+    print(summary(run, config))
     return 0
+
+
+def only_its_own(run: Run, values: dict[str, Any]) -> str:
+    """Returns why a resumed run takes no settings, and what to do instead."""
+    if set(values) == {"epoch"}:
+        repeat = command_of("--config", run.config / CONFIG_FILE, "--epoch", values["epoch"])
+        return (
+            "--resume: --epoch would be another run, because its learning rate and λ follow the "
+            f"length of the run from the first step; start that run: {repeat}"
+        )
+    return (
+        "--resume: goes on with the run's own settings; of the other flags it takes only "
+        "--strategy and --logical_devices"
+    )
+
+
+def final_models(run: Run) -> list[Path]:
+    """Returns the model that a finished run ends with."""
+    return sorted(run.checkpoints.glob("trained_*.keras"))
+
+
+def summary(run: Run, config: TrainingConfig) -> str:
+    """Returns what a finished run tells: accuracies, and where everything is."""
+    rows = read_rows(run.logs / "log.csv")
+    pick = pick_of(rows, config.select_by)
+    last, picked = (row["val_image_cls_acc"] for row in (rows[-1], pick))
+    size = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
+    lines = [
+        f"target accuracy: {float(last):.4f} after the last epoch, {float(picked):.4f} at epoch "
+        f"{int(pick['epoch'])}, picked without target labels"
+        if last else "target accuracy: not known, because the target has no labels",
+        f"models:   {run.checkpoints} ({size / 1e6:.0f} MB)",
+        f"figures:  {run.logs}",
+    ]  # fmt: skip
+    model = shlex.quote(str(final_models(run)[-1]))
+    return "\n".join([*lines, f"next:     python predict.py --images FOLDER --model {model}"])
 
 
 def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
@@ -174,6 +214,11 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
     from utils.run.signals import Interrupted
 
     step = trainer.checkpoints.restore()
+    if not step and any(int(row["epoch"]) for row in read_rows(trainer.log.csv)):
+        raise UserError(
+            f"{trainer.checkpoints_dir}: holds no checkpoint, but {trainer.log.csv} tells of "
+            "epochs; put the checkpoints back, or start a new run"
+        )
     print(
         f"training: {trainer.model.name}, steps {step} to {trainer.total_steps}, "
         f"{trainer.epoch_steps} an epoch, {trainer.batches.batch_size} images each",

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from config.base import AnyConfig, TrainingConfig
+from config.settings import read_json
+from utils.atomic import cannot_write
 from utils.errors import UserError
 from utils.run.cluster import is_chief
+from utils.run.command_line import command_of
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, DATA_FILE, LOCK_FILE = "config.json", "data.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,7 @@ class Run:
     def of(cls, config: TrainingConfig) -> Run:
         """Returns the folders of a run whose `run_name` is set."""
         tail = Path(config.experiment) / str(config.run_name)
-        return cls(*(Path(root) / tail for root in (config.logs_dir, config.checkpoints_dir,
-                                                    config.config_dir)))  # fmt: skip
+        return cls(*(Path(root) / tail for root in roots_of(config)))
 
     def below(self, name: str) -> Run:
         """Returns where a stage of this run writes; its settings are the run's."""
@@ -42,12 +46,30 @@ class Run:
     def folders(self) -> tuple[Path, Path, Path]:
         return self.logs, self.checkpoints, self.config
 
+    def discard(self) -> None:
+        """Removes the folders of a run that could not begin, so that its name is free again."""
+        files = {path for folder in self.folders for path in folder.rglob("*") if path.is_file()}
+        if {path.name for path in files} <= {CONFIG_FILE, DATA_FILE, LOCK_FILE}:
+            for folder in self.folders:
+                shutil.rmtree(folder, ignore_errors=True)
+                for parent in list(folder.parents)[:4]:  # the experiment's, where they are empty
+                    try:
+                        parent.rmdir()
+                    except OSError:
+                        break
 
-def start_run(config: AnyConfig) -> tuple[Run, AnyConfig]:
+
+def roots_of(config: TrainingConfig) -> tuple[str, str, str]:
+    """Returns the folders below which runs write, in the order of `Run`."""
+    return config.logs_dir, config.checkpoints_dir, config.config_dir
+
+
+def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyConfig]:
     """Makes a new run's folders and saves its settings there.
 
     Args:
         config: the settings; without a `run_name` the run is named after the time.
+        digests: of its data.
 
     Returns:
         the folders, and the settings with the name that the run got. Two runs that start in the
@@ -65,6 +87,7 @@ def start_run(config: AnyConfig) -> tuple[Run, AnyConfig]:
         run = Run.of(named)
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
         named.save(unnamed / CONFIG_FILE)
+        (unnamed / DATA_FILE).write_text(json.dumps(digests, indent=2) + "\n")
         try:
             # The folder appears with its settings in it, and only one run can have the name.
             unnamed.rename(run.logs)
@@ -72,14 +95,19 @@ def start_run(config: AnyConfig) -> tuple[Run, AnyConfig]:
         except OSError as error:
             shutil.rmtree(unnamed)
             if not run.logs.is_dir():
-                raise UserError(f"{run.logs}: cannot be made ({error.strerror})") from error
+                raise cannot_write(run.logs, error) from error
             if config.run_name:
                 raise UserError(
-                    f"{run.logs}: exists; choose another --run_name, or --resume {run.logs}"
+                    f"{run.logs}: exists; choose another --run_name, or go on with it: "
+                    f"{command_of('--resume', run.logs)}"
                 ) from error
             attempt += 1
-    for folder in (run.checkpoints, run.config):
-        named.save(folder / CONFIG_FILE)
+    try:
+        for folder in (run.checkpoints, run.config):
+            named.save(folder / CONFIG_FILE)
+    except UserError:
+        run.discard()
+        raise
     return run, named
 
 
@@ -93,10 +121,9 @@ def claim(run: Run) -> IO[str]:
         UserError: another process has the run.
     """
     try:
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        lock = (run.checkpoints / "lock").open("w")
+        lock = (run.checkpoints / LOCK_FILE).open("w")
     except OSError as error:
-        raise UserError(f"{run.checkpoints}: cannot be written ({error.strerror})") from error
+        raise cannot_write(run.checkpoints, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -110,12 +137,15 @@ def claim(run: Run) -> IO[str]:
 def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     """Returns the run that `folder`, any of its three folders, belongs to, and its settings.
 
+    The other two are looked for where they lie from there, so a run that was moved or copied as a
+    whole is found where it is now, and from any working directory.
+
     Args:
         folder: the run's below logs, checkpoints or config.
         kind: the class of its settings.
 
     Raises:
-        UserError: no run was started there.
+        UserError: no run was started there, or its other folders are gone.
     """
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(
@@ -123,4 +153,46 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
             "logs/, checkpoints/ or config/"
         )
     config = kind.load(folder / CONFIG_FILE)
-    return Run.of(config), config
+    place = folder.resolve()
+    depth = len(Path(config.experiment).parts) + 1
+    root, tail = Path(*place.parts[:-depth]), Path(*place.parts[-depth:])
+    roots = roots_of(config)
+    found = [
+        Run(*(Path(os.path.normpath(root / os.path.relpath(other, mine))) / tail
+              for other in roots))
+        for mine in dict.fromkeys(roots)
+    ]  # fmt: skip
+    whole = [run for run in found if belong_together(run, config, kind)]
+    if not whole:
+        missing = next(
+            (path for path in found[0].folders if not (path / CONFIG_FILE).is_file()), found[0].logs
+        )
+        raise UserError(
+            f"{folder}: belongs to a run whose other folders are not where they were from here "
+            f"({missing} is missing or another run's); move its folders together"
+        )
+    run = Run.of(config)
+    if all(path.resolve() == there for path, there in zip(run.folders, whole[0].folders,
+                                                          strict=True)):  # fmt: skip
+        return run, config
+    named = zip(("logs_dir", "checkpoints_dir", "config_dir"), whole[0].folders, strict=True)
+    moved: dict[str, Any] = {name: str(Path(*path.parts[:-depth])) for name, path in named}
+    return whole[0], dataclasses.replace(config, **moved)
+
+
+def belong_together(run: Run, config: AnyConfig, kind: type[AnyConfig]) -> bool:
+    """Tells whether all three folders are there, with these settings."""
+    files = [folder / CONFIG_FILE for folder in run.folders]
+    return all(file.is_file() and kind.load(file) == config for file in files)
+
+
+def check_data(run: Run, digests: Mapping[str, str]) -> None:
+    """Raises `UserError` if a run was started with other data."""
+    file = run.logs / DATA_FILE
+    before = read_json(file) if file.exists() else digests  # runs of earlier versions have none
+    changed = [name for name, digest in digests.items() if before.get(name) != digest]
+    if changed:
+        raise UserError(
+            f"{run.logs}: the data changed since this run began ({', '.join(changed)}); put them "
+            "back as they were, or start a new run"
+        )

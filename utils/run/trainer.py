@@ -134,14 +134,17 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the checkpoint to resume from is saved.
         """
         start = self.step
+        fresh = not self.checkpoints.restored
         if self.chief:
-            self.log.open(start // self.epoch_steps, self.epoch_steps)
+            self.log.open(-1 if fresh else start // self.epoch_steps, self.epoch_steps)
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: self.batches.dataset(start, self.total_steps, context)
         )
         iterator = iter(dataset)
-        if start == 0 and self.begins_trained:
-            self.evaluate(0, {})
+        if fresh:
+            if self.begins_trained:
+                self.evaluate(0, {})
+            self.checkpoints.save()
         with self.signals.noted():
             for epoch in range(start // self.epoch_steps, self.epochs):
                 self.train_epoch(epoch, iterator)

@@ -1,0 +1,52 @@
+"""The two pictures of docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # figures go to files; no screen is needed
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.report import Runs, runs_of
+from benchmarks.rows import PAIRS, ROWS
+from utils.record.embeddings import LAST, load_pair, save_embedding
+
+# Read off the one run that https://github.com/Daipuwei/DANN-MNIST publishes.
+ORIGINAL = {50: 0.627, 100: 0.678, 500: 0.803, 1444: 0.929, 5000: 0.871}
+
+
+def draw_curves(runs: Runs, place: Path) -> None:
+    """Draws the target accuracy of every epoch on MNIST-M, beside the original's run."""
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for row in PAIRS["mnist_m"].rows:
+        curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows() if one["epoch"]]
+                  for run in runs_of(runs, "mnist_m", row)]  # fmt: skip
+        if not curves:
+            continue
+        values = np.array(curves)  # (seeds, epochs, 2)
+        epochs, accuracy = values[0, :, 0], values[..., 1]
+        line = axis.plot(epochs, accuracy.mean(axis=0), label=ROWS[row].title)[0]
+        axis.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), alpha=0.2,
+                          color=line.get_color())  # fmt: skip
+    axis.plot(*zip(*ORIGINAL.items(), strict=True), "k--o", label="original repository's run")
+    axis.set(xscale="log", xlabel="epoch", ylabel="accuracy on the MNIST-M test set")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(place, dpi=110)
+    plt.close(figure)
+
+
+def draw_embedding(runs: Runs, place: Path, seeds: Sequence[int]) -> None:
+    """Draws the features without adaptation, with DANN, and after the second stage."""
+    panels = []
+    for row in ("source_only", "recipe", "mean_teacher"):
+        run = runs.get(("mnist_m", row, seeds[0]))
+        file = run.find("logs", LAST) if run else None
+        if file:
+            panels.append((ROWS[row].title, load_pair(file)))
+    if panels:
+        save_embedding(place, panels)

@@ -1,0 +1,251 @@
+"""docs/results.md, from the logs of the runs alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from benchmarks.rows import PAIRS, ROWS
+from benchmarks.runner import Training
+from config.base import Criterion
+from config.config import Config
+
+ROOT = Path(__file__).parent.parent
+CRITERIA = get_args(Criterion)
+MARKS = (0.75, 0.90, 0.93, 0.95)
+Runs = Mapping[tuple[str, str, int], Training]  # by pair, row and seed
+# Of each pair: what its papers report. Source only / the method / trained on target labels.
+PUBLISHED = {
+    "mnist_m": (
+        ("ICML 2015: source only / DANN / on target labels", ".5749 / .8149 / .9891"),
+        ("JMLR 2016: the same", ".5225 / .7666 / .9596"),
+        ("the original repository's one run, 5,000 epochs", ".871; best epoch, 1,444: .929"),
+    ),
+    "usps_small": (("CVPR 2017: source only / ADDA", ".752 / .894"),),
+    "mnist_small": (("CVPR 2017: source only / ADDA", ".571 / .901"),),
+}
+
+
+def report(runs: Runs, seeds: Sequence[int]) -> str:
+    """Returns the page of results."""
+    lines = [
+        "# Results",
+        "",
+        f"`make table` wrote this page on {date.today()} at commit `{commit()}`: {os.cpu_count()} "
+        f"cores, Python {platform.python_version()}, TensorFlow {version('tensorflow')}, Keras "
+        f"{version('keras')}. Each figure is a mean ± standard deviation over seeds "
+        f"{', '.join(map(str, seeds))}; the figures of the single seeds stand beside it. All test "
+        f"images are measured. No target label was used to choose a setting or an epoch. "
+        f"{data_line()}",
+        "",
+        "- last epoch: the target accuracy after the last epoch.",
+        f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",
+        "- oracle: that of the best epoch. It uses target labels, so it is no result.",
+        "- source: the accuracy on source images that were held out.",
+        "- minutes: of one run, beside another run on the same two cores.",
+        "",
+        "![target accuracy per epoch](../image/results.png)",
+        "![t-SNE of the features](../image/embedding.png)",
+    ]
+    for pair in PAIRS:
+        if any(key[0] == pair for key in runs):
+            lines += ["", *(captchas(runs) if pair == "captcha" else section(runs, pair))]
+    lines += ["", *time_to_accuracy(runs), "", *criteria(runs), "", *searches()]
+    return "\n".join(lines) + "\n"
+
+
+def section(runs: Runs, pair: str) -> list[str]:
+    """Returns the table of a pair, with the command of each row."""
+    lines = [
+        f"## {PAIRS[pair].title}",
+        "",
+        "| | last epoch | seeds | pick | *oracle* | source | epochs | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    commands = []
+    for row in PAIRS[pair].rows:
+        some = runs_of(runs, pair, row)
+        if not some:
+            continue
+        last = [run.rows()[-1] for run in some]
+        cells = [
+            ROWS[row].title,
+            spread([one["val_image_cls_acc"] for one in last]),
+            " ".join(short(one["val_image_cls_acc"]) for one in last),
+            spread([run.pick(Config().select_by)["val_image_cls_acc"] for run in some]),
+            f"*{spread([max(accuracies(run)) for run in some])}*",
+            "–" if row == "target_only"
+            else spread([one["labelled_image_cls_acc"] for one in last]),
+            f"{last[0]['epoch']:.0f}",
+            f"{np.mean([run.minutes() for run in some]):.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+        commands.append(f"- {ROWS[row].title}: `{some[0].command}`")
+    for title, figures in PUBLISHED.get(pair, ()):
+        lines.append(f"| *published, {title}* | {figures} | | | | | | |")
+    return [*lines, "", "The command of each row, for its first seed:", "", *commands]
+
+
+def captchas(runs: Runs) -> list[str]:
+    """Returns the table of captchas: of each position, of characters, of whole strings."""
+    names = [f"val_position{n}_acc" for n in (1, 2, 3)] + ["val_image_cls_acc",
+                                                           "val_whole_string_acc"]  # fmt: skip
+    adapted, statistics = (runs_of(runs, "captcha", row) for row in PAIRS["captcha"].rows)
+    before = [run.rows("source/log.csv")[-1] for run in adapted]
+    after = [run.rows()[-1] for run in adapted]
+    stages = {
+        "source only: the first stage": before,
+        ROWS["captcha_statistics"].title: [run.rows()[-1] for run in statistics],
+        "ADDA, last epoch": after,
+        "ADDA, pick": [run.pick(Config().select_by) for run in adapted],
+    }
+    lines = [
+        f"## {PAIRS['captcha'].title[0].upper()}{PAIRS['captcha'].title[1:]}",
+        "",
+        "| | first | second | third | characters | whole strings |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for title, rows in stages.items():
+        if rows:
+            cells = [spread([row[name] for row in rows]) for name in names]
+            lines.append(f"| {' | '.join([title, *cells])} |")
+    if not adapted:
+        return lines
+    worse = sum(one["val_image_cls_acc"] > two["val_image_cls_acc"]
+                for one, two in zip(before, after, strict=True))  # fmt: skip
+    discriminator = spread([row["train_domain_cls_acc"] for row in after])
+    return [
+        *lines,
+        "",
+        f"Runs that ended below source only: {worse} of {len(adapted)}. The discriminator's "
+        f"accuracy in the last epoch: {discriminator}. The command: `{adapted[0].command}`.",
+    ]
+
+
+def time_to_accuracy(runs: Runs) -> list[str]:
+    """Returns the epochs that each row takes to some accuracies on MNIST-M."""
+    lines = [
+        "## Epochs to an accuracy, MNIST → MNIST-M",
+        "",
+        "The first epoch whose target accuracy is at least so high; the median of the seeds. The "
+        "first stage's epochs come on top. [Performance](performance.md) tells the seconds of an "
+        "epoch.",
+        "",
+        "| | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
+        "| --- |" + " --- |" * len(MARKS),
+    ]
+    for row in PAIRS["mnist_m"].rows:
+        some = runs_of(runs, "mnist_m", row)
+        if some:
+            reached = [[first_epoch(run, mark) for run in some] for mark in MARKS]
+            cells = [f"{np.median(epochs):.0f}" if np.isfinite(np.median(epochs)) else "–"
+                     for epochs in reached]  # fmt: skip
+            lines.append(f"| {' | '.join([ROWS[row].title, *cells])} |")
+    lines.append("| *the original repository's one run* | 500 | 1,444 | – | – |")
+    return lines
+
+
+def criteria(runs: Runs) -> list[str]:
+    """Returns what each criterion's pick of an epoch loses against the best epoch."""
+    digits = {key: run for key, run in runs.items() if key[0] not in ("drawings", "captcha")}
+    pairs = [pair for pair in PAIRS if any(key[0] == pair for key in digits)]
+    lines = [
+        "## The choice of an epoch without labels",
+        "",
+        "Points of target accuracy that the epoch of each criterion loses against the best epoch: "
+        f"the mean over the runs of each pair, over all {len(digits)} runs, and the worst run.",
+        "",
+        "| | " + " | ".join(PAIRS[pair].title for pair in pairs) + " | all | worst |",
+        "| --- |" + " --- |" * (len(pairs) + 2),
+    ]
+    for criterion in (*CRITERIA, "epoch"):
+        lost = {key: 100 * (max(accuracies(run)) - run.pick(criterion)["val_image_cls_acc"])
+                for key, run in digits.items()}  # fmt: skip
+        if lost:
+            groups = [np.mean([value for key, value in lost.items() if key[0] == pair])
+                      for pair in pairs]  # fmt: skip
+            cells = [f"{value:.1f}" for value in (*groups, np.mean(list(lost.values())),
+                                                  max(lost.values()))]  # fmt: skip
+            name = "last epoch" if criterion == "epoch" else criterion
+            lines.append(f"| {' | '.join([name, *cells])} |")
+    return lines
+
+
+def searches() -> list[str]:
+    """Returns what `make search` found, and what each choice would have cost."""
+    lines = []
+    for file in sorted((ROOT / "docs" / "search").glob("*.json")):
+        scores = json.loads(file.read_text())
+        names = list(next(iter(scores.values())))
+        lines += [
+            f"## The search for {file.stem}",
+            "",
+            "`make search` trains these candidates without a target label. Each column but the "
+            "last ranks them without labels. The last column is the accuracy on target training "
+            "images that were held out; it was read when the choice was made.",
+            "",
+            f"| | {' | '.join(name.replace('_', ' ') for name in names)} |",
+            "| --- |" + " --- |" * len(names),
+        ]
+        for name, values in sorted(scores.items(), key=lambda item: -item[1]["ensv"]):
+            lines.append(f"| {name} | {' | '.join(f'{values[key]:.4f}' for key in names)} |")
+        best = max(values["held_out"] for values in scores.values())
+        for criterion in names[:-1]:
+            choice = max(scores, key=lambda name, by=criterion: scores[name][by])
+            cost = 100 * (best - scores[choice]["held_out"])
+            lines.append(f"\n{criterion.replace('_', ' ')} chooses {choice}: −{cost:.1f} points.")
+        lines.append("")
+    return lines[:-1]
+
+
+def runs_of(runs: Runs, pair: str, row: str) -> list[Training]:
+    """Returns the finished runs of a row, in the order of the seeds."""
+    return [run for key, run in runs.items() if key[:2] == (pair, row)]
+
+
+def accuracies(run: Training) -> list[float]:
+    """Returns the target accuracy of each epoch."""
+    return [row["val_image_cls_acc"] for row in run.rows()]
+
+
+def first_epoch(run: Training, mark: float) -> float:
+    """Returns the first epoch with at least this target accuracy; infinity if there is none."""
+    return min((row["epoch"] for row in run.rows() if row["val_image_cls_acc"] >= mark),
+               default=float("inf"))  # fmt: skip
+
+
+def spread(values: Sequence[float]) -> str:
+    """Returns mean ± sample standard deviation."""
+    deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else " (one seed)"
+    return f"{np.mean(values):.4f}{deviation}"
+
+
+def short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+def commit() -> str:
+    """Returns the commit that the tree stands at."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    return done.stdout.strip() or "unknown"
+
+
+def data_line(read: Callable[[Path], str] = Path.read_text) -> str:
+    """Returns which MNIST-M this is."""
+    place = ROOT / Path(Config().target_dataset_path).parts[0] / "dataset" / "mnist_m.json"
+    record = json.loads(read(place))
+    return (
+        f"MNIST-M was drawn with seed {record['seed']} from {record['digits']} "
+        f"(`{record['digits_sha256'][:12]}`) and {record['photos']} "
+        f"(`{record['photos_sha256'][:12]}`)."
+    )

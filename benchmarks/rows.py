@@ -1,0 +1,116 @@
+"""The rows of the results: which trainings there are, on which data. Each one is a command."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from benchmarks.runner import Training
+
+DIGITS, DRAWINGS, CAPTCHAS = "train_MNIST2MNIST_M.py", "train_real2drawing.py", "train_captcha.py"
+SETS = "model_data/dataset"
+USPS = f"{SETS}/USPS/usps_data.pkl"
+MNIST = f"{SETS}/MNIST/mnist_data.pkl"
+ADDA_PROTOCOL = "--source_images {} --target_images {}"  # CVPR 2017, section 5.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A source, a target, and what is trained on them."""
+
+    title: str
+    flags: str
+    """They name the data."""
+    rows: tuple[str, ...]
+    script: str = DIGITS
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A training that is repeated with several seeds."""
+
+    title: str
+    flags: str
+    """{start} stands for the model that `after` kept."""
+    after: str = ""
+    """The row whose model this one starts from."""
+    start: str = "best.keras"
+    """Which of its models: the one that was kept, or that of its first stage."""
+
+
+ROWS = {
+    "source_only": Row("source only", "--preset source_only"),
+    "paper": Row("DANN, as in the paper", "--preset paper"),
+    "original": Row("DANN, as in the original repository", "--preset original"),
+    "cdan": Row("CDAN", "--preset cdan"),
+    "adda": Row("ADDA", "--preset adda"),
+    "recipe": Row("recipe", "--preset recipe"),
+    "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
+    "mean_teacher": Row(
+        "second stage", "--preset mean_teacher --pre_model_path {start}", after="normalised"
+    ),
+    "wide": Row("both stages, wider network", "--preset wide"),
+    "target_only": Row("trained on target labels", "--preset target_only"),
+    "drawings_grey": Row("source only, grey photos", "--method source_only --no_canny"),
+    "drawings_source": Row("source only, Canny edges", "--method source_only"),
+    "drawings": Row("DANN, Canny edges", ""),
+    "captcha": Row("ADDA", ""),
+    "captcha_statistics": Row(
+        "target's batch statistics alone (λ = 0)",
+        "--pre_model_path {start} --grl_lambda 0 --epoch 1",
+        after="captcha", start="source_model.keras",
+    ),
+}  # fmt: skip
+ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "mean_teacher")
+PAIRS = {
+    "mnist_m": Pair("MNIST → MNIST-M", "", (*ALL, "original", "wide", "target_only")),
+    "mnist_m_7": Pair(
+        "MNIST → MNIST-M, drawn with seed 7",
+        f"--target_dataset_path {SETS}/seed7/MNIST_M/mnist_m_data.pkl",
+        ("recipe", "normalised", "mean_teacher"),
+    ),
+    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", ALL),
+    "mnist": Pair("USPS → MNIST", f"--source_dataset_path {USPS} --target_dataset_path {MNIST}",
+                  ALL),
+    "usps_small": Pair(
+        "MNIST → USPS, ADDA's protocol: 2,000 and 1,800 images",
+        f"--target_dataset_path {USPS} {ADDA_PROTOCOL.format(2000, 1800)}", ALL,
+    ),
+    "mnist_small": Pair(
+        "USPS → MNIST, ADDA's protocol: 1,800 and 2,000 images",
+        f"--source_dataset_path {USPS} --target_dataset_path {MNIST} "
+        f"{ADDA_PROTOCOL.format(1800, 2000)}", ALL,
+    ),
+    "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
+                     ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),
+    "captcha": Pair("captchas, from one style to the other", "",
+                    ("captcha", "captcha_statistics"), CAPTCHAS),
+}  # fmt: skip
+
+
+def training(pair: str, row: str, seed: int) -> Training:
+    """Returns the training of a row on a pair with a seed."""
+    data, wanted = PAIRS[pair], ROWS[row]
+    flags = " ".join(filter(None, (wanted.flags, data.flags, f"--seed {seed}")))
+    after = name_of(pair, wanted.after, seed) if wanted.after else ""
+    return Training(
+        name_of(pair, row, seed), data.script, flags, after=after, start=wanted.start
+    )  # fmt: skip
+
+
+def name_of(pair: str, row: str, seed: int) -> str:
+    """Returns the name of a run."""
+    return f"{pair}-{row}-{seed}"
+
+
+def grid(
+    seeds: Sequence[int], pairs: Sequence[str] = tuple(PAIRS), rows: Sequence[str] = tuple(ROWS)
+) -> dict[tuple[str, str, int], Training]:
+    """Returns the trainings of some rows on some pairs, by pair, row and seed."""
+    return {
+        (pair, row, seed): training(pair, row, seed)
+        for seed in seeds
+        for pair in PAIRS
+        for row in PAIRS[pair].rows
+        if pair in pairs and row in rows
+    }

@@ -1,0 +1,33 @@
+"""The table of a run: log.csv, a row an epoch. Read without TensorFlow."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.atomic import whole_file
+
+Row = dict[str, str]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Returns the rows of a log.csv; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a log.csv anew, whole: a kill leaves the old one or the new one."""
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+        if rows:
+            table = csv.DictWriter(file, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+
+
+def pick_of(rows: Sequence[Row], criterion: str) -> Row:
+    """Returns the row that a criterion picks."""
+    return max(rows, key=lambda row: float(row[criterion]))
