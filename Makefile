@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | tensorboard: each does its own set-up first.
+# make help lists the commands: each does its own set-up first.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := model_data/dataset/embedded
@@ -10,15 +10,18 @@ ARGS ?=
 
 JOBS ?= 2
 
-.PHONY: help setup demo test lint audit bench table workers tensorboard
+.PHONY: help setup demo test test-all lint audit bench search table workers tensorboard clean-runs
 
 help:
 	@echo "make demo         a short DANN training on data that ships with the packages"
 	@echo "make test         the test suite"
+	@echo "make test-all     the long tests: several processes and devices, kills"
 	@echo "make lint         style and types"
 	@echo "make audit        known vulnerabilities of the dependencies; asks PyPI"
 	@echo "make bench        speed and memory, needs the pickles of create_mnistm.py"
-	@echo "make table        every training of RESULTS.md; hours, goes on where it stopped; JOBS=2 at a time"
+	@echo "make table        every training of docs/results.md; a day, goes on where it stopped; JOBS=2 at a time"
+	@echo "make search       the choice of settings without target labels; hours, goes on likewise"
+	@echo "make clean-runs   lists all runs with their sizes, and asks whether to remove them"
 	@echo "make workers N=2  a training by N local processes; ARGS='--epoch 5' sets its flags"
 	@echo "make tensorboard  the curves of all runs, http://localhost:6006"
 	@echo "make setup        only the virtual environment .venv"
@@ -50,6 +53,9 @@ demo: $(DATA)/mnist_m.json
 test: .venv/ready
 	$(BIN)/python -m pytest
 
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m long
+
 lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -65,8 +71,14 @@ bench: .venv/ready
 table: .venv/ready
 	$(BIN)/python benchmarks/table.py --jobs $(JOBS)
 
+search: .venv/ready
+	$(BIN)/python benchmarks/search.py --jobs $(JOBS)
+
+clean-runs: .venv/ready
+	@$(BIN)/python -m utils.run.clean
+
 workers: .venv/ready
-	$(BIN)/python -m utils.workers $(N) train_MNIST2MNIST_M.py $(ARGS)
+	$(BIN)/python -m utils.run.workers $(N) train_MNIST2MNIST_M.py $(ARGS)
 
 tensorboard: .venv/ready
 	$(BIN)/tensorboard --logdir logs

@@ -12,12 +12,12 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 
-from config.settings import Settings
+from config.settings import PIXELS, Settings
 from utils.atomic import refuse_inputs, whole_file
 from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
@@ -35,7 +35,10 @@ class Arguments(Settings):
     """A picture, or a folder that is searched with all its subfolders. If these are named as the
     classes are, the accuracy is told, too."""
     model: Path = SHIPPED
-    """A model from checkpoints/, .keras. By default the best one of docs/results.md, for digits."""
+    """A model: .keras from checkpoints/, .weights.h5, or a .h5 of the original repository. By
+    default the best one of docs/results.md, for digits."""
+    pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
+    """Mean that was subtracted in training, of .weights.h5 and .h5 files, as in evaluate.py."""
     output: Path = Path("predictions.csv")
     """The CSV to write; - is standard output."""
     probabilities: bool = False
@@ -47,9 +50,9 @@ def main() -> None:
     paths = find_pictures(args.images)
     refuse_inputs(args.output, args.model, *paths)
     with quiet_start():
-        from model.pretrained import load_model
+        from model.pretrained import load_model, picture_shape
 
-        model = load_model(args.model)
+        model = load_model(args.model, args.pixel_mean)
     shape = picture_shape(model, args.model)
     classes = model.class_names or [str(x) for x in range(model.label_predictor.output_shape[-1])]
     names: list[Path] = []
@@ -82,14 +85,6 @@ def main() -> None:
     if known:
         right = np.mean([folder == label for folder, label in known])
         print(f"accuracy: {right:.4f} on {len(known)} pictures in folders of classes", file=told)
-
-
-def picture_shape(model: Any, path: Path) -> tuple[int, int, int]:
-    """Returns height, width and channels that a model takes, or raises `UserError`."""
-    shape = model.feature_extractor.input_shape[1:]
-    if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
-        raise UserError(f"{path}: takes inputs of shape {list(shape)}, which are no pictures")
-    return tuple(shape)
 
 
 def row_of(name: Path, row: np.ndarray, classes: list[str], all_of_them: bool) -> list[str]:

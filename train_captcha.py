@@ -8,7 +8,6 @@ config/captcha.py, where their defaults can be edited.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,11 +49,10 @@ def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, Domains]:
 def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
     from model import methods
 
-    # Here source_only is ADDA's first stage: without target images in its batch normalisation.
-    alone = config.method == "source_only"
-    settings = dataclasses.replace(config, method="adda") if alone else config
-    made = methods.stages(run, settings, lambda settings: experiment(settings, data))
-    return made[:1] if alone else made
+    if config.method == "source_only":
+        # Without target images in its batch normalisation, as in ADDA's first stage.
+        config = config.of_first_stage("source_model")
+    return methods.stages(run, config, lambda settings: experiment(settings, data))
 
 
 def experiment(config: CaptchaConfig, data: Domains) -> Experiment:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    return launch(CustomConfig, __doc__, read_data, stages)
+    return launch(CustomConfig, __doc__, read_data, stages, write_predictions)
 
 
 def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
@@ -71,11 +72,15 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
         shape = (*config.image_size, config.channels)
-        whole = backbone(config.backbone, shape, config.pixel_mean or ())
+        mean = config.pixel_mean or ()
+        whole = backbone(config.backbone, shape, mean, config.weights, config.frozen)
         try:
             extractor = with_flat_features(whole, config.feature_layer, config.pooling)
         except ValueError as error:
             raise UserError(str(error)) from error
+        if config.bottleneck:
+            features = keras.layers.Dense(config.bottleneck, "relu", name="bottleneck")
+            extractor = keras.Model(extractor.inputs[0], features(extractor.outputs[0]))
         features, hidden = extractor.output_shape[1:], config.label_hidden
         labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
         extractor, labels = deepened(extractor, labels, config.adda_features)
@@ -111,6 +116,24 @@ def measured(source: Domain, *targets: Domain) -> EvaluationData:
         labelled=evaluation_batches(some, some.labels, domain=0),
         unlabelled=together([domain.train.evenly(5000 // len(targets)) for domain in targets]),
     )
+
+
+def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Trainer) -> None:
+    """Tells each target's accuracy and writes its most and least certain predictions."""
+    from utils.data.batches import evaluation_batches
+    from utils.record.figures import save_certainty
+
+    for number, (folder, domain) in enumerate(zip(config.target, data.domains[1:], strict=True), 1):
+        with trainer.model.averaged():
+            batches = evaluation_batches(domain.val, domain.val_label, number)
+            values, outputs = trainer.measure(batches)
+        place = run.logs / f"{number}_{Path(folder).name}.png"
+        save_certainty(
+            place, domain.val.read, domain.val_label, outputs.probabilities, data.classes
+        )
+        accuracy = values["image_cls_acc"]
+        known = "no labels" if math.isnan(accuracy) else f"accuracy {accuracy:.4f}"
+        print(f"{folder}: {known} on {len(domain.val)} pictures; most certain predictions: {place}")
 
 
 def together(targets: list[PictureFolder]) -> tf.data.Dataset:

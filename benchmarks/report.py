@@ -44,8 +44,9 @@ def report(runs: Runs, seeds: Sequence[int]) -> str:
         f"cores, Python {platform.python_version()}, TensorFlow {version('tensorflow')}, Keras "
         f"{version('keras')}. Each figure is a mean ± standard deviation over seeds "
         f"{', '.join(map(str, seeds))}; the figures of the single seeds stand beside it. All test "
-        f"images are measured. No target label was used to choose a setting or an epoch. "
-        f"{data_line()}",
+        f"images are measured. Epochs are picked without target labels; "
+        "[dann.md](dann.md#who-chose-what) and the searches below tell how the settings were "
+        f"chosen. {data_line()}",
         "",
         "- last epoch: the target accuracy after the last epoch.",
         f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",

@@ -54,10 +54,10 @@ ROWS = {
     "drawings_grey": Row("source only, grey photos", "--method source_only --no_canny"),
     "drawings_source": Row("source only, Canny edges", "--method source_only"),
     "drawings": Row("DANN, Canny edges", ""),
-    "captcha": Row("ADDA", ""),
+    "captcha": Row("ADDA", "--preset captcha"),
     "captcha_statistics": Row(
         "target's batch statistics alone (λ = 0)",
-        "--pre_model_path {start} --grl_lambda 0 --epoch 1",
+        "--preset captcha --pre_model_path {start} --grl_lambda 0 --epoch 1",
         after="captcha", start="source_model.keras",
     ),
 }  # fmt: skip

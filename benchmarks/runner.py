@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,7 +38,13 @@ class Training:
     @property
     def command(self) -> str:
         """What repeats it."""
-        return f"python {self.script} {self.flags}"
+        return f"python {self.script} {self.flags.format(start=self.begin())}"
+
+    def begin(self) -> Path | None:
+        """Returns the model that it starts from, if it is there."""
+        before = dataclasses.replace(self, name=self.after)
+        found = before.find("checkpoints", f"**/{self.start}") if self.after else None
+        return found and found.relative_to(ROOT)
 
     def find(self, root: str, file: str) -> Path | None:
         """Returns a file of the run below logs/ or checkpoints/, if it is there."""
@@ -48,15 +54,13 @@ class Training:
     def finished(self) -> bool:
         return self.find("checkpoints", FINAL) is not None
 
-    def train(self, threads: int, start: Path | None) -> None:
-        """Trains to the end, from where it stopped if it was begun.
-
-        Args:
-            threads: of the computation.
-            start: the model to start from.
-        """
+    def train(self, threads: int) -> None:
+        """Trains to the end, from where it stopped if it was begun; on so many threads."""
         if self.finished:
             return
+        start = self.begin()
+        if self.after and start is None:
+            raise UserError(f"{self.name}: starts from {self.after}, which has no {self.start}")
         folders = [text for name in ("logs", "checkpoints", "config")
                    for text in (f"--{name}_dir", f"{name}/{self.folder}")]  # fmt: skip
         begun = self.find("logs", "config.json")
@@ -102,8 +106,13 @@ class Training:
         return max(self.rows(), key=lambda row: row[criterion])
 
 
-def train_all(trainings: Mapping[str, Training], jobs: int) -> None:
+def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: int) -> None:
     """Trains what is not finished, `jobs` at a time; what others start from comes first.
+
+    Args:
+        trainings: what is wanted.
+        known: where those are that the wanted ones start from.
+        jobs: how many at a time.
 
     Raises:
         UserError: some trainings failed; the others have ended.
@@ -112,19 +121,16 @@ def train_all(trainings: Mapping[str, Training], jobs: int) -> None:
     running: dict[str, Future[None]] = {}
 
     def train(training: Training) -> None:
-        before = trainings.get(training.after)
-        if before:
-            running[before.name].result()
-        training.train(
-            threads, before.find("checkpoints", before_start(training)) if before else None
-        )
+        if training.after in running:
+            running[training.after].result()
+        training.train(threads)
 
-    def before_start(training: Training) -> str:
-        return f"**/{training.start}"
-
+    by_name = {training.name: training for training in known}
     with ThreadPoolExecutor(jobs) as pool:
-        for name, training in trainings.items():
-            running[name] = pool.submit(train, training)
+        for wanted in trainings:
+            for training in (by_name.get(wanted.after), wanted):
+                if training and training.name not in running:
+                    running[training.name] = pool.submit(train, training)
         failures = []
         for future in tqdm(running.values(), desc="trainings", unit="run"):
             try:

@@ -82,8 +82,9 @@ class Arguments(Settings):
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     groups = {name: group for name, group in SEARCH.items() if not args.only or name in args.only}
-    trainings = [training for group in groups.values() for training in group.values()]
-    train_all({training.name: training for training in trainings}, args.jobs)
+    wanted = [training for group in groups.values() for training in group.values()]
+    known = [training for group in SEARCH.values() for training in group.values()]
+    train_all(wanted, known, args.jobs)
     for name, group in groups.items():
         scores = score(group)
         with whole_file(ROOT / "docs" / "search" / f"{name}.json") as path:

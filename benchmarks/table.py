@@ -47,7 +47,7 @@ def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     wanted = grid(args.seeds, args.pairs, args.rows)
     if args.train:
-        train_all({training.name: training for training in wanted.values()}, args.jobs)
+        train_all(list(wanted.values()), list(grid(args.seeds).values()), args.jobs)
     runs = {name: training for name, training in grid(args.seeds).items() if training.finished}
     ship(runs)
     with whole_file(ROOT / "docs" / "results.md") as path:

@@ -137,7 +137,8 @@ class TrainingConfig(Settings):
     seed: Annotated[int, SEED] = 0
     """Of the initial weights and of the order of the images."""
     mixed_precision: bool = False
-    """Compute in bfloat16, keep weights in float32: faster on new CPUs and on GPUs since 2020."""
+    """Compute in bfloat16, and in float16 on GPUs from before 2020; keep weights in float32. Faster
+    on new CPUs and on GPUs."""
     jit_compile: bool = False
     """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
     strategy: Strategy = "default"
@@ -153,6 +154,10 @@ class TrainingConfig(Settings):
                 f"batch_size: {self.batch_size!r} must be a multiple of {shares}, for the "
                 f"{self.num_domains} domains"
             )
+        if self.method == "adda" and self.num_domains != 2:
+            raise UserError("method: adda adapts to one target; name one, or choose dann or cdan")
+        if self.logical_devices and self.strategy != "mirrored":
+            raise UserError("logical_devices: is for several devices; add --strategy mirrored")
         if self.method == "mean_teacher" and not self.average_decay:
             raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
 
@@ -165,6 +170,12 @@ class TrainingConfig(Settings):
         values: dict[str, Any] = {}
         if self.first_stage:
             preset = read_preset(self.first_stage).settings
+            trained = preset.get("method", type(self).method)
+            if METHODS[trained].model != METHODS[method].model:
+                raise UserError(
+                    f"first_stage: {self.first_stage} trains {trained}, but {self.method} starts "
+                    f"from {method}"
+                )
             defaults = {field.name: field.default for field in dataclasses.fields(self)}
             values = {name: preset.get(name, defaults[name])
                       for name in HYPERPARAMETERS if name in defaults}  # fmt: skip

@@ -163,7 +163,8 @@ class Config(TrainingConfig):
     seed: Annotated[int, SEED] = 0
     """Of the initial weights and of the order of the images."""
     mixed_precision: bool = False
-    """Compute in bfloat16, keep weights in float32: faster on new CPUs and on GPUs since 2020."""
+    """Compute in bfloat16, and in float16 on GPUs from before 2020; keep weights in float32. Faster
+    on new CPUs and on GPUs."""
     jit_compile: bool = False
     """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
     strategy: Strategy = "default"
@@ -173,6 +174,8 @@ class Config(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.normalisation == "per_domain" and METHODS[self.method].family == "adda":
+            raise UserError(f"normalisation: per_domain is not used by {self.method}; choose none")
         if self.pixel_mean is not None and len(self.pixel_mean) != self.image_input_shape[2]:
             raise UserError(
                 f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "

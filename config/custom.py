@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from config.base import Augmentation, Features, TrainingConfig
-from config.methods import CONTROLS
+from config.methods import CONTROLS, METHODS
 from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
-from utils.errors import UserError
+from utils.errors import UserError, existing_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,8 @@ class CustomConfig(TrainingConfig):
     """Folders of the domains to adapt to. Class folders, if there are any, serve for measuring."""
 
     # training
+    batch_size: Annotated[int, at_least(0)] = 0
+    """Pictures of a batch, of all domains together. 0: 32 of the source."""
     momentum_rate: Annotated[float, BELOW_1] = 0.9
     """Momentum of SGD; ICML 2015, section 4."""
     alternating: Annotated[bool, not_by(*CONTROLS, "adda")] = False
@@ -51,7 +53,14 @@ class CustomConfig(TrainingConfig):
     validation_share: Annotated[float, Limit(lambda value: 0 < value < 1, "in (0, 1)")] = 0.1
     """Share of each domain's pictures that is kept back for measuring."""
     backbone: str = "paper"
-    """paper: the paper's MNIST network; or the name of a keras.applications model, untrained."""
+    """paper: the paper's MNIST network; or the name of a keras.applications model."""
+    weights: str | None = None
+    """File of trained weights for that model without its top, such as ImageNet's .h5. None:
+    untrained."""
+    frozen: bool = False
+    """The backbone keeps its weights. Then --bottleneck is what adapts."""
+    bottleneck: Annotated[int, at_least(0)] = 0
+    """Units of a dense layer between the backbone and the heads. 0: none."""
     feature_layer: str | None = None
     """Inner layer of the backbone whose output is the feature. None: its last."""
     pooling: Literal["flatten", "average"] = "flatten"
@@ -63,6 +72,13 @@ class CustomConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.batch_size:
+            shares = 1 + (self.num_domains - 1) * self.target_ratio
+            object.__setattr__(self, "batch_size", 32 * shares)
+        if self.frozen and not self.bottleneck and METHODS[self.method].adversary:
+            raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
+        if self.weights and self.backbone == "paper":
+            raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
         if self.pixel_mean is not None and len(self.pixel_mean) != self.channels:
             raise UserError(
                 f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
@@ -85,6 +101,8 @@ class CustomConfig(TrainingConfig):
         super().check_paths()
         if not self.source or not self.target:
             raise UserError("name the folders: --source DIR --target DIR [DIR …]")
+        if self.weights:
+            existing_file(self.weights, "weights", "check it")
         for folder in (self.source, *self.target):
             if not Path(folder).is_dir():
                 raise UserError(f"{folder}: no such folder; --source and --target take folders")

@@ -29,24 +29,29 @@ class Method:
     """False: a control. λ is 0, so the features never hear of the domains."""
     family: str = "dann"
     """How files of the final model are named: trained_<family>_<data>.keras."""
+    remedy: str = "try --clip_norm 1, a smaller --init_learning_rate or a smaller --grl_lambda"
+    """What to do after a collapse."""
     domain_hidden: tuple[int, ...] = (100,)
     """Units of the domain classifier's hidden layers on digits: ICML 2015, figure 4 (a); or CVPR
     2017, section 5."""
 
 
+SLOWER = "try --clip_norm 1 or a smaller --init_learning_rate"
 METHODS = {
     "dann": Method("dann.DANN", "domain-adversarial training: a gradient reversal layer"),
     "cdan": Method("cdan.CDAN", "dann whose domain classifier sees the predicted class too",
                    family="cdan"),
     "mean_teacher": Method("mean_teacher.MeanTeacher", "second stage after dann: the averaged "
-                           "model labels the target images it is sure of", first="dann"),
+                           "model labels the target images it is sure of", first="dann",
+                           remedy="try a smaller --init_learning_rate or a larger --confidence"),
     "adda": Method("adda.ADDA", "a source encoder, and a copy of it that is adapted",
                    first="source_model", start="source_model.keras", folder="source",
-                   family="adda", domain_hidden=(500, 500)),
-    "source_only": Method("dann.DANN", "the lower bound: λ = 0", adversary=False),
+                   family="adda", domain_hidden=(500, 500),
+                   remedy="try a smaller --adda_learning_rate or a larger --k_g"),
+    "source_only": Method("dann.DANN", "the lower bound: λ = 0", adversary=False, remedy=SLOWER),
     "target_only": Method("dann.DANN", "the upper bound: λ = 0, on target labels",
-                          adversary=False, labels="target"),
+                          adversary=False, labels="target", remedy=SLOWER),
     "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
-                           family="adda", domain_hidden=(500, 500)),
+                           family="adda", domain_hidden=(500, 500), remedy=SLOWER),
 }  # fmt: skip
 CONTROLS = tuple(name for name, method in METHODS.items() if not method.adversary)

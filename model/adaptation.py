@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
@@ -24,6 +26,7 @@ from model.networks import Shape
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
 
+Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
@@ -71,6 +74,17 @@ class Adaptation(keras.Model):
         **model_options: Any,
     ):
         super().__init__(**model_options)
+        check_logits(label_predictor)
+        if not (math.isfinite(clip_norm) and clip_norm >= 0):
+            raise ValueError(f"clip_norm must be 0 or more, got {clip_norm}")
+        if not 0 <= average_decay < 1:
+            raise ValueError(f"average_decay must be in [0, 1), got {average_decay}")
+        num_labels = label_predictor.output_shape[-1]
+        if class_names is not None and len(class_names) != num_labels:
+            raise ValueError(
+                f"class_names must be {num_labels}, as many as label_predictor has logits, got "
+                f"{len(class_names)}"
+            )
         self.feature_extractor = feature_extractor
         self.label_predictor = label_predictor
         self.clip_norm = clip_norm
@@ -79,6 +93,7 @@ class Adaptation(keras.Model):
         self.class_names = None if class_names is None else list(class_names)
         self.average: WeightAverage | None = None
         self.meters = {name: keras.metrics.Mean(name) for name in self.metric_names}
+        self.traced = ""
         self.keep_average()
         self.built = True  # all parts are
 
@@ -172,19 +187,25 @@ class Adaptation(keras.Model):
         return tf.dynamic_stitch(places, parts)
 
     def compile(self, optimizer: str | keras.Optimizer = "sgd", **options: Any) -> None:
-        """Sets the optimizers.
+        """Sets the optimizers. Losses and metrics are the method's own.
 
         Args:
             optimizer: of the weights that `weights_of` names for it.
             options: each further optimizer by its name there, by default one with the settings of
                 `optimizer`; and Keras' own, such as `run_eagerly`.
         """
+        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name}: {type(self).__name__} has its own; leave it out")
         names = [name for name in self.weights_of() if name != "optimizer"]
         others = {name: options.pop(name, None) for name in names}
         super().compile(optimizer=optimizer, **options)
         for name, other in others.items():
             copy = type(self.optimizer).from_config(self.optimizer.get_config())
-            setattr(self, name, keras.optimizers.get(other or copy))
+            chosen = keras.optimizers.get(other or copy)
+            if isinstance(self.optimizer, Scaled) and not isinstance(chosen, Scaled):
+                chosen = Scaled(chosen)  # as Keras does with `optimizer` under mixed_float16
+            setattr(self, name, chosen)
         for name, weights in self.weights_of().items():
             getattr(self, name).build(weights)
 
@@ -220,15 +241,72 @@ class Adaptation(keras.Model):
         loss: tf.Tensor,
         weights: list[keras.Variable],
     ) -> None:
-        """Takes one step down this replica's share of a loss."""
-        gradients = tape.gradient(loss, weights)
+        """Takes one step down this replica's share of a loss.
+
+        Under `mixed_float16` the optimizer scales gradients up, so that small ones do not vanish
+        in float16, and down again before it applies them.
+        """
+        scale = optimizer.scale_loss(tf.ones_like(loss))
+        gradients = tape.gradient(loss, weights, output_gradients=scale)
         if self.clip_norm:
-            gradients = clip_together(gradients, self.clip_norm)
+            gradients = clip_together(gradients, self.clip_norm * scale)
         optimizer.apply(gradients, weights)
+
+    def fit(self, *data: Any, class_weight: Any = None, **options: Any) -> Any:
+        """Trains on batches `(images, labels, domains)`, as `keras.Model.fit` does.
+
+        Raises:
+            ValueError: batches of another form, or `class_weight`.
+        """
+        if class_weight is not None:
+            raise ValueError("class_weight: is not used; repeat the images of rare classes instead")
+        return super().fit(*data, **options)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the function that `fit` calls, anew if a setting was changed since the last."""
+        parts = [id(getattr(self, name)) for name in self.parts]
+        settings = repr([*parts, *(getattr(self, name) for name in self.knobs)])
+        function = super().make_train_function(force or settings != self.traced)
+        self.traced = settings
+        return function
+
+    def checked(self, batch: Any) -> Batch:
+        """Returns a batch, or raises `ValueError` if it has another form."""
+        form = (
+            "a batch must be (images, labels, domains): labels int32 [B] with -1 = unlabelled, "
+            "domains int32 [B] with 0 = source, such as those of tf.data.Dataset."
+            "from_tensor_slices((images, labels, domains)).batch(64)"
+        )
+        if not isinstance(batch, (tuple, list)) or len(batch) != 3:
+            parts = isinstance(batch, (tuple, list))
+            raise ValueError(f"{form}; got {f'{len(batch)} parts' if parts else type(batch)}")
+        images, labels, domains = batch
+        ranks = len(self.label_predictor.output_shape) - 1, 1
+        for name, values, rank in zip(("labels", "domains"), (labels, domains), ranks, strict=True):
+            if not values.dtype.is_integer or values.shape.rank != rank:
+                raise ValueError(
+                    f"{form}; got {name} of type {values.dtype.name} and shape {values.shape}"
+                )
+        return images, labels, domains
+
+    def export(self, filepath: str | Path, **options: Any) -> Any:
+        """Writes what `predict` does as a SavedModel, or as `format="onnx"`.
+
+        Args:
+            filepath: where to.
+            options: of `keras.Model.export`.
+        """
+        inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype)
+                  for one in self.feature_extractor.inputs]  # fmt: skip
+        images = inputs if len(inputs) > 1 else inputs[0]
+        logits = self.label_predictor(self.feature_extractor(images))
+        network = keras.Model(images, keras.layers.Softmax(dtype="float32")(logits))
+        network(images)  # Keras exports no model that was never called
+        return network.export(filepath, **options)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Measures one batch; changes nothing but the metrics."""
-        self.examine(batch)
+        self.examine(self.checked(batch))
         return self.get_metrics_result()
 
     def examine(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
@@ -254,9 +332,14 @@ class Adaptation(keras.Model):
         return [f"position{n}_acc" for n in range(1, shape[1] + 1)] + ["whole_string_acc"]
 
     @property
+    def label_metric_names(self) -> list[str]:
+        """The metrics of labels; of images without labels there is none."""
+        return ["image_cls_loss", "image_cls_acc", *self.position_names]
+
+    @property
     def metric_names(self) -> list[str]:
         """All metrics but `loss`, in the order of log.csv."""
-        return ["image_cls_loss", "image_cls_acc", *self.position_names]
+        return self.label_metric_names
 
     def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Updates the metrics of labels and returns this replica's share of the mean loss."""
@@ -294,6 +377,18 @@ class Adaptation(keras.Model):
             if isinstance(config.get(name), dict)
         }
         return cls(**{**config, **parts})
+
+
+def check_logits(label_predictor: keras.Model) -> None:
+    """Raises `ValueError` if a network gives probabilities and no logits."""
+    last = label_predictor.layers[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(
+        last, keras.layers.Softmax
+    ):
+        raise ValueError(
+            f"label_predictor must give logits, but its last layer {last.name!r} is a softmax; "
+            "leave the activation out"
+        )
 
 
 def rate(total_steps: int, first: float, settings: TrainingConfig) -> ProgressSchedule:

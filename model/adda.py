@@ -23,7 +23,7 @@ from config.base import AdversarialLoss, TrainingConfig
 from model.adaptation import Adaptation, Batch, rate
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
-from model.losses import mean_share, steps_taken
+from model.losses import assert_blocks, mean_share, steps_taken
 from model.schedules import Delayed, ProgressSchedule
 
 SOURCE, TARGET = 0, 1
@@ -42,7 +42,7 @@ class SourceModel(EarlierNames, Adaptation):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: encoder and classifier descend the label loss."""
-        images, labels, _ = batch
+        images, labels, _ = self.checked(batch)
         if self.average:
             self.average.update()
         with tf.GradientTape() as tape:
@@ -167,8 +167,9 @@ class ADDA(EarlierNames, Adversarial):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: k_d times the discriminator, then k_g times the target encoder."""
-        images, labels, domains = batch
-        self.check_blocks(domains)
+        images, labels, domains = self.checked(batch)
+        with tf.control_dependencies(self.assertions(labels, domains)):
+            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
         # The optimizer counts each of its steps, the schedule those of training.
         grl_lambda = self.lambda_at(steps_taken(self.optimizer) // self.k_g)
         if self.average:
@@ -193,12 +194,8 @@ class ADDA(EarlierNames, Adversarial):
             self.descend(self.optimizer, tape, loss, self.predictor_variables)
         return self.get_metrics_result()
 
-    def check_blocks(self, domains: tf.Tensor) -> None:
-        """Raises `tf.errors.InvalidArgumentError` unless a batch is a block of each domain."""
-        for half, domain in zip(tf.split(domains, 2), (SOURCE, TARGET), strict=True):
-            tf.debugging.assert_equal(
-                half, tf.cast(domain, half.dtype), "a batch must be a source and a target block"
-            )
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[tf.Operation]:
+        return assert_blocks(domains, self.num_domains)
 
     def train_discriminator(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor

@@ -58,7 +58,7 @@ class Adversarial(Adaptation):
         self.domain_loss = domain_loss
         # A variable, so that a step that is compiled already sees a new value.
         self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
-        self.grl_lambda = grl_lambda
+        self.set_lambda(grl_lambda)
 
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
@@ -97,6 +97,10 @@ class Adversarial(Adaptation):
 
     @grl_lambda.setter
     def grl_lambda(self, value: float | ProgressSchedule) -> None:
+        self.set_lambda(value)
+
+    def set_lambda(self, value: float | ProgressSchedule) -> None:
+        # Not by the property: Keras would take a variable for one of the model's weights.
         self.lambda_schedule = value if callable(value) else None
         if isinstance(value, keras.Variable):
             self.lambda_variable = value.value
@@ -159,16 +163,23 @@ class Adversarial(Adaptation):
         self.descend(self.domain_optimizer, tape, loss, weights)
         return logits
 
-    def check(self, labels: tf.Tensor, domains: tf.Tensor) -> None:
-        """Raises `tf.errors.InvalidArgumentError` for a class or a domain that does not exist."""
-        num_labels = self.label_predictor.output_shape[-1]
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[tf.Operation]:
+        """Raises `tf.errors.InvalidArgumentError` for a class or a domain that does not exist.
+
+        Returns:
+            in a graph, the operations that do so.
+        """
+        num_labels, made = self.label_predictor.output_shape[-1], []
         for name, values, lowest, end in (
             ("labels", labels, UNLABELLED, num_labels),
             ("domains", domains, 0, self.num_domains),
         ):
             message = f"{name} must be in {lowest}..{end - 1}"
-            tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message)
-            tf.debugging.assert_less(values, tf.cast(end, values.dtype), message)
+            made += [
+                tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message),
+                tf.debugging.assert_less(values, tf.cast(end, values.dtype), message),
+            ]
+        return [one for one in made if one is not None]
 
     def measure_features(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor

@@ -14,7 +14,7 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
-from model.losses import block_sizes, steps_taken
+from model.losses import assert_blocks, block_sizes, steps_taken
 from model.networks import dense_head, with_flat_features
 from model.normalisation import as_domain
 
@@ -83,6 +83,11 @@ class DANN(Adversarial):
             if num_labels < 2:
                 raise ValueError(f"num_labels must be 2 or more, got {num_labels}")
             label_predictor = dense_head("label_predictor", features, (), num_labels)
+        elif num_labels not in (None, label_predictor.output_shape[-1]):
+            raise ValueError(
+                f"num_labels is {num_labels}, but label_predictor gives "
+                f"{label_predictor.output_shape[-1]} logits; leave num_labels out"
+            )
         if domain_classifier is None:
             seen = self.domain_input_shape(features, label_predictor.output_shape[1:])
             domain_classifier = dense_head("domain_classifier", seen, (), num_domains)
@@ -106,6 +111,12 @@ class DANN(Adversarial):
             "domain_optimizer": self.domain_classifier.trainable_variables,
         }
 
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[tf.Operation]:
+        made = super().assertions(labels, domains)
+        if self.extractor_calls == "per_domain":
+            made += assert_blocks(domains, self.num_domains, self.target_ratio)
+        return made
+
     def blocks(self, images: tf.Tensor) -> list[tuple[int, tf.Tensor]]:
         """Returns the images of each domain, with its number; all as one in `"joint"` batches."""
         if self.extractor_calls == "joint":
@@ -124,8 +135,9 @@ class DANN(Adversarial):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: descends the label loss, and the domain loss in a tug of war."""
-        images, labels, domains = batch
-        self.check(labels, domains)
+        images, labels, domains = self.checked(batch)
+        with tf.control_dependencies(self.assertions(labels, domains)):
+            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
         grl_lambda = self.lambda_at(steps_taken(self.optimizer))
         if self.average:
             self.average.update()  # first, so that it begins at weights that were loaded

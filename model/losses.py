@@ -52,6 +52,32 @@ def block_sizes(
     return [source] + [source * target_ratio] * (num_domains - 1)
 
 
+def assert_blocks(
+    domains: tf.Tensor, num_domains: int, target_ratio: int = 1
+) -> list[tf.Operation]:
+    """Raises `tf.errors.InvalidArgumentError` unless a batch is a block of each domain, in order.
+
+    Args:
+        domains: int `[B]`, of the batch.
+        num_domains, target_ratio: as in `block_sizes`.
+
+    Returns:
+        in a graph, the operations that do so.
+    """
+    message = (
+        f"a batch must be one block of each of {num_domains} domains, the source first, each "
+        f"target's {target_ratio} times as large; with a last batch that is smaller use "
+        "drop_remainder=True"
+    )
+    size = tf.shape(domains)[0]
+    sizes = block_sizes(size, num_domains, target_ratio)
+    whole = tf.debugging.assert_equal(tf.add_n(sizes), size, message)
+    with tf.control_dependencies([whole] if whole is not None else []):
+        wanted = tf.repeat(tf.range(num_domains), tf.stack(sizes))
+    ordered = tf.debugging.assert_equal(tf.cast(domains, tf.int32), wanted, message)
+    return [one for one in (whole, ordered) if one is not None]
+
+
 def steps_taken(optimizer: keras.Optimizer) -> tf.Tensor:
     """Returns how many steps an optimizer has taken; one that scales losses counts inside."""
     return getattr(optimizer, "inner_optimizer", optimizer).iterations

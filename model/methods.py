@@ -155,4 +155,10 @@ def make_batches(
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets
         size, ratio = size // settings.num_domains, 1
+    share = size // (1 + (len(images) - 1) * ratio)
+    if share > len(images[0]):
+        raise UserError(
+            f"batch_size: {settings.batch_size} needs {share} source images, but there are only "
+            f"{len(images[0])}; choose at most {settings.batch_size * len(images[0]) // share}"
+        )
     return DomainBatches(images, labels, size, settings.seed, ratio)

@@ -7,10 +7,12 @@ the precision of the rest, since a softmax over half-precision logits loses clas
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import keras
+import numpy as np
 from keras import layers
 
 from model.normalisation import DomainNormalization
@@ -72,17 +74,26 @@ def mnist_feature_extractor(
 
 
 def backbone(
-    name: str, image_shape: tuple[int, int, int], pixel_mean: Sequence[float]
+    name: str,
+    image_shape: tuple[int, int, int],
+    pixel_mean: Sequence[float],
+    weights: str | None = None,
+    frozen: bool = False,
 ) -> keras.Model:
-    """The paper's MNIST network, or an untrained model of keras.applications behind Rescaling.
+    """The paper's MNIST network, or a model of keras.applications.
+
+    In front of an untrained model images are rescaled by `pixel_mean` and 255, in front of a
+    trained one as it was trained: by its own `preprocess_input`.
 
     Args:
         name: `paper`, or the name of a class in `keras.applications`, e.g. `ResNet50`.
         image_shape: (height, width, channels).
         pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
+        weights: file of the model's weights, without its top.
+        frozen: whether the model keeps its weights.
 
     Raises:
-        UserError: no such model, or one that refuses the shape.
+        UserError: no such model, one that refuses the shape, or weights of another.
     """
     if name == "paper":
         return mnist_feature_extractor(image_shape, pixel_mean)
@@ -96,8 +107,26 @@ def backbone(
     except ValueError as error:
         raise UserError(f"backbone: {name} refuses images of {image_shape} ({error})") from error
     rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
+    if weights:
+        try:
+            network.load_weights(weights)
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(f"weights: {weights}: are none of {name} ({error})") from error
+        rescaling = preprocessing(make)
+    network.trainable = not frozen
     inputs = keras.Input(image_shape, name="image")
     return keras.Model(inputs, network(rescaling(inputs)), name="feature_extractor")
+
+
+def preprocessing(model: Callable[..., keras.Model]) -> keras.layers.Layer:
+    """Returns a keras.applications model's `preprocess_input`, an affine map of RGB, as a layer."""
+    preprocess = sys.modules[model.__module__].preprocess_input
+    colours = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)]).astype(np.float32)
+    zero, *ends = preprocess(colours.reshape(4, 1, 1, 3).copy()).reshape(4, 3)
+    layer = layers.Conv2D(3, 1, trainable=False, name="preprocessing")
+    layer.build((None, None, None, 3))
+    layer.set_weights([(np.stack(ends) - zero)[None, None] / 255, zero])
+    return layer
 
 
 def dense_head(
@@ -280,6 +309,11 @@ def with_flat_features(
         raise ValueError(
             f"{model.name} has no fixed inputs and outputs; wrap it: "
             "inputs = keras.Input(shape); keras.Model(inputs, model(inputs))"
+        )
+    if layer is None and len(model.outputs) > 1:
+        raise ValueError(
+            f"{model.name} has {len(model.outputs)} outputs; choose one: "
+            "keras.Model(model.inputs, model.outputs[0])"
         )
     last = outputs = model.outputs[0]
     if layer is not None:

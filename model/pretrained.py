@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,17 +14,32 @@ import numpy as np
 
 from config.methods import METHODS
 from model.adaptation import Adaptation
+from model.dann import DANN
+from model.networks import dense_head, mnist_feature_extractor
 from utils.errors import UserError
 
+# 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
+ORIGINAL_MEAN = (45.652287,) * 3
+MNIST_MEAN = (75.65, 76.18, 70.19)  # of MNIST and MNIST-M of seed 42, all training images
 
-def load_model(path: Path) -> Adaptation:
-    """Loads a trained model from a `.keras` file; code stored in the file is never run.
+
+def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptation:
+    """Loads a trained model; code stored in the file is never run.
+
+    Args:
+        path: a `.keras` file; or the `.weights.h5` or Keras 2 `.h5` of the paper's digits network.
+        pixel_mean: that network's; None: the original repository's for a `.h5`, that of MNIST and
+            MNIST-M for a `.weights.h5`.
 
     Raises:
         UserError: no such file, a damaged one, or one of another kind of model.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; training leaves models in checkpoints/")
+    if path.suffix == ".h5":
+        return digits_model(path, pixel_mean)
+    if pixel_mean is not None:
+        raise UserError(f"pixel_mean: {path} has its own; leave it out")
     for method in METHODS.values():  # so that Keras knows the classes
         importlib.import_module(f"model.{method.model.split('.')[0]}")
     try:
@@ -34,6 +50,36 @@ def load_model(path: Path) -> Adaptation:
     if not isinstance(model, Adaptation):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
     return model
+
+
+def digits_model(path: Path, pixel_mean: Sequence[float] | None) -> Adaptation:
+    """Returns the paper's digits network with weights from a `.h5`."""
+    weights_alone = path.name.endswith(".weights.h5")
+    mean = tuple(pixel_mean or (MNIST_MEAN if weights_alone else ORIGINAL_MEAN))
+    print(f"{path}: read with a pixel mean of {' '.join(map(str, mean))}", file=sys.stderr)
+    extractor = mnist_feature_extractor((28, 28, 3), mean)
+    features = extractor.output_shape[1:]
+    model = DANN(
+        extractor,
+        dense_head("label_predictor", features, (100, 100), 10),
+        dense_head("domain_classifier", features, METHODS["dann"].domain_hidden, 2),
+        extractor_calls="per_domain",
+    )
+    start_from(model, path)
+    return model
+
+
+def picture_shape(model: Adaptation, path: Path) -> tuple[int, int, int]:
+    """Returns height, width and channels that a model takes, or raises `UserError`.
+
+    Args:
+        model: the model.
+        path: where it comes from, for the message.
+    """
+    shape = model.feature_extractor.input_shape[1:]
+    if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
+        raise UserError(f"{path}: takes inputs of shape {list(shape)}, which are no pictures")
+    return tuple(shape)
 
 
 def start_from(model: Adaptation, path: Path) -> None:

@@ -425,5 +425,5 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 
 def test_a_batch_in_another_order_is_refused() -> None:
     images, labels, domains = small_batch()
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a source and a target block"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one block of each of 2 domains"):
         small_adda().train_step((images, labels, domains[::-1]))

@@ -59,6 +59,7 @@ def assert_parity(folder: Path, alone: Path, tolerance: float = 1e-5) -> None:
     assert written(folder) == written(alone)
 
 
+@pytest.mark.long
 def test_logical_devices(alone: Path, tmp_path: Path, data_flags: list[str]) -> None:
     """Four; `test_several_devices_go_on_from_one_process` has two."""
     flags = ["--strategy", "mirrored", "--logical_devices", "4"]
@@ -74,6 +75,7 @@ def workers(tmp_path: Path, data_flags: list[str]) -> list[subprocess.Popen[byte
     return start(2, [SCRIPT, *data_flags, *FLAGS, *run_folders(tmp_path)])
 
 
+@pytest.mark.long
 def test_worker_processes(
     alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -81,6 +83,7 @@ def test_worker_processes(
     assert_parity(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_a_killed_worker_stops_the_cluster_which_resumes(
     alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -94,6 +97,7 @@ def test_a_killed_worker_stops_the_cluster_which_resumes(
     assert_parity(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
     alone: Path, tmp_path: Path, workers: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -106,6 +110,7 @@ def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
     assert_parity(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_several_devices_go_on_from_one_process(
     alone: Path, tmp_path: Path, data_flags: list[str]
 ) -> None:

@@ -292,7 +292,8 @@ def test_create_on_a_full_disk_leaves_nothing(
             "source_dataset_path: nowhere.pkl: no such file",
         ),
         (["--resume", "nowhere"], "nowhere: holds no config.json"),
-        (["--resume", "nowhere", "--epoch", "3"], "--resume: goes on with the run's own settings"),
+        (["--resume", "nowhere", "--epoch", "3"], "--config nowhere/config.json --epoch 3"),
+        (["--resume", "nowhere", "--seed", "3"], "--resume: goes on with the run's own settings"),
         (["--config", "nowhere.json"], "nowhere.json: not a config file"),
     ],
 )
@@ -326,9 +327,10 @@ def test_collapse_ends_the_run_in_words(tmp_path: Path, data_flags: list[str]) -
         "--pre_model_path",
         tmp_path / "dead.keras",
     ]
+    flags += ["--epoch", 5]  # 200 steps
     done = run("train_MNIST2MNIST_M.py", *flags, "--run_name", "b", code=3)
-    assert "The network has collapsed: epoch 1: " in done.stdout
-    assert "--init_learning_rate 0.005" in done.stdout
+    assert "The network has collapsed: epoch 5: " in done.stdout
+    assert "--clip_norm 1" in done.stdout
     run("train_MNIST2MNIST_M.py", *flags, "--run_name", "c", "--allow_collapse")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from helpers import (
     final_weights,
     full_disk,
     logs_of,
+    model_of,
     run,
     run_folders,
     run_process,
@@ -85,6 +85,7 @@ def test_the_lock_is_held_by_one_and_freed_by_its_end(tmp_path: Path) -> None:
 def test_a_second_process_is_refused(tmp_path: Path, data_flags: list[str]) -> None:
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
     run("train_MNIST2MNIST_M.py", *flags)
+    model_of(tmp_path, "mine").unlink()  # or it would be finished
     folder = logs_of(tmp_path, "mine")
     with next(tmp_path.rglob("lock")).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,7 +97,8 @@ def test_a_finished_run_resumes_to_nothing(tmp_path: Path, data_flags: list[str]
     run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
     before = final_weights(tmp_path, "mine")
     lines = (logs_of(tmp_path, "mine") / "log.txt").read_text()
-    run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
+    done = run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
+    assert "this run is finished" in done.stdout
     assert_same_weights(before, final_weights(tmp_path, "mine"))
     assert (logs_of(tmp_path, "mine") / "log.txt").read_text() == lines
 
@@ -122,7 +124,7 @@ def test_a_folder_that_goes_ends_the_run_clearly(
         text=True,
     ) as process:
         wait_for_checkpoint(tmp_path, process)
-        shutil.rmtree(tmp_path / which, ignore_errors=True)
+        (tmp_path / which).rename(tmp_path / "gone")
         _, stderr = process.communicate(timeout=120)
     assert "Traceback" not in stderr
     assert process.returncode == 2, stderr

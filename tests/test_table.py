@@ -153,9 +153,27 @@ def test_every_row_and_pair_is_named_once() -> None:
 
 def test_what_is_finished_is_not_trained_again(logged: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    training("mnist_m", "recipe", 0).train(1, None)
+    training("mnist_m", "recipe", 0).train(1)
 
 
 def test_a_failed_training_is_named(logged: Path, monkeypatch: Any) -> None:
     with pytest.raises(UserError, match="ended with code"):
-        Training("bad", "train_MNIST2MNIST_M.py", "--epoch zero").train(1, None)
+        Training("bad", "train_MNIST2MNIST_M.py", "--epoch zero").train(1)
+
+
+def test_what_a_training_starts_from_is_trained_first(logged: Path, monkeypatch: Any) -> None:
+    begun = []
+
+    def trained(self: Training, threads: int) -> None:
+        begun.append(self.name)
+
+    monkeypatch.setattr(Training, "train", trained)
+    wanted = [training("usps", "mean_teacher", 0), training("usps", "adda", 0)]
+    runner.train_all(wanted, list(grid((0,)).values()), 2)
+    assert set(begun) == {"usps-normalised-0", "usps-mean_teacher-0", "usps-adda-0"}
+    assert begun.index("usps-normalised-0") < begun.index("usps-mean_teacher-0")
+
+
+def test_without_its_start_nothing_is_trained(logged: Path) -> None:
+    with pytest.raises(UserError, match=r"starts from usps-normalised-0, which has no best\.keras"):
+        training("usps", "mean_teacher", 0).train(1)

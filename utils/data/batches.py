@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
 from utils.data.folders import PictureFolder
+from utils.errors import UserError
 
 ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
 
@@ -139,6 +142,18 @@ def gather(images: tf.Tensor | PictureFolder, rows: tf.Tensor) -> tf.Tensor:
             tf.numpy_function(images.read, [rows], tf.uint8), [*rows.shape, *images.shape]
         )
     return tf.gather(images, rows)
+
+
+@contextmanager
+def reading_faults_named() -> Iterator[None]:
+    """Inside, a picture that went while TensorFlow was reading is a `UserError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"UserError: (.*)", error.message)
+        if found is None:
+            raise
+        raise UserError(found[1]) from error
 
 
 def evaluation_batches(

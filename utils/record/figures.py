@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -47,13 +47,13 @@ def prediction_picture(
     class_names: Sequence[str] | None = None,
     columns: int = 10,
 ) -> np.ndarray:
-    """Tiles images with their predicted class, green where right and red where wrong.
+    """Tiles images with their predicted class, green where right, red where wrong, else grey.
 
     Drawn with OpenCV, which takes a millisecond where Matplotlib takes a second.
 
     Args:
         images: uint8 `[N, H, W, C]`, C = 1 or 3.
-        labels: int `[N]` or `[N, n]`, the true classes.
+        labels: int `[N]` or `[N, n]`, the true classes, -1 = unknown.
         probabilities: `[N, num_labels]` or `[N, n, num_labels]`.
         class_names: None: the classes' numbers.
         columns: images side by side.
@@ -65,6 +65,8 @@ def prediction_picture(
     for image, label, row in zip(images, labels, probabilities, strict=True):
         predicted = np.atleast_1d(row.argmax(axis=-1))
         colour = (0, 130, 0) if (predicted == label).all() else (200, 0, 0)
+        if np.all(label < 0):
+            colour = (110, 110, 110)
         rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
         tile = cv2.resize(rgb, (76, 76), interpolation=cv2.INTER_NEAREST)
         tile = cv2.copyMakeBorder(tile, 2, 18, 2, 2, cv2.BORDER_CONSTANT, value=colour)
@@ -96,21 +98,79 @@ def confusion_picture(matrix: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `[height, width, 3]` RGB.
     """
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure, axis = plt.subplots(figsize=(5, 5), dpi=100)
     figure.subplots_adjust(0.1, 0.1, 0.98, 0.98)  # a layout engine takes as long as the drawing
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true")
-    axis.set_xticks(range(len(matrix)))
-    axis.set_yticks(range(len(matrix)))
-    for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.005:
-            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
-                      color="white" if share > 0.5 else "black")  # fmt: skip
+    draw_confusion(axis, matrix, [str(number) for number in range(len(matrix))])
     figure.canvas.draw()
     picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
     plt.close(figure)
     return picture
+
+
+def save_certainty(
+    path: Path,
+    images: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    count: int = 40,
+) -> None:
+    """Writes two pictures: the predictions that are most certain, and those that are least.
+
+    Args:
+        path: a PNG file; the second has `_least` in its name.
+        images: returns the images of some rows, uint8 `[n, H, W, C]`.
+        labels: int `[N]`, -1 = unknown.
+        probabilities: `[N, K]`.
+        class_names: of the K classes.
+        count: images of each picture, at most.
+    """
+    order = np.argsort(-probabilities.max(axis=-1), kind="stable")
+    for place, rows in ((path, order[:count]), (path.with_stem(f"{path.stem}_least"),
+                                                order[::-1][:count])):  # fmt: skip
+        picture = prediction_picture(images(rows), labels[rows], probabilities[rows], class_names)
+        with whole_file(place) as temporary:
+            cv2.imwrite(str(temporary), picture[..., ::-1])
+
+
+def draw_confusion(axis: plt.Axes, matrix: np.ndarray, names: Sequence[str]) -> None:
+    """Draws a confusion matrix, in percent of each true class."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.set_xticks(range(len(matrix)), names)
+    axis.set_yticks(range(len(matrix)), names)
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
+                      color="white" if share > 0.5 else "black")  # fmt: skip
+
+
+def save_evaluation(
+    path: Path,
+    matrix: np.ndarray,
+    bins: Sequence[tuple[float, float, float]],
+    class_names: Sequence[str],
+) -> None:
+    """Writes a model's confusion matrix beside its reliability diagram.
+
+    Args:
+        path: a PNG file.
+        matrix: int `[K, K]`, true class × predicted class.
+        bins: share, accuracy and mean confidence of the predictions in each bin.
+        class_names: of the K classes.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    draw_confusion(left, matrix, class_names)
+    share, accuracy, confidence = np.array(bins).reshape(-1, 3).T
+    right.plot([0, 1], [0, 1], "k--", linewidth=1)
+    right.plot(confidence, accuracy, "o-", label="accuracy")
+    right.bar(confidence, share, width=0.03, alpha=0.3, label="share of the images")
+    right.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    right.legend()
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)
 
 
 def save_curves(

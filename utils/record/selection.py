@@ -7,9 +7,9 @@ Adaptation", arXiv 2208.07360, compares them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -31,6 +31,26 @@ class Outputs:
     """Of the classes: float32 `[N, num_labels]`, or `[N, n, num_labels]` for n positions."""
     labels: np.ndarray
     """int32 `[N]` or `[N, n]`, -1 = unlabelled."""
+
+
+def outputs_of(
+    examine: Callable[[tuple[Any, Any, Any]], tuple[Any, Any]],
+    batches: Iterable[tuple[Any, Any, Any]],
+) -> Outputs:
+    """Returns what a model makes of all images of some batches.
+
+    Args:
+        examine: returns features `[B, ...]` and class probabilities of a batch.
+        batches: of images, labels and domains.
+    """
+    features, probabilities, labels = [], [], []
+    for batch in batches:
+        some_features, some_probabilities = examine(batch)
+        rows = np.asarray(some_features, np.float32)
+        features.append(shortened(rows.reshape(len(rows), -1)))
+        probabilities.append(np.asarray(some_probabilities))
+        labels.append(np.asarray(batch[1]))
+    return Outputs(*map(np.concatenate, (features, probabilities, labels)))
 
 
 Criterion = Callable[[Outputs, Outputs], float]  # of source and target

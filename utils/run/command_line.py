@@ -85,7 +85,10 @@ def add_flags(group: Any, field: Field, default: Any, text: str) -> None:
             )  # fmt: skip
         return
     if default not in (None, "", (), dataclasses.MISSING):
-        text += f" [{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+        values = default if isinstance(default, tuple) else (default,)
+        words = [value.name if isinstance(value, Path) and value.is_absolute() else str(value)
+                 for value in values]  # fmt: skip
+        text += f" [{' '.join(words)}]"
     options: dict[str, Any] = {"nargs": None, "metavar": field.name.split("_")[-1].upper()}
     inner = without_none(field.kind)
     if typing.get_origin(inner) is tuple:

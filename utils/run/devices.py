@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 import keras
@@ -11,21 +13,23 @@ import tensorflow as tf
 from config.base import TrainingConfig
 from utils.errors import UserError
 
+BFLOAT16_GPU = (8, 0)
+
 
 def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
     """Makes runs repeatable, lets GPU memory grow, and returns the strategy to build under.
 
-    bfloat16 has float32's range, so unlike float16 it needs no loss scaling. XLA has no
+    XLA has no
     deterministic gradient of pooling: with it, a resumed run is repeated only as exactly as the
     device itself repeats things.
 
     Raises:
         UserError: the devices that `config` asks for are not there.
     """
-    keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if config.mixed_precision else "float32"
-    )
-    for gpu in tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    policy = mixed_policy(gpus) if config.mixed_precision else "float32"
+    keras.mixed_precision.set_global_policy(policy)
+    for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not config.jit_compile:
         tf.config.experimental.enable_op_determinism()
@@ -39,6 +43,17 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
         )
     keras.utils.set_random_seed(config.seed)
     return strategy
+
+
+def mixed_policy(gpus: Sequence[Any]) -> str:
+    """Returns the Keras policy of mixed precision that all devices compute with.
+
+    bfloat16 has float32's range. float16 has not, so the losses are scaled. GPUs compute with
+    bfloat16 from compute capability 8.0 on: NVIDIA's Ampere of 2020.
+    """
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    old = [one for one in details if one.get("compute_capability", BFLOAT16_GPU) < BFLOAT16_GPU]
+    return "mixed_float16" if old else "mixed_bfloat16"
 
 
 def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:

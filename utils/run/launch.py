@@ -69,9 +69,9 @@ def launch(
     start, values = read_flags(kind, description)
     if start.resume:
         where = {name: values.pop(name, getattr(kind(), name)) for name in WHERE}
-        run, config = find_run(start.resume, kind)
         if values or start.preset or start.config:
-            raise UserError(only_its_own(run, values))
+            raise UserError(only_its_own(start.resume, values))
+        run, config = find_run(start.resume, kind)
         if final_models(run):
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
             return 0
@@ -172,10 +172,10 @@ def train(
     return 0
 
 
-def only_its_own(run: Run, values: dict[str, Any]) -> str:
+def only_its_own(folder: Path, values: dict[str, Any]) -> str:
     """Returns why a resumed run takes no settings, and what to do instead."""
     if set(values) == {"epoch"}:
-        repeat = command_of("--config", run.config / CONFIG_FILE, "--epoch", values["epoch"])
+        repeat = command_of("--config", folder / CONFIG_FILE, "--epoch", values["epoch"])
         return (
             "--resume: --epoch would be another run, because its learning rate and λ follow the "
             f"length of the run from the first step; start that run: {repeat}"
@@ -234,11 +234,10 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
     except CollapseError as error:
         print(
-            f"\nThe network has collapsed: {error}.\nIts features no longer depend on the image, "
-            "so no gradient can bring it back.\nUsual cause: the learning rate is too high for "
-            "this network under the adversarial gradient.\nTry --clip_norm 1, --init_learning_rate "
-            f"{config.init_learning_rate / 2:g} or a smaller --grl_lambda; another --seed may "
-            "pass by luck.\nTo go on all the same: --allow_collapse."
+            f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
+            f"best.keras in {trainer.checkpoints_dir} is the best epoch before.\nStart a new run, "
+            f"and {METHODS[config.method].remedy}; another --seed may pass by luck.\n"
+            "To train on all the same: --allow_collapse."
         )
         return COLLAPSED
     return 0

@@ -162,7 +162,8 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
               for other in roots))
         for mine in dict.fromkeys(roots)
     ]  # fmt: skip
-    whole = [run for run in found if belong_together(run, config, kind)]
+    whole = [run for run in found if len(set(run.folders)) == len(set(roots))
+             and belong_together(run, config, kind)]  # fmt: skip
     if not whole:
         missing = next(
             (path for path in found[0].folders if not (path / CONFIG_FILE).is_file()), found[0].logs

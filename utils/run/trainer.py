@@ -15,7 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from utils.atomic import whole_file
-from utils.data.batches import DomainBatches
+from utils.data.batches import DomainBatches, reading_faults_named
 from utils.record.embeddings import (
     FIRST,
     LAST,
@@ -27,10 +27,10 @@ from utils.record.embeddings import (
     write_projector,
 )
 from utils.record.figures import save_curves
-from utils.record.selection import CRITERIA, Outputs, shortened
+from utils.record.selection import CRITERIA, Outputs, outputs_of
 from utils.record.summaries import RunLog
 from utils.run.checkpoints import Checkpoints, disk_faults_named
-from utils.run.collapse import check_alive, check_finite
+from utils.run.collapse import CollapseWatch, check_finite
 from utils.run.signals import Signals
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -107,6 +107,7 @@ class Trainer:
         self.total_steps = epochs * self.epoch_steps
         self.checkpoints = Checkpoints(model, checkpoints_dir, chief)
         self.signals = Signals(self.strategy)
+        self.watch = CollapseWatch()
         self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
@@ -135,6 +136,8 @@ class Trainer:
         """
         start = self.step
         fresh = not self.checkpoints.restored
+        if not fresh and self.select_by == "information_maximisation":
+            self.watch.highest = float(self.checkpoints.best.numpy())
         if self.chief:
             self.log.open(-1 if fresh else start // self.epoch_steps, self.epoch_steps)
         dataset = self.strategy.distribute_datasets_from_function(
@@ -143,9 +146,9 @@ class Trainer:
         iterator = iter(dataset)
         if fresh:
             if self.begins_trained:
-                self.evaluate(0, {})
+                self.watch.check(self.evaluate(0, {}), 0, 0)
             self.checkpoints.save()
-        with self.signals.noted():
+        with self.signals.noted(), reading_faults_named():
             for epoch in range(start // self.epoch_steps, self.epochs):
                 self.train_epoch(epoch, iterator)
         if self.chief:
@@ -184,7 +187,7 @@ class Trainer:
                 self.checkpoints.step.assign(step)
                 train = {name: float(value) for name, value in results.items()}
                 if not self.allow_collapse:
-                    check_finite(train, epoch)
+                    check_finite(train, epoch + 1)
                 bar.set_postfix({name: f"{value:.3f}" for name, value in train.items()})
                 bar.update(count)
                 signal = self.signals.seen()
@@ -194,18 +197,17 @@ class Trainer:
         trained = time.monotonic() - began
         self.model.reset_metrics()
         with self.model.averaged():
-            labelled = self.evaluate(epoch + 1, train)
+            unlabelled = self.evaluate(epoch + 1, train)
         seconds = time.monotonic() - began
         if self.chief:
             print(f"({seconds:.1f} s, training {trained:.1f} s)", flush=True)
         self.checkpoints.save()
         if not self.allow_collapse:
-            labels = np.concatenate([labels for _, labels, _ in self.evaluation.labelled])
-            check_alive(labelled, labels, self.batches.num_domains, epoch)
+            self.watch.check(unlabelled, epoch + 1, end)
         if end < self.total_steps:
             self.signals.obey(self.signals.seen())
 
-    def evaluate(self, epoch: int, train: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(self, epoch: int, train: Mapping[str, float]) -> Outputs:
         """Measures the model after an epoch and records it, the model too if it is the best yet.
 
         Args:
@@ -213,7 +215,7 @@ class Trainer:
             train: the metrics of its training batches.
 
         Returns:
-            the metrics over the held-out labelled images.
+            what the model makes of the unlabelled target images.
         """
         validation, target = self.measure(self.evaluation.target)
         labelled, source = self.measure(self.evaluation.labelled)
@@ -233,7 +235,7 @@ class Trainer:
                     save_pair(self.log.folder / FIRST, (first_points(source), first_points(target)))
                 if improved:
                     self.save_model(self.checkpoints_dir / "best.keras")
-        return labelled
+        return unlabelled
 
     def record(
         self,
@@ -252,18 +254,14 @@ class Trainer:
 
     def measure(self, dataset: tf.data.Dataset) -> tuple[dict[str, float], Outputs]:
         """Returns the metrics over a dataset, and what the model makes of its images."""
-        features, probabilities, labels = [], [], []
         self.model.reset_metrics()
-        for batch in dataset:
-            some_features, some_probabilities = self.run_test(batch)
-            rows = tf.reshape(tf.cast(some_features, tf.float32), [len(batch[0]), -1])
-            features.append(shortened(rows.numpy()))
-            probabilities.append(some_probabilities.numpy())
-            labels.append(batch[1].numpy())
+        outputs = outputs_of(self.run_test, dataset)
         results = self.model.get_metrics_result()
         values = {name: float(value) for name, value in results.items()}
         self.model.reset_metrics()
-        return values, Outputs(*map(np.concatenate, (features, probabilities, labels)))
+        if (outputs.labels < 0).all():
+            values |= dict.fromkeys(["loss", *self.model.label_metric_names], math.nan)
+        return values, outputs
 
     def embedding(self) -> Pair:
         """Returns some source and target outputs for a picture of the feature space."""

@@ -1,0 +1,170 @@
+"""Measures trained models: on a data set pickle, or on folders of pictures named as the classes.
+
+For each model one line: accuracy on the target; calibration error, between 0 and 1, which is how
+far its confidence is from its accuracy; domain, the share of images whose domain its domain
+classifier tells, .5 if it cannot; and the label-free criteria, the higher the better. Nothing is
+trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from config.config import Config
+from config.settings import PIXELS, Settings
+from utils.atomic import refuse_inputs, whole_file
+from utils.data.folders import PictureFolder, open_source, open_target
+from utils.data.pickles import read_pickle
+from utils.errors import UserError, run_script
+from utils.run.command_line import parse
+from utils.run.quiet import quiet_start
+
+SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
+Labelled = tuple[np.ndarray | PictureFolder, np.ndarray]  # images and their classes
+BINS = 15  # of confidence; Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
+COLUMNS = {
+    "accuracy": "acc", "calibration_error": "ECE", "domain_accuracy": "domain",
+    "information_maximisation": "IM", "entropy": "entropy", "nuclear_norm": "nuclear",
+    "soft_neighbourhood_density": "SND", "deep_embedded_validation": "DEV",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
+    models: tuple[Path, ...] = (SHIPPED,)
+    """Models: .keras from checkpoints/, .weights.h5, or a .h5 of the original repository."""
+    target: Path = Path(Config.target_dataset_path)
+    """What is measured: a pickle, of which the test images; or a folder with a folder of pictures
+    for each class."""
+    source: Path = Path(Config.source_dataset_path)
+    """The labelled domain, in the same form. The domain accuracy and DEV need it."""
+    pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
+    """Mean that was subtracted in training, of .weights.h5 and .h5 files. None: the original
+    repository's for .h5; that of MNIST and MNIST-M for .weights.h5."""
+    json: Path | None = None
+    """Write all numbers here, with the accuracy of each class and the confusion matrix."""
+    figures: Path | None = None
+    """Write a picture for each model into this folder: confusion matrix and reliability diagram."""
+
+
+def main() -> None:
+    args = Arguments.of(parse([Arguments], __doc__))
+    if args.json:
+        refuse_inputs(args.json, *args.models, args.target, args.source)
+    with quiet_start():
+        from model.pretrained import load_model
+
+        models = [load_model(path, args.pixel_mean) for path in args.models]
+    found: dict[str, dict[str, Any]] = {}
+    for path, model in zip(args.models, models, strict=True):
+        source, target = read_domains(args, model, path)
+        found[str(path)] = measure(model, source, target)
+        if args.figures:
+            picture = args.figures / f"{len(found)}_{path.stem}.png"
+            draw(picture, found[str(path)])
+            print(f"{picture}: written", file=sys.stderr)
+    print(table(found))
+    if args.json:
+        with whole_file(args.json) as temporary:
+            temporary.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"{args.json}: written", file=sys.stderr)
+
+
+def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
+    """Returns images and classes of source and target, as a model takes them."""
+    from model.pretrained import picture_shape
+
+    shape = picture_shape(model, path)
+    classes = model.class_names
+    domains: list[Labelled] = []
+    for place in (args.source, args.target):
+        if not place.is_dir():
+            arrays = read_pickle(place, shape, model.label_predictor.output_shape[-1])
+            domains.append((arrays["val"], arrays["val_label"]))
+            continue
+        if classes is None:
+            count = model.label_predictor.output_shape[-1]
+            folder, classes = open_source(place, shape)
+            if len(classes) != count:
+                raise UserError(
+                    f"{place}: has {len(classes)} class folders, but the model has {count} classes"
+                )
+        else:
+            folder = open_target(place, classes, shape)
+        domains.append((folder, folder.labels))
+    return domains
+
+
+def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
+    """Returns all that is told of a model, by name."""
+    from utils.data.batches import evaluation_batches
+    from utils.record.selection import CRITERIA, outputs_of
+
+    model.reset_metrics()
+    outputs = [outputs_of(model.examine, evaluation_batches(images, labels, number))
+               for number, (images, labels) in enumerate((source, target))]  # fmt: skip
+    domain = model.get_metrics_result().get("domain_cls_acc")
+    of_source, of_target = outputs
+    known = of_target.labels >= 0
+    labels, probabilities = of_target.labels[known], of_target.probabilities[known]
+    predicted = probabilities.argmax(axis=-1)
+    matrix = np.zeros(2 * probabilities.shape[-1:], int)
+    np.add.at(matrix, (labels, predicted), 1)
+    right = predicted == labels
+    bins = reliability(right, probabilities.max(axis=-1))
+    return {
+        "images": len(of_target.labels),
+        "accuracy": float(right.mean()) if len(right) else None,
+        "calibration_error": sum(share * abs(accuracy - sure) for share, accuracy, sure in bins)
+        if len(right) else None,
+        "domain_accuracy": None if domain is None else float(domain),
+        **{name: score(of_source, of_target) for name, score in CRITERIA.items()},
+        "classes": model.class_names or [str(number) for number in range(len(matrix))],
+        "class_accuracy": [float(row[number] / row.sum()) if row.sum() else None
+                           for number, row in enumerate(matrix)],
+        "confusion": matrix.tolist(),
+        "reliability": bins,
+    }  # fmt: skip
+
+
+def reliability(right: np.ndarray, confidence: np.ndarray) -> list[tuple[float, float, float]]:
+    """Returns share, accuracy and mean confidence of the predictions in each bin of confidence."""
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = []
+    for place in range(BINS):
+        inside = places == place
+        if inside.any():
+            bins.append((float(inside.mean()), float(right[inside].mean()),
+                         float(confidence[inside].mean())))  # fmt: skip
+    return bins
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Returns a line for each model, of at most 80 columns."""
+    lines = [f"{'model':<16}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
+    for path, values in found.items():
+        cells = ["–" if values[name] is None else f"{values[name]:.4f}" for name in COLUMNS]
+        lines.append(f"{Path(path).stem[:15]:<16}" + "".join(f"{cell:>8}" for cell in cells))
+    for path, values in found.items():
+        classes = "  ".join(f"{name} {'–' if share is None else f'{share:.3f}'}"
+                            for name, share in zip(values["classes"], values["class_accuracy"],
+                                                   strict=True))  # fmt: skip
+        lines.append(f"{Path(path).stem}, {values['images']} images, by class: {classes}")
+    return "\n".join(lines)
+
+
+def draw(place: Path, values: dict[str, Any]) -> None:
+    """Writes a model's confusion matrix and reliability diagram."""
+    from utils.record.figures import save_evaluation
+
+    save_evaluation(place, np.array(values["confusion"]), values["reliability"], values["classes"])
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,229 @@
+"""fit() in a stranger's hands: wrong batches, callbacks, precision, knobs, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.adda import ADDA, SourceModel
+from model.cdan import CDAN
+from model.dann import DANN
+from model.mean_teacher import MeanTeacher
+from model.networks import dense_head
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of TensorFlow's SavedModel
+]
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (32, 8, 8, 1)).astype(np.uint8)
+DOMAINS = np.repeat([0, 1], 16).astype(np.int32)
+CLASSES = RANDOM.integers(0, 3, 32).astype(np.int32)
+LABELS = np.where(DOMAINS == 0, CLASSES, -1).astype(np.int32)
+
+
+def extractor() -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(),
+         keras.layers.Dense(16, "relu")], name="feature_extractor",
+    )  # fmt: skip
+
+
+def dann(**options: Any) -> DANN:
+    model = DANN(extractor(), num_labels=3, **options)
+    model.compile("sgd")
+    return model
+
+
+def dataset(*parts: np.ndarray, size: int = 32) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(parts or (IMAGES, LABELS, DOMAINS)).batch(size)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES, LABELS), r"must be \(images, labels, domains\).*got 2 parts"),
+        ((IMAGES, LABELS.astype(np.float32), DOMAINS), "got labels of type float32"),
+        ((IMAGES, np.eye(3, dtype=np.int32)[CLASSES], DOMAINS), r"and shape \(None, 3\)"),
+        ((IMAGES, LABELS, DOMAINS[:, None]), r"got domains .* shape \(None, 1\)"),
+    ],
+)
+def test_another_form_of_batches_is_shown_the_right_one(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dann().fit(dataset(*data), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "message"),
+    [
+        ((IMAGES, LABELS, DOMAINS[::-1].copy()), 32, "one block of each of 2 domains"),
+        ((IMAGES, LABELS, np.tile([0, 1], 16).astype(np.int32)), 32, "the source first"),
+        ((IMAGES[:31], LABELS[:31], DOMAINS[:31]), 31, "drop_remainder=True"),
+    ],
+)
+def test_blocks_in_another_order_are_refused(data: Any, size: int, message: str) -> None:
+    adda = ADDA(extractor(), dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2))
+    adda.compile("sgd")
+    for model in (dann(extractor_calls="per_domain"), adda):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            model.fit(dataset(*data, size=size), verbose=0)
+
+
+def test_class_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="class_weight: is not used"):
+        dann().fit(dataset(), class_weight={0: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_norm": -1.0}, "clip_norm must be 0 or more"),
+        ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\)"),
+        ({"class_names": ["a"]}, "class_names must be 3"),
+        ({"grl_lambda": -1.0}, "grl_lambda must be a number >= 0"),
+        ({"grl_lambda": "much"}, "grl_lambda must be a number >= 0"),
+        ({"num_labels": 5, "label_predictor": dense_head("l", (16,), (), 3)}, "num_labels is 5"),
+        ({"label_predictor": keras.Sequential([keras.Input((16,)),
+                                               keras.layers.Dense(3, "softmax")])}, "logits"),
+        ({"label_predictor": keras.Sequential([keras.Input((16,)), keras.layers.Dense(3),
+                                               keras.layers.Softmax()])}, "logits"),
+    ],
+)  # fmt: skip
+def test_impossible_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DANN(extractor(), **{"num_labels": 3, **options})
+
+
+def test_losses_and_metrics_are_the_methods_own() -> None:
+    with pytest.raises(ValueError, match="metrics: DANN has its own"):
+        DANN(extractor(), num_labels=3).compile("sgd", metrics=["accuracy"])
+
+
+def test_several_outputs_are_refused() -> None:
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(4)(inputs)
+    with pytest.raises(ValueError, match="has 2 outputs; choose one"):
+        DANN(keras.Model(inputs, [hidden, hidden]), num_labels=3)
+
+
+def models() -> dict[str, Any]:
+    heads = dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2)
+    return {
+        "dann": DANN(extractor(), num_labels=3, clip_norm=1.0),
+        "alternating": DANN(extractor(), num_labels=3, alternating=True),
+        "cdan": CDAN(extractor(), num_labels=3),
+        "mean_teacher": MeanTeacher(extractor(), num_labels=3, average_decay=0.9),
+        "adda": ADDA(extractor(), *heads),
+        "source_model": SourceModel(extractor(), heads[0]),
+    }
+
+
+@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_weights_move_as_far_in_half_precision(name: str, policy: str) -> None:
+    """Unscaled, mixed_float16 moved them by a 32,768th."""
+    moved = {}
+    for one in ("float32", policy):
+        keras.mixed_precision.set_global_policy(one)
+        try:
+            keras.utils.set_random_seed(3)
+            model = models()[name]
+            model.compile(keras.optimizers.SGD(0.1))
+            before = [weight.numpy() for weight in model.trainable_variables]
+            model.fit(dataset(), epochs=3, verbose=0)
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+        pairs = zip(model.trainable_variables, before, strict=True)
+        moved[one] = np.concatenate([(after.numpy() - was).ravel() for after, was in pairs])
+    assert np.abs(moved["float32"]).max() > 1e-3
+    gap = np.linalg.norm(moved[policy] - moved["float32"]) / np.linalg.norm(moved["float32"])
+    assert gap < 0.15
+
+
+def weights_after(model: DANN, epochs: int = 1) -> np.ndarray:
+    model.fit(dataset(), epochs=epochs, verbose=0)
+    return np.concatenate([weight.numpy().ravel() for weight in model.feature_extractor.weights])
+
+
+def test_a_knob_that_is_turned_between_fits_acts() -> None:
+    """A second model, which had the new value from the start, does the same."""
+    found = []
+    for norms in ((5.0, 1e-3), (1e-3, 1e-3)):
+        keras.utils.set_random_seed(1)
+        model = dann(clip_norm=norms[0])
+        start = [weight.numpy() for weight in model.weights]
+        model.fit(dataset(), verbose=0)
+        for weight, value in zip(model.weights, start, strict=True):
+            weight.assign(value)
+        model.optimizer.iterations.assign(0)
+        model.clip_norm = norms[1]
+        found.append(weights_after(model))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+class Ramp(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.grl_lambda = [0.0, 5.0][epoch]
+
+
+def test_a_callback_ramps_lambda_while_fit_runs() -> None:
+    """Without it the second epoch would have λ = 0, too, as the control."""
+    found = []
+    for callbacks in ([Ramp()], []):
+        keras.utils.set_random_seed(1)
+        model = dann(grl_lambda=0.0)
+        model.fit(dataset(), epochs=2, verbose=0, callbacks=callbacks)
+        found.append(model.feature_extractor.get_weights()[0])
+    assert np.abs(found[0] - found[1]).max() > 1e-5
+
+
+def test_a_variable_is_lambda_and_comes_back(tmp_path: Path) -> None:
+    value = keras.Variable(0.25, name="mine")
+    model = dann(grl_lambda=value)
+    value.assign(0.75)
+    assert model.grl_lambda == 0.75
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").grl_lambda == 0.75
+
+
+CALLBACKS = {
+    "EarlyStopping": lambda _: keras.callbacks.EarlyStopping("val_image_cls_acc", mode="max"),
+    "ModelCheckpoint": lambda place: keras.callbacks.ModelCheckpoint(
+        place / "m.keras", "val_image_cls_acc", mode="max", save_best_only=True
+    ),
+    "BackupAndRestore": lambda place: keras.callbacks.BackupAndRestore(place / "backup"),
+    "CSVLogger": lambda place: keras.callbacks.CSVLogger(place / "log.csv"),
+    "ReduceLROnPlateau": lambda _: keras.callbacks.ReduceLROnPlateau("val_loss"),
+    "LearningRateScheduler": lambda _: keras.callbacks.LearningRateScheduler(lambda n, r: r / 2),
+    "TensorBoard": lambda place: keras.callbacks.TensorBoard(place / "logs"),
+    "TerminateOnNaN": lambda _: keras.callbacks.TerminateOnNaN(),
+    "LambdaCallback": lambda _: keras.callbacks.LambdaCallback(),
+    "ProgbarLogger": lambda _: keras.callbacks.ProgbarLogger(),
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_of_keras_work(name: str, tmp_path: Path) -> None:
+    model = dann()
+    callback = CALLBACKS[name](tmp_path)
+    history = model.fit(
+        dataset(), epochs=2, validation_data=dataset(), callbacks=[callback], verbose=0
+    ).history
+    assert len(history["val_image_cls_acc"]) == 2
+    if name == "ModelCheckpoint":
+        assert keras.saving.load_model(tmp_path / "m.keras").predict(IMAGES, verbose=0).shape == (
+            32, 3,
+        )  # fmt: skip
+
+
+def test_export_predicts_the_same(tmp_path: Path) -> None:
+    model = dann()
+    model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    served = saved.serve(IMAGES.astype(np.float32))
+    np.testing.assert_allclose(served, model.predict(IMAGES, verbose=0), rtol=1e-5)
