@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
-from benchmarks.report import Runs, report
+from benchmarks.report import Runs, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import Training, train_all
 from config.config import Config
@@ -52,9 +52,12 @@ def main() -> None:
     ship(runs)
     with whole_file(ROOT / "docs" / "results.md") as path:
         path.write_text(report(runs, args.seeds))
+    readme = (ROOT / "README.md").read_text()
+    with whole_file(ROOT / "README.md") as path:
+        path.write_text(fill_readme(readme, runs))
     draw_curves(runs, ROOT / "image" / "results.png")
     draw_embedding(runs, ROOT / "image" / "embedding.png", args.seeds)
-    print("docs/results.md, image/results.png and image/embedding.png are written")
+    print("docs/results.md, README.md, image/results.png and image/embedding.png are written")
 
 
 def ship(runs: Runs) -> None:

@@ -166,7 +166,8 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
          "no 'ResNet5' in keras.applications; there are ResNet50"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--feature_layer", "conv"],
          "no layer 'conv'; there are conv"),
-        (["--source", "{tree}/source", "--target", "{tree}/target", "--target", "{tree}/other"],
+        (["--source", "{tree}/source", "--target", "{tree}/target", "--target", "{tree}/other",
+          "--batch_size", "256"],
          "batch_size: 256 must be a multiple of 3, for the 3 domains"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import report as reported
 from benchmarks import runner
-from benchmarks.report import CRITERIA, report
+from benchmarks.report import CRITERIA, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
 from benchmarks.search import SEARCH
@@ -25,6 +25,7 @@ ACCURACIES = {  # of epochs; the criterion likes the middle one
     ("mnist_m", "recipe", 1): (0.5, 0.7, 0.6),
     ("mnist_m", "source_only", 0): (0.3, 0.2, 0.4),
     ("usps", "adda", 0): (0.4, 0.6, 0.7),
+    ("mnist_m", "mean_teacher", 0): (0.6, 0.7, 0.8),
 }
 
 
@@ -59,6 +60,10 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     record = {"seed": 42, "digits": "MNIST", "photos": "BSDS500 training"}
     digests = {"digits_sha256": "a" * 64, "photos_sha256": "b" * 64}
     (data / "mnist_m.json").write_text(json.dumps(record | digests))
+    times = {row: {"epochs": [10], "seconds": [30.0], "minutes": 5.0} for row in ROWS}
+    times["mean_teacher"] = {"epochs": [40, 10], "seconds": [6.0, 30.0], "minutes": 9.0}
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "epochs.json").write_text(json.dumps(times))
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(reported, "ROOT", tmp_path)
     return tmp_path
@@ -83,13 +88,27 @@ def test_the_report_says_what_the_logs_say(logged: Path) -> None:
     assert recipe[4] == f"*0.8100 ± {np.std([0.92, 0.7], ddof=1):.4f}*"
     assert cells_of(text, "source only")[1] == "0.4000 (one seed)"
     assert cells_of(text, "ADDA", "## MNIST → USPS")[1] == "0.7000 (one seed)"
-    # What the pick loses: .12, 0 and .2 on MNIST-M, .1 on USPS.
-    assert cells_of(text, "information_maximisation")[1:] == ["10.7", "10.0", "10.5", "20.0"]
+    # What the pick loses: .12, 0, .2 and .1 on MNIST-M, .1 on USPS.
+    assert cells_of(text, "information_maximisation")[1:] == ["10.5", "10.0", "10.4", "20.0"]
     assert cells_of(text, "last epoch")[-1] == "10.0"
     assert ".5749 / .8149 / .9891" in text
     assert "seed 42" in text
     # .75 is reached by one of two seeds: epoch 2; the other never. The median is infinite.
-    assert cells_of(text, "recipe", "## Epochs to")[1:] == ["–"] * 4
+    assert cells_of(text, "recipe", "## Time to")[1:] == ["30.0", "–", "–", "–", "–"]
+    # .75 in epoch 3 of 30 s, after 40 epochs of 6 s: 330 s.
+    reached = cells_of(text, "second stage", "## Time to")
+    assert reached[1:] == ["30.0", "3: 5.5 min", "–", "–", "–"]
+
+
+def test_the_readme_is_filled_from_the_logs(logged: Path) -> None:
+    text = (
+        "The preset `recipe` takes 1 minutes. The target accuracy is ?.\n"
+        "| `recipe` | x | ? | 50 | ? |\n| `cdan` | y | ? | 40 | ? |\n"
+    )
+    assert fill_readme(text, finished()) == (
+        "The preset `recipe` takes 5 minutes. The target accuracy is 0.760 ± 0.226.\n"
+        "| `recipe` | x | 0.760 ± 0.226 | 50 | 5 |\n| `cdan` | y | not run | 40 | 5 |\n"
+    )
 
 
 def test_captchas_are_reported_with_their_control(logged: Path) -> None:

@@ -1,0 +1,60 @@
+"""Times an epoch of each digits' preset, alone on this machine, and writes docs/epochs.json.
+
+Nothing else should run meanwhile. Two epochs each; the second one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from config.config import Config
+from config.methods import METHODS
+from config.presets import presets_of
+from utils.atomic import whole_file
+from utils.errors import UserError, run_script
+
+DIGITS = "train_MNIST2MNIST_M.py"
+PLACE = ROOT / "docs" / "epochs.json"
+EPOCH = re.compile(r"\((\d+\.\d) s, training (\d+\.\d) s\)")
+
+
+def main() -> None:
+    presets = presets_of(DIGITS)
+    found = {name: timed(name, preset.settings) for name, preset in tqdm(presets.items())}
+    with whole_file(PLACE) as path:
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    for name, times in found.items():
+        print(f"{name:<16} {times['minutes']:6.1f} min, epochs of {times['seconds']} s")
+
+
+def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the seconds of an epoch of each stage of a preset, and the minutes of all epochs."""
+    config = Config.of(settings)
+    two_stages = METHODS[config.method].first is not None
+    epochs = [config.source_epoch, config.epoch] if two_stages else [config.epoch]
+    short = ["--epoch", "2", *(["--source_epoch", "2"] if two_stages else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        places = [text for kind in ("logs", "checkpoints", "config")
+                  for text in (f"--{kind}_dir", f"{folder}/{kind}")]  # fmt: skip
+        command = [sys.executable, DIGITS, "--preset", name, *short, *places]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{name}: ended with code {done.returncode}; {done.stderr[-300:]}")
+    seconds = [float(all_of_it) for all_of_it, _ in EPOCH.findall(done.stdout)[1::2]]
+    training = [float(steps) for _, steps in EPOCH.findall(done.stdout)[1::2]]
+    total = sum(count * one for count, one in zip(epochs, seconds, strict=True))
+    return {"epochs": epochs, "seconds": seconds, "training": training, "minutes": total / 60}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,122 @@
+"""README and docs: every command is one that the scripts take, every link leads somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from config.captcha import CaptchaConfig
+from config.config import Config
+from config.custom import CustomConfig
+from config.drawings import DrawingsConfig
+from config.settings import fields_of
+from utils.run.command_line import parse
+from utils.run.launch import Start, make_settings, read_flags
+
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+TRAIN = {"train_MNIST2MNIST_M.py": Config, "train_custom.py": CustomConfig,
+         "train_captcha.py": CaptchaConfig, "train_real2drawing.py": DrawingsConfig}  # fmt: skip
+WITH_ARGUMENTS = ("create_mnistm", "create_usps", "predict", "evaluate", "benchmarks.search",
+                  "benchmarks.table")  # fmt: skip
+TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MODULES = {"utils.run.workers", "pip", "venv", "pytest"}
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page and line of every command, with the variables that its block sets filled in."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page):
+            values: dict[str, str] = {}
+            for line in block.replace("\\\n", " ").splitlines():
+                filled = re.sub(r"\$(\w+)", lambda match, v=values: v[match[1]], line.strip())
+                if assigned := re.fullmatch(r"([A-Z]+)=(\S+)", filled):
+                    values[assigned[1]] = assigned[2]
+                elif filled:
+                    found.append((page.name, filled))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_each_command_is_one_that_works(
+    page: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        assert words[1] in TARGETS
+        return
+    if words[0] in (".", "tensorboard", "git", "cd", "pip"):
+        return
+    assert words[0] in ("python", ".venv/bin/python", "python3")
+    if words[1] == "-m":
+        assert words[2] in MODULES
+        return
+    script, flags = words[1], words[2:]
+    assert (ROOT / script).is_file()
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    name = script.removesuffix(".py").replace("/", ".")
+    if script in TRAIN:
+        start, values = read_flags(TRAIN[script], None)
+        if not start.resume and not start.config:
+            make_settings(TRAIN[script], start, values)
+    elif name in WITH_ARGUMENTS:
+        module = importlib.import_module(name)
+        module.Arguments.of(parse([module.Arguments], ""))
+    else:
+        text = (ROOT / script).read_text()
+        assert all(f'"{flag}"' in text for flag in flags if flag.startswith("--"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), link
+        assert not anchor or anchor in anchors(place), link
+    for path in re.findall(r"`((?:config|model|utils|tests|benchmarks|docs)/[\w/.-]+\.\w+)`", text):
+        assert (ROOT / path).exists() or (page.name, path) in ORIGINALS, path
+
+
+# Files of the original repository, which the deviations name.
+ORIGINALS = {
+    ("dann.md", path) for path in (
+        "model/GradientReveresalLayer.py", "model/MNIST2MNIST_M.py",
+        "model/MNIST2MNIST_M_train.py", "utils/model_utils.py", "utils/dataset_utils.py")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_in_the_text_exist(page: Path) -> None:
+    known = {"help", "jobs", "inputs", "kills", "rounds", "m"}
+    for kind in (*TRAIN.values(), Start):
+        known |= set(fields_of(kind))
+    for name in WITH_ARGUMENTS:
+        known |= set(fields_of(importlib.import_module(name).Arguments))
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for flag in re.findall(r"--([a-z]\w*)", text):
+        assert flag in known or flag.removeprefix("no_") in known, flag
+
+
+def test_the_readme_fits_on_some_screens() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
