@@ -35,7 +35,7 @@ setup: .venv/ready
 	@touch $@
 
 $(DATA)/mnist_m.json: .venv/ready
-	$(BIN)/python create_mnistm.py --embedded --output_dir $(DATA) --picture $(DATA)/samples.png
+	$(BIN)/python create_mnistm.py --embedded --output_dir $(DATA)
 
 demo: $(DATA)/mnist_m.json
 	$(BIN)/python train_MNIST2MNIST_M.py $(DEMO) --method source_only

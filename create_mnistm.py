@@ -15,8 +15,8 @@ from typing import Annotated
 
 import numpy as np
 
-from config.settings import SEED, Settings
-from utils.atomic import whole_file
+from config.settings import PICTURE, SEED, Settings
+from utils.atomic import refuse_inputs, whole_file
 from utils.data.bsds500 import find_bsds500
 from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import Digits, find_mnist
@@ -24,7 +24,7 @@ from utils.data.mnist_m import RULE, blend, to_rgb
 from utils.data.pickles import describe, write_pickle
 from utils.errors import run_script
 from utils.record.figures import save_samples
-from utils.run.command_line import parse
+from utils.run.command_line import command_of, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,14 @@ class Arguments(Settings):
     """Use small data that ships with the packages instead: no download, for trying things out."""
     unverified: bool = False
     """Accept digits or photographs that are not the official MNIST and BSDS500."""
-    picture: Path = Path("image/mnist_m.png")
-    """Where the picture of samples goes."""
+    picture: Annotated[Path | None, PICTURE] = None
+    """Where the picture of samples goes, a .png or .jpg. None: samples.png beside the pickles."""
 
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    place = args.picture or args.output_dir / "samples.png"
+    refuse_inputs(place, *(path for path in (args.mnist, args.bsds) if path))
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()
@@ -71,9 +73,13 @@ def main() -> None:
             print(f"{path}: {describe(arrays)}")
         sidecar = files.enter_context(whole_file(args.output_dir / "mnist_m.json"))
         sidecar.write_text(json.dumps(provenance, indent=2) + "\n")
-        picture = files.enter_context(whole_file(args.picture))
+        picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
-    print(f"samples: {args.picture}\nnext:    python train_MNIST2MNIST_M.py")
+    flags = [] if args.output_dir == Arguments.output_dir else [
+        "--source_dataset_path", args.output_dir / "MNIST" / "mnist_data.pkl",
+        "--target_dataset_path", args.output_dir / "MNIST_M" / "mnist_m_data.pkl",
+    ]  # fmt: skip
+    print(f"samples: {place}\nnext:    {command_of('train_MNIST2MNIST_M.py', *flags)}")
 
 
 def domains(

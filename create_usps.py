@@ -19,7 +19,7 @@ from utils.data.mnist_m import to_rgb
 from utils.data.pickles import describe, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
-from utils.run.command_line import parse
+from utils.run.command_line import command_of, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main() -> None:
         facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE}
         note.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {describe(arrays)}")
-    print(f"next:    python train_MNIST2MNIST_M.py --target_dataset_path {path}")
+    print(f"next:    {command_of('train_MNIST2MNIST_M.py', '--target_dataset_path', path)}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,10 @@ SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
 PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
 SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")
 UNITS = Limit(lambda value: all(units >= 1 for units in value), "1 or more units in each layer")
+PICTURE = Limit(
+    lambda value: value.suffix.lower() in (".png", ".jpg", ".jpeg"),
+    "a file that ends in .png or .jpg",
+)
 FOLDER_NAME = Limit(
     lambda value: (
         value.strip(". ") != "" and not set("/\\\0") & set(value) and len(value.encode()) <= 200

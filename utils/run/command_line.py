@@ -163,6 +163,6 @@ def documented(kind: type) -> dict[str, dict[str, str]]:
     return found
 
 
-def command_of(*arguments: object) -> str:
-    """Returns this script's command with these arguments, to be pasted into a shell."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *map(str, arguments)])
+def command_of(script: str | None, *arguments: object) -> str:
+    """Returns the command of a script (None: this one), to be pasted into a shell."""
+    return shlex.join(["python", script or Path(sys.argv[0]).name, *map(str, arguments)])

@@ -152,7 +152,7 @@ def train(
         strategy = prepare_devices(config)
     print(
         f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
-        f"watch:    tensorboard --logdir {config.logs_dir}",
+        f"watch:    {shlex.join(['tensorboard', '--logdir', config.logs_dir])}",
         flush=True,
     )
     makers = stages(run, config, data)
@@ -175,7 +175,7 @@ def train(
 def only_its_own(folder: Path, values: dict[str, Any]) -> str:
     """Returns why a resumed run takes no settings, and what to do instead."""
     if set(values) == {"epoch"}:
-        repeat = command_of("--config", folder / CONFIG_FILE, "--epoch", values["epoch"])
+        repeat = command_of(None, "--config", folder / CONFIG_FILE, "--epoch", values["epoch"])
         return (
             "--resume: --epoch would be another run, because its learning rate and λ follow the "
             f"length of the run from the first step; start that run: {repeat}"
@@ -204,8 +204,8 @@ def summary(run: Run, config: TrainingConfig) -> str:
         f"models:   {run.checkpoints} ({size / 1e6:.0f} MB)",
         f"figures:  {run.logs}",
     ]  # fmt: skip
-    model = shlex.quote(str(final_models(run)[-1]))
-    return "\n".join([*lines, f"next:     python predict.py --images FOLDER --model {model}"])
+    command = command_of("predict.py", "--images", "FOLDER", "--model", final_models(run)[-1])
+    return "\n".join([*lines, f"next:     {command}"])
 
 
 def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
@@ -229,7 +229,7 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
     except Interrupted as interrupted:
         print(
             f"\n{interrupted}: saved at step {trainer.step}; go on with\n"
-            f"  {command_of('--resume', run.logs)}"
+            f"  {command_of(None, '--resume', run.logs)}"
         )
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
     except CollapseError as error:

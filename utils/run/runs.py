@@ -99,7 +99,7 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             if config.run_name:
                 raise UserError(
                     f"{run.logs}: exists; choose another --run_name, or go on with it: "
-                    f"{command_of('--resume', run.logs)}"
+                    f"{command_of(None, '--resume', run.logs)}"
                 ) from error
             attempt += 1
     try:
