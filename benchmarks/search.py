@@ -36,12 +36,12 @@ SEARCH = {
         name: Training(f"recipe-{name}", DIGITS, f"{FIRST} {flags}", "search")
         for name, flags in {
             "preset": "",
+            "cosine": "--lr_schedule cosine",
+            "rate0.025": "--init_learning_rate 0.025",
+            "rate0.1": "--init_learning_rate 0.1",
             "lambda1": "--grl_lambda 1",
             "lambda3": "--grl_lambda 3",
-            "dropout0.3": "--dropout 0.3",
-            "batch128": "--batch_size 128",
-            "rate0.1": "--init_learning_rate 0.1",
-            "cutout10": "--cutout 10",
+            "dropout0.2": "--dropout 0.2",
             "cdan": "--method cdan",
         }.items()
     },
