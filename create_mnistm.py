@@ -22,7 +22,7 @@ from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import Digits, find_mnist
 from utils.data.mnist_m import RULE, blend, to_rgb
 from utils.data.pickles import describe, write_pickle
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.record.figures import save_samples
 from utils.run.command_line import command_of, parse
 
@@ -34,7 +34,8 @@ class Arguments(Settings):
     bsds: Path | None = None
     """BSDS500 as a .tgz, .tar, .zip or unpacked folder."""
     output_dir: Path = Path("model_data/dataset")
-    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go."""
+    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. With --embedded, embedded/ in
+    it."""
     seed: Annotated[int, SEED] = 42
     """Of the one generator behind all choices: the same seed gives the same bytes."""
     embedded: bool = False
@@ -47,6 +48,10 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    if args.embedded and (args.mnist or args.bsds):
+        raise UserError("embedded: uses neither --mnist nor --bsds; leave them out")
+    if args.embedded and args.output_dir == Arguments.output_dir:
+        args = dataclasses.replace(args, output_dir=args.output_dir / "embedded")
     place = args.picture or args.output_dir / "samples.png"
     refuse_inputs(place, *(path for path in (args.mnist, args.bsds) if path))
     random = np.random.RandomState(args.seed)
@@ -66,15 +71,17 @@ def main() -> None:
         "photos": "scikit-image and scikit-learn" if args.embedded else "BSDS500 training",
         "photos_sha256": photos_digest,
     }
+    written = []
     with contextlib.ExitStack() as files:  # all of them appear, or none
         for name, arrays in (("MNIST/mnist", mnist), ("MNIST_M/mnist_m", mnist_m)):
             path = args.output_dir / f"{name}_data.pkl"
             write_pickle(files.enter_context(whole_file(path)), arrays)
-            print(f"{path}: {describe(arrays)}")
+            written.append(f"{path}: {describe(arrays)}")
         sidecar = files.enter_context(whole_file(args.output_dir / "mnist_m.json"))
         sidecar.write_text(json.dumps(provenance, indent=2) + "\n")
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
+    print("\n".join(written))
     flags = [] if args.output_dir == Arguments.output_dir else [
         "--source_dataset_path", args.output_dir / "MNIST" / "mnist_data.pkl",
         "--target_dataset_path", args.output_dir / "MNIST_M" / "mnist_m_data.pkl",

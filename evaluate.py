@@ -2,8 +2,8 @@
 
 For each model one line: accuracy on the target; calibration error, between 0 and 1, which is how
 far its confidence is from its accuracy; domain, the share of images whose domain its domain
-classifier tells, .5 if it cannot; and the label-free criteria, the higher the better. Nothing is
-trained.
+classifier tells, .5 if it cannot, for models of two domains; and the label-free criteria, the
+higher the better. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Arguments(Settings):
     """Mean that was subtracted in training, of .weights.h5 and .h5 files. None: the original
     repository's for .h5; that of MNIST and MNIST-M for .weights.h5."""
     json: Path | None = None
-    """Write all numbers here, with the accuracy of each class and the confusion matrix."""
+    """Write all numbers here, with the accuracy of each class and the confusion matrix. - is
+    standard output."""
     figures: Path | None = None
     """Write a picture for each model into this folder: confusion matrix and reliability diagram."""
 
@@ -71,7 +72,8 @@ def main() -> None:
             print(f"{picture}: written", file=sys.stderr)
     print(table(found))
     if args.json:
-        with whole_file(args.json) as temporary:
+        output = Path("/dev/stdout") if args.json == Path("-") else args.json
+        with whole_file(output) as temporary:
             temporary.write_text(json.dumps(found, indent=2) + "\n")
         print(f"{args.json}: written", file=sys.stderr)
 
@@ -85,7 +87,13 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
     domains: list[Labelled] = []
     for place in (args.source, args.target):
         if not place.is_dir():
-            arrays = read_pickle(place, shape, model.label_predictor.output_shape[-1])
+            try:
+                arrays = read_pickle(place, shape, model.label_predictor.output_shape[-1])
+            except UserError as error:
+                raise UserError(
+                    f"{path}: cannot be measured on these data ({error}); name data of the model's "
+                    "kind: --source and --target"
+                ) from error
             domains.append((arrays["val"], arrays["val_label"]))
             continue
         if classes is None:
@@ -109,7 +117,8 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
     model.reset_metrics()
     outputs = [outputs_of(model.examine, evaluation_batches(images, labels, number))
                for number, (images, labels) in enumerate((source, target))]  # fmt: skip
-    domain = model.get_metrics_result().get("domain_cls_acc")
+    two = getattr(model, "num_domains", 0) == 2  # of more, nobody says which target this is
+    domain = model.get_metrics_result().get("domain_cls_acc") if two else None
     of_source, of_target = outputs
     known = of_target.labels >= 0
     labels, probabilities = of_target.labels[known], of_target.probabilities[known]
@@ -149,7 +158,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     """Returns a line for each model, of at most 80 columns."""
     lines = [f"{'model':<16}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
     for path, values in found.items():
-        cells = ["–" if values[name] is None else f"{values[name]:.4f}" for name in COLUMNS]
+        cells = ["–" if values[name] is None else f"{values[name] + 0.0:.4f}" for name in COLUMNS]
         lines.append(f"{Path(path).stem[:15]:<16}" + "".join(f"{cell:>8}" for cell in cells))
     for path, values in found.items():
         classes = "  ".join(f"{name} {'–' if share is None else f'{share:.3f}'}"

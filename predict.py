@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config.settings import PIXELS, Settings
-from utils.atomic import refuse_inputs, whole_file
+from utils.atomic import is_stream, refuse_inputs, whole_file
 from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -75,7 +75,7 @@ def main() -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("file", "label", "probability", *columns))
         table.writerows(rows)
-    told = sys.stderr if args.output == STDOUT else sys.stdout
+    told = sys.stderr if is_stream(output) else sys.stdout
     height, width, channels = shape
     print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped", file=told)
     print(f"each picture was seen as a whole, at {width}x{height} pixels, "

@@ -25,7 +25,7 @@ from utils.errors import UserError, run_script
 
 DIGITS = "train_MNIST2MNIST_M.py"
 PLACE = ROOT / "docs" / "epochs.json"
-EPOCH = re.compile(r"\((\d+\.\d) s, training (\d+\.\d) s\)")
+EPOCH = re.compile(r"(\d+\.\d) \((\d+\.\d)\)$", re.MULTILINE)
 
 
 def main() -> None:

@@ -101,6 +101,8 @@ class CustomConfig(TrainingConfig):
         super().check_paths()
         if not self.source or not self.target:
             raise UserError("name the folders: --source DIR --target DIR [DIR …]")
+        if len({Path(each).resolve() for each in (self.source, *self.target)}) < self.num_domains:
+            raise UserError("target: a folder is named twice, or is the source; name others")
         if self.weights:
             existing_file(self.weights, "weights", "check it")
         for folder in (self.source, *self.target):

@@ -178,8 +178,9 @@ class Settings:
         known = fields_of(cls)
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known) or known
-                raise UserError(f"{origin}unknown key {name!r}; known are {', '.join(near)}")
+                near = difflib.get_close_matches(name, known)
+                hint = f"did you mean {', '.join(near)}?" if near else "see --help"
+                raise UserError(f"{origin}unknown key {name!r}; {hint}")
         try:
             return cls(**values)
         except UserError as error:

@@ -74,7 +74,7 @@ class Adaptation(keras.Model):
         **model_options: Any,
     ):
         super().__init__(**model_options)
-        check_logits(label_predictor)
+        check_logits(label_predictor, "label_predictor")
         if not (math.isfinite(clip_norm) and clip_norm >= 0):
             raise ValueError(f"clip_norm must be 0 or more, got {clip_norm}")
         if not 0 <= average_decay < 1:
@@ -283,11 +283,11 @@ class Adaptation(keras.Model):
         images, labels, domains = batch
         ranks = len(self.label_predictor.output_shape) - 1, 1
         for name, values, rank in zip(("labels", "domains"), (labels, domains), ranks, strict=True):
-            if not values.dtype.is_integer or values.shape.rank != rank:
-                raise ValueError(
-                    f"{form}; got {name} of type {values.dtype.name} and shape {values.shape}"
-                )
-        return images, labels, domains
+            kind = tf.as_dtype(values.dtype) if hasattr(values, "dtype") else None
+            if kind is None or not kind.is_integer or len(values.shape) != rank:
+                what = f"type {kind.name} and shape {values.shape}" if kind else repr(values)
+                raise ValueError(f"{form}; got {name} of {what}")
+        return images, tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
 
     def export(self, filepath: str | Path, **options: Any) -> Any:
         """Writes what `predict` does as a SavedModel, or as `format="onnx"`.
@@ -343,7 +343,7 @@ class Adaptation(keras.Model):
 
     def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Updates the metrics of labels and returns this replica's share of the mean loss."""
-        labelled = tf.cast(labels != UNLABELLED, tf.float32)
+        labelled = tf.cast(labels > UNLABELLED, tf.float32)
         known = tf.maximum(labels, 0)  # any class will do where the weight is 0
         losses, right = cross_entropy(known, logits), is_correct(known, logits)
         self.meters["image_cls_loss"].update_state(losses, labelled)
@@ -379,15 +379,14 @@ class Adaptation(keras.Model):
         return cls(**{**config, **parts})
 
 
-def check_logits(label_predictor: keras.Model) -> None:
+def check_logits(head: keras.Model, name: str) -> None:
     """Raises `ValueError` if a network gives probabilities and no logits."""
-    last = label_predictor.layers[-1]
-    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(
-        last, keras.layers.Softmax
-    ):
+    last = head.layers[-1]
+    squashing = (keras.activations.softmax, keras.activations.sigmoid)
+    if getattr(last, "activation", None) in squashing or isinstance(last, keras.layers.Softmax):
         raise ValueError(
-            f"label_predictor must give logits, but its last layer {last.name!r} is a softmax; "
-            "leave the activation out"
+            f"{name} must give logits, but its last layer {last.name!r} gives probabilities; leave "
+            "the activation out"
         )
 
 

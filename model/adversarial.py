@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
-from model.adaptation import Adaptation
+from model.adaptation import Adaptation, check_logits
 from model.losses import UNLABELLED, cross_entropy, is_correct, mean_share
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
@@ -46,6 +46,7 @@ class Adversarial(Adaptation):
         super().__init__(feature_extractor, label_predictor, **predictor_options)
         if num_domains < 2:
             raise ValueError(f"num_domains must be 2 or more, got {num_domains}")
+        check_logits(domain_classifier, "domain_classifier")
         if domain_classifier.output_shape[1:] not in ((num_domains,), (1,)):
             raise ValueError(
                 f"domain_classifier must give {num_domains} logits, got output shape "
@@ -58,6 +59,7 @@ class Adversarial(Adaptation):
         self.domain_loss = domain_loss
         # A variable, so that a step that is compiled already sees a new value.
         self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
+        self.lambda_schedule: ProgressSchedule | None = None
         self.set_lambda(grl_lambda)
 
     @classmethod
@@ -101,7 +103,10 @@ class Adversarial(Adaptation):
 
     def set_lambda(self, value: float | ProgressSchedule) -> None:
         # Not by the property: Keras would take a variable for one of the model's weights.
+        before = self.lambda_schedule
         self.lambda_schedule = value if callable(value) else None
+        if self.lambda_schedule is not before and getattr(self, "train_function", None):
+            self.make_train_function(force=True)  # a schedule is a part of the compiled step
         if isinstance(value, keras.Variable):
             self.lambda_variable = value.value
         elif isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0:

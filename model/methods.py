@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog
 from utils.run.cluster import is_chief
+from utils.run.command_line import command_of
 from utils.run.runs import Run
 from utils.run.trainer import EvaluationData, Trainer
 
@@ -122,7 +124,7 @@ def make_trainer(
         model,
         batches,
         settings.epoch,
-        RunLog(run.logs, dataclasses.asdict(settings)),
+        RunLog(run.logs, dataclasses.asdict(settings), command_of(None, *sys.argv[1:])),
         run.checkpoints,
         given.evaluation,
         schedules,
@@ -152,6 +154,11 @@ def make_batches(
     labels = [domain.train_label if (number == 0) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
     images = [domain.train for domain in domains]
+    if not any(label is not None and (label >= 0).any() for label in labels):
+        raise UserError(
+            f"method: {settings.method} learns from labels of the "
+            f"{'source' if on_source else 'target'}, which has none; choose another method"
+        )
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets
         size, ratio = size // settings.num_domains, 1

@@ -102,20 +102,27 @@ def backbone(
         known = [each for each in dir(keras.applications) if each[0].isupper()]
         near = difflib.get_close_matches(name, known, cutoff=0.3) or known
         raise UserError(f"backbone: no {name!r} in keras.applications; there are {', '.join(near)}")
+    rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
+    inputs = keras.Input(image_shape, name="image")
+    shown = preprocessing(make)(inputs) if weights else rescaling(inputs)
     try:
-        network = make(include_top=False, weights=None, input_shape=image_shape)
+        network = make(
+            include_top=False, weights=None, input_shape=image_shape, input_tensor=shown
+        )  # fmt: skip
     except ValueError as error:
         raise UserError(f"backbone: {name} refuses images of {image_shape} ({error})") from error
-    rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
     if weights:
+        trained = make(include_top=False, weights=None, input_shape=image_shape)
         try:
-            network.load_weights(weights)
+            trained.load_weights(weights)
         except (ValueError, OSError, KeyError) as error:
             raise UserError(f"weights: {weights}: are none of {name} ({error})") from error
-        rescaling = preprocessing(make)
+        _, *rest = [layer for layer in network.layers if layer.weights]
+        kept = [layer for layer in trained.layers if layer.weights]
+        for layer, other in zip(rest, kept, strict=True):
+            layer.set_weights(other.get_weights())
     network.trainable = not frozen
-    inputs = keras.Input(image_shape, name="image")
-    return keras.Model(inputs, network(rescaling(inputs)), name="feature_extractor")
+    return keras.Model(inputs, network.output, name="feature_extractor")
 
 
 def preprocessing(model: Callable[..., keras.Model]) -> keras.layers.Layer:
@@ -317,7 +324,8 @@ def with_flat_features(
         )
     last = outputs = model.outputs[0]
     if layer is not None:
-        names = [each.name for each in model.layers]
+        names = [each.name for each in model.layers
+                 if not isinstance(each, keras.layers.InputLayer)]  # fmt: skip
         if layer not in names:
             near = difflib.get_close_matches(layer, names, cutoff=0.3) or names
             raise ValueError(f"feature_layer: no layer {layer!r}; there are {', '.join(near)}")

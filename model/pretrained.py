@@ -34,8 +34,11 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
     Raises:
         UserError: no such file, a damaged one, or one of another kind of model.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; training leaves models in checkpoints/")
+    if not path.is_file() or path.suffix not in (".keras", ".h5"):
+        what = "no such file"
+        if path.exists():
+            what = "is a folder" if path.is_dir() else "is no .keras, .weights.h5 or .h5 file"
+        raise UserError(f"{path}: {what}; training leaves models in checkpoints/")
     if path.suffix == ".h5":
         return digits_model(path, pixel_mean)
     if pixel_mean is not None:
@@ -98,7 +101,7 @@ def start_from(model: Adaptation, path: Path) -> None:
         with named(path):
             model.load_weights(path)
     else:
-        predictor, domains = read_weights(path)
+        predictor, domains = read_weights(path, model.class_names)
         pairs = [(weights_of(*parts), predictor) for parts in model.predictors()]
         if model.domain_classifier:
             if misfit(model.domain_classifier.weights, domains):
@@ -115,12 +118,23 @@ def start_from(model: Adaptation, path: Path) -> None:
     model.keep_average()
 
 
-def read_weights(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the weights of what predicts, and of the domain classifier, if there is one."""
+def read_weights(
+    path: Path, class_names: Sequence[str] | None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the weights of what predicts, and of the domain classifier, if there is one.
+
+    Raises:
+        UserError: the file's classes have other names, or another order, than `class_names`.
+    """
     if path.suffix != ".keras":
         with named(path):
             return read_keras2(path)
     saved = load_model(path)
+    if class_names and saved.class_names and list(class_names) != saved.class_names:
+        raise UserError(
+            f"{path}: has the classes {', '.join(saved.class_names)}, but the data have "
+            f"{', '.join(class_names)}; rename the class folders"
+        )
     domains = saved.domain_classifier.get_weights() if saved.domain_classifier else []
     return [weight.numpy() for weight in weights_of(*saved.predictors()[-1])], domains
 

@@ -148,6 +148,8 @@ def events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
+                if value.tag in ("command", "settings"):
+                    continue  # they spell the run's own name
                 # The HParams tab's events have no tensor; they spell the run's own name and time.
                 content = value.tensor.SerializeToString() if value.HasField("tensor") else b""
                 key = f"{file.parent.relative_to(folder)}:{value.tag}"

@@ -48,7 +48,7 @@ def dataset(*parts: np.ndarray, size: int = 32) -> tf.data.Dataset:
     ("data", "message"),
     [
         ((IMAGES, LABELS), r"must be \(images, labels, domains\).*got 2 parts"),
-        ((IMAGES, LABELS.astype(np.float32), DOMAINS), "got labels of type float32"),
+        ((IMAGES, LABELS.astype(np.float32), DOMAINS), "got labels of type float32 and"),
         ((IMAGES, np.eye(3, dtype=np.int32)[CLASSES], DOMAINS), r"and shape \(None, 3\)"),
         ((IMAGES, LABELS, DOMAINS[:, None]), r"got domains .* shape \(None, 1\)"),
     ],

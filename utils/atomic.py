@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ REMEDIES = {
     errno.ENXIO: "nobody reads from this pipe",
     errno.ENOTDIR: "a part of the path is a file; choose another folder",
 }
+
+OPEN = {"/dev/stdout": 1, "/dev/stderr": 2}
+DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
 @contextlib.contextmanager
@@ -52,9 +56,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise UserError(f"{path}: is a folder; name a file")
         yield temporary
         if is_stream(path):
-            # Without waiting for somebody to read a pipe: then it is an error.
-            descriptor = os.open(final, os.O_WRONLY | os.O_NONBLOCK)
-            os.set_blocking(descriptor, True)
+            descriptor = open_stream(final)
             with temporary.open("rb") as source, os.fdopen(descriptor, "wb") as stream:
                 shutil.copyfileobj(source, stream)
         else:
@@ -68,13 +70,26 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def is_stream(path: Path) -> bool:
     """Tells whether something stands at `path` that is written to, and not replaced."""
-    if path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+    if str(path) in OPEN or path.parent in DESCRIPTORS:
         return True
     try:
         kind = path.stat().st_mode
     except OSError:
         return False
     return not stat.S_ISREG(kind) and not stat.S_ISDIR(kind)
+
+
+def open_stream(path: Path) -> int:
+    """Returns a descriptor to write to a device, a pipe, or a file that the process has open.
+
+    The latter goes on where it stands, as with >> in a shell. A pipe that nobody reads is an error.
+    """
+    if str(path) in OPEN or path.parent in DESCRIPTORS:
+        sys.stdout.flush()
+        return os.dup(OPEN.get(str(path)) or int(path.name))
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

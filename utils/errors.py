@@ -12,7 +12,7 @@ EXIT_CODES = f"""exit codes:
   {MISTAKE}    a mistake in the call or the data
   {COLLAPSED}    the network collapsed
   {TRY_AGAIN}   stopped by SIGTERM; saved: go on with --resume
-  {CTRL_C}  stopped by Ctrl-C; saved: go on with --resume"""
+  {CTRL_C}  stopped by Ctrl-C; what was trained is saved: go on with --resume"""
 
 
 class UserError(Exception):

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 
 from utils.atomic import whole_file
+from utils.record.dashboard import record_dashboard
 from utils.record.figures import confusion_picture, prediction_picture
 from utils.record.rows import Row, read_rows, write_rows
 from utils.record.selection import Outputs
@@ -31,12 +31,14 @@ class RunLog:
 
     Args:
         folder: the run's folder below logs/.
-        settings: for TensorBoard's HParams tab.
+        settings: of the run.
+        command: that started it.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], command: str = ""):
         self.folder = folder
         self.settings = settings
+        self.command = command
         self.csv = folder / "log.csv"
         self.text = folder / "log.txt"
         self.rows: list[Row] = []
@@ -65,17 +67,14 @@ class RunLog:
         self.write_tables()
 
     def record_settings(self) -> None:
-        """Records the settings for TensorBoard's HParams tab."""
-        values = {
-            key: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for key, value in self.settings.items()
-        }
-        metric = hparams.Metric("acc/image_cls_acc", group="validation", display_name="target acc")
+        """Records command, settings and data for TensorBoard's other tabs."""
+        data = self.folder / "data.json"
+        texts = {"command": f"`{self.command}`"}
+        if data.exists():
+            texts["data"] = f"```\n{data.read_text()}```"
+        criterion = str(self.settings.get("select_by", "information_maximisation"))
         with self.writers["."].as_default():
-            hparams.hparams_config(
-                hparams=[hparams.HParam(name) for name in values], metrics=[metric]
-            )
-            hparams.hparams(values, trial_id=str(self.folder))
+            record_dashboard(str(self.folder), self.settings, texts, criterion)
 
     def epoch(
         self,
@@ -84,8 +83,8 @@ class RunLog:
         schedules: Schedules,
         metrics: Mapping[str, Mapping[str, float]],
         selection: Mapping[str, float],
-    ) -> str:
-        """Records one epoch and returns its line of log.txt.
+    ) -> None:
+        """Records one epoch.
 
         Args:
             epoch: its number, from 1; 0 = before the first.
@@ -95,7 +94,7 @@ class RunLog:
             selection: criteria for choosing a model, and what else belongs to the epoch.
         """
         with self.writers["hyperparameter"].as_default():
-            for name, schedule in schedules.items():
+            for name, schedule in schedules.items() if steps else ():
                 values = schedule(np.array(steps))
                 self.write_steps(f"hyperparameter/{name}", values, tf.constant(steps.start + 1))
         for run, measured in metrics.items():
@@ -113,7 +112,6 @@ class RunLog:
         row |= {name: f"{value:.9g}" for name, value in selection.items()}
         self.rows.append(row)
         self.write_tables()
-        return text_line(row)
 
     def pictures(
         self,
@@ -177,6 +175,42 @@ def text_line(row: Row) -> str:
     names = ("train_loss", "val_loss", "train_image_cls_acc", "val_image_cls_acc")
     parts = [f"{name}-{float(row[name]):.3f}" for name in names if row[name]]
     return "-".join([f"Epoch{row['epoch']}", *parts])
+
+
+WIDTHS = (7, 7, 7, 11, 12, 11, 17)  # together less than 80 columns
+
+
+def aligned(*cells: str) -> str:
+    """Returns a line of the table on the terminal."""
+    return " ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+HEADER = aligned("epoch", "source", "target", "label loss", "domain loss", "domain acc",
+                 "seconds (steps)")  # fmt: skip
+
+
+def table_line(row: Row, epochs: int, seconds: float, steps: float) -> str:
+    """Returns an epoch's line on the terminal, in the columns of HEADER.
+
+    Args:
+        row: of log.csv.
+        epochs: how many there will be.
+        seconds: that the epoch took.
+        steps: seconds of these that went into training steps.
+    """
+
+    def shown(name: str, digits: int = 4) -> str:
+        return f"{float(row[name]):.{digits}f}" if row.get(name) else "-"
+
+    return aligned(
+        f"{int(row['epoch'])}/{epochs}",
+        shown("labelled_image_cls_acc"),
+        shown("val_image_cls_acc"),
+        shown("train_image_cls_loss", 3),
+        shown("train_domain_cls_loss", 3),
+        shown("train_domain_cls_acc", 3),
+        f"{seconds:.1f} ({steps:.1f})",
+    )
 
 
 def number(value: float) -> str:

@@ -78,6 +78,11 @@ class Checkpoints:
             if self.chief:
                 self.sweep()
 
+    def remove(self) -> None:
+        """Removes all checkpoints: a run that is finished needs none."""
+        for file in (*self.folder.glob("step-*"), *self.folder.glob("checkpoint*")):
+            file.unlink()
+
     def sweep(self) -> None:
         """Removes what a kill in the middle of a save left behind, unknown to the manager."""
         known = {Path(path).name for path in self.manager.checkpoints}

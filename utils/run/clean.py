@@ -26,6 +26,7 @@ def main() -> None:
     for folders in runs.values():
         for folder in folders:
             shutil.rmtree(folder)
+            remove_empty(folder.parent)
     print(f"{len(runs)} runs are removed")
 
 
@@ -36,6 +37,13 @@ def find_runs() -> dict[str, list[Path]]:
         for file in sorted(root.rglob(CONFIG_FILE)):
             runs.setdefault(str(file.parent.relative_to(root)), []).append(file.parent)
     return runs
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder, and those above it, below the three roots, as far as they are empty."""
+    while folder not in ROOTS and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def size_of(folder: Path) -> int:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn
 from config.settings import Field, fields_of
 from utils.errors import UserError
 
+METAVARS = {int: "N", float: "X", Path: "PATH"}
 HEADING = re.compile(r" {4}# (\w.*)")
 
 
@@ -89,8 +90,9 @@ def add_flags(group: Any, field: Field, default: Any, text: str) -> None:
         words = [value.name if isinstance(value, Path) and value.is_absolute() else str(value)
                  for value in values]  # fmt: skip
         text += f" [{' '.join(words)}]"
-    options: dict[str, Any] = {"nargs": None, "metavar": field.name.split("_")[-1].upper()}
     inner = without_none(field.kind)
+    one = typing.get_args(inner)[0] if typing.get_origin(inner) is tuple else inner
+    options: dict[str, Any] = {"nargs": None, "metavar": METAVARS.get(one, "NAME")}
     if typing.get_origin(inner) is tuple:
         size = len(typing.get_args(inner))
         any_length = Ellipsis in typing.get_args(inner)

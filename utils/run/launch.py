@@ -23,7 +23,16 @@ from utils.record.rows import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of, parse
 from utils.run.quiet import quiet_start
-from utils.run.runs import CONFIG_FILE, Run, check_data, claim, find_run, start_run
+from utils.run.runs import (
+    CONFIG_FILE,
+    Run,
+    check_data,
+    claim,
+    find_run,
+    go_home,
+    load_config,
+    start_run,
+)
 
 if TYPE_CHECKING:
     from utils.run.trainer import Trainer
@@ -75,6 +84,7 @@ def launch(
         if final_models(run):
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
             return 0
+        go_home(start.resume, load_config(kind, start.resume / CONFIG_FILE))
         config, data = read(dataclasses.replace(config, **where))
         check_data(run, data.digests())
     else:
@@ -121,7 +131,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
             raise UserError(f"preset: {start.preset} is one of {preset.script}")
         values = preset.settings
     if start.config:
-        values = dataclasses.asdict(kind.load(start.config)) | {"run_name": None}
+        values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
     if given.get("quick"):
         values = values | kind.QUICK
     try:

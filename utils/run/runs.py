@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from config.base import AnyConfig, TrainingConfig
+from config.presets import FOLDER as PRESETS
 from config.settings import read_json
 from utils.atomic import cannot_write
 from utils.errors import UserError
@@ -152,7 +153,7 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
             f"{folder}: holds no {CONFIG_FILE}; --resume takes the folder of a run below "
             "logs/, checkpoints/ or config/"
         )
-    config = kind.load(folder / CONFIG_FILE)
+    config = load_config(kind, folder / CONFIG_FILE)
     place = folder.resolve()
     depth = len(Path(config.experiment).parts) + 1
     root, tail = Path(*place.parts[:-depth]), Path(*place.parts[-depth:])
@@ -169,8 +170,8 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
             (path for path in found[0].folders if not (path / CONFIG_FILE).is_file()), found[0].logs
         )
         raise UserError(
-            f"{folder}: belongs to a run whose other folders are not where they were from here "
-            f"({missing} is missing or another run's); move its folders together"
+            f"{missing}: is missing, or another run's; put it back, or repeat the run: "
+            f"{command_of(None, '--config', folder / CONFIG_FILE)}"
         )
     run = Run.of(config)
     if all(path.resolve() == there for path, there in zip(run.folders, whole[0].folders,
@@ -179,6 +180,33 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     named = zip(("logs_dir", "checkpoints_dir", "config_dir"), whole[0].folders, strict=True)
     moved: dict[str, Any] = {name: str(Path(*path.parts[:-depth])) for name, path in named}
     return whole[0], dataclasses.replace(config, **moved)
+
+
+def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
+    """Returns a run's settings, or raises `UserError`."""
+    try:
+        return kind.load(path)
+    except UserError as error:
+        remedy = "name it by --preset" if path.parent == PRESETS else "is it a run of this script?"
+        raise UserError(f"{error}; {remedy}") from error
+
+
+def go_home(folder: Path, config: TrainingConfig) -> None:
+    """Goes to where a run was started, if the data that it names are not found from here.
+
+    Args:
+        folder: the run's, below logs, checkpoints or config.
+        config: its settings, whose paths may be relative.
+    """
+    try:
+        config.check_paths()
+    except UserError:
+        if Path(config.logs_dir).is_absolute():
+            raise
+        depth = len(Path(config.experiment).parts) + 1 + len(Path(config.logs_dir).parts)
+        home = Path(*folder.resolve().parts[:-depth])
+        print(f"the run's data are looked for from {home}")
+        os.chdir(home)
 
 
 def belong_together(run: Run, config: AnyConfig, kind: type[AnyConfig]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from utils.record.embeddings import (
 )
 from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA, Outputs, outputs_of
-from utils.record.summaries import RunLog
+from utils.record.summaries import HEADER, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
 from utils.run.collapse import CollapseWatch, check_finite
 from utils.run.signals import Signals
@@ -148,14 +149,20 @@ class Trainer:
             if self.begins_trained:
                 self.watch.check(self.evaluate(0, {}), 0, 0)
             self.checkpoints.save()
-        with self.signals.noted(), reading_faults_named():
+        if self.chief:
+            print(HEADER)
+        bar = tqdm(
+            total=self.total_steps, initial=start, unit="step", leave=False, disable=None,
+            dynamic_ncols=True,
+        )  # fmt: skip
+        with bar, self.signals.noted(), reading_faults_named():
             for epoch in range(start // self.epoch_steps, self.epochs):
-                self.train_epoch(epoch, iterator)
+                self.train_epoch(epoch, iterator, bar)
         if self.chief:
             self.finish()
 
     def finish(self) -> None:
-        """Writes the figures and the final model."""
+        """Writes the figures and the final model, which takes the place of the checkpoints."""
         self.log.close()
         steps = np.arange(self.total_steps)
         values = {name: schedule(steps) for name, schedule in self.schedules.items()}
@@ -168,39 +175,37 @@ class Trainer:
             panels = [(first, load_pair(self.log.folder / FIRST)), ("at the end", pair)]
             save_embedding(self.log.folder / "embedding.png", panels)
             self.save_model(self.final_model)
+        self.checkpoints.remove()
 
-    def train_epoch(self, epoch: int, iterator: Iterator[Any]) -> None:
+    def train_epoch(self, epoch: int, iterator: Iterator[Any], bar: tqdm[Any]) -> None:
         """Trains to the end of epoch number `epoch` (from 0), measures, records and saves."""
-        first, end = epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps
+        end = (epoch + 1) * self.epoch_steps
         began = time.monotonic()
         step = self.step
-        bar = tqdm(
-            total=self.epoch_steps, initial=step - first, desc=f"epoch {epoch + 1}/{self.epochs}",
-            unit="step", leave=False, disable=None, dynamic_ncols=True,
-        )  # fmt: skip
-        with bar:
-            while step < end:
-                boundary = step - step % self.checkpoint_steps + self.checkpoint_steps
-                count = min(CHUNK, end - step, boundary - step)
-                results = self.run_steps(iterator, tf.constant(count))
-                step += count
-                self.checkpoints.step.assign(step)
-                train = {name: float(value) for name, value in results.items()}
-                if not self.allow_collapse:
-                    check_finite(train, epoch + 1)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in train.items()})
-                bar.update(count)
-                signal = self.signals.seen()
-                if step < end and (step == boundary or signal):
-                    self.checkpoints.save()
-                    self.signals.obey(signal)
+        bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
+        while step < end:
+            boundary = step - step % self.checkpoint_steps + self.checkpoint_steps
+            count = min(CHUNK, end - step, boundary - step)
+            results = self.run_steps(iterator, tf.constant(count))
+            step += count
+            self.checkpoints.step.assign(step)
+            train = {name: float(value) for name, value in results.items()}
+            if not self.allow_collapse:
+                check_finite(train, epoch + 1)
+            bar.set_postfix(loss=f"{train['loss']:.3f}")
+            bar.update(count)
+            signal = self.signals.seen()
+            if step < end and (step == boundary or signal):
+                self.checkpoints.save()
+                self.signals.obey(signal)
         trained = time.monotonic() - began
         self.model.reset_metrics()
         with self.model.averaged():
             unlabelled = self.evaluate(epoch + 1, train)
         seconds = time.monotonic() - began
         if self.chief:
-            print(f"({seconds:.1f} s, training {trained:.1f} s)", flush=True)
+            bar.write(table_line(self.log.rows[-1], self.epochs, seconds, trained))
+            sys.stdout.flush()
         self.checkpoints.save()
         if not self.allow_collapse:
             self.watch.check(unlabelled, epoch + 1, end)
@@ -229,7 +234,7 @@ class Trainer:
             selection["labelled_image_cls_acc"] = labelled["image_cls_acc"]
             unknown = dict.fromkeys(validation, math.nan)
             metrics = {"train": {**unknown, **train}, "validation": validation}
-            with disk_faults_named(self.log.folder):
+            with disk_faults_named(self.log.folder), reading_faults_named():
                 self.record(epoch, metrics, selection, target)
                 if not (self.log.folder / FIRST).exists():  # λ is hardly above 0 yet
                     save_pair(self.log.folder / FIRST, (first_points(source), first_points(target)))
@@ -246,11 +251,10 @@ class Trainer:
     ) -> None:
         """Writes down what was measured after an epoch."""
         steps = range(max(0, epoch - 1) * self.epoch_steps, epoch * self.epoch_steps)
-        line = self.log.epoch(epoch, steps, self.schedules, metrics, selection)
+        self.log.epoch(epoch, steps, self.schedules, metrics, selection)
         images = next(iter(self.evaluation.target))[0].numpy()
         self.log.pictures(epoch, images, target, self.model.class_names)
         self.log.flush()
-        print(line, end="  " if epoch else "\n", flush=True)
 
     def measure(self, dataset: tf.data.Dataset) -> tuple[dict[str, float], Outputs]:
         """Returns the metrics over a dataset, and what the model makes of its images."""
