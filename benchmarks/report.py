@@ -36,6 +36,12 @@ PUBLISHED = {
 }
 
 
+SENTENCES = (  # of README, in both languages: minutes and accuracy of a preset
+    ("preset `{}` takes ", " minutes. The target accuracy is ", "."),
+    ("预设 `{}` 需要 ", " 分钟，目标域准确率为 ", "。"),
+)
+
+
 def report(runs: Runs, seeds: Sequence[int]) -> str:
     """Returns the page of results."""
     lines = [
@@ -163,7 +169,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
 
 
 def fill_readme(text: str, runs: Runs) -> str:
-    """Returns README.md with the accuracies and minutes of the presets on MNIST-M."""
+    """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
     times = json.loads((ROOT / "docs" / "epochs.json").read_text())
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
@@ -172,10 +178,11 @@ def fill_readme(text: str, runs: Runs) -> str:
         minutes = f"{times[row]['minutes']:.0f}"
         cells = rf"(\| `{row}` \|[^|]*\|)[^|]*(\|[^|]*\|)[^|]*\|"
         text = re.sub(cells, rf"\1 {accuracy} \2 {minutes} |", text)
-        text = re.sub(
-            rf"(preset `{row}` takes )\S+( minutes\. The target accuracy is )[^\n]*",
-            rf"\g<1>{minutes}\g<2>{accuracy}.", text,
-        )  # fmt: skip
+        for first, second, end in SENTENCES:
+            text = re.sub(
+                rf"({first.format(row)})\S+({second})[^\n]*",
+                rf"\g<1>{minutes}\g<2>{accuracy}{end}", text,
+            )  # fmt: skip
     return text
 
 

@@ -52,9 +52,10 @@ def main() -> None:
     ship(runs)
     with whole_file(ROOT / "docs" / "results.md") as path:
         path.write_text(report(runs, args.seeds))
-    readme = (ROOT / "README.md").read_text()
-    with whole_file(ROOT / "README.md") as path:
-        path.write_text(fill_readme(readme, runs))
+    for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
+        text = fill_readme(readme.read_text(), runs)
+        with whole_file(readme) as path:
+            path.write_text(text)
     draw_curves(runs, ROOT / "image" / "results.png")
     draw_embedding(runs, ROOT / "image" / "embedding.png", args.seeds)
     print("docs/results.md, README.md, image/results.png and image/embedding.png are written")

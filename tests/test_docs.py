@@ -118,5 +118,21 @@ def test_flags_in_the_text_exist(page: Path) -> None:
         assert flag in known or flag.removeprefix("no_") in known, flag
 
 
+def test_both_languages_say_the_same() -> None:
+    """The same commands, numbers, links and headings, in the same order."""
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    assert blocks(ROOT / "README.md") == blocks(ROOT / "README.zh-CN.md")
+    levels = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in (english, chinese)]
+    assert levels[0] == levels[1]
+    for pattern in (r"\]\(([^)\s]+)\)", r"`([^`\n]+)`", r"\d[\d,.]*\d|\d"):
+        found = [
+            sorted(set(re.findall(pattern, re.sub(r"```.*?```", "", text, flags=re.DOTALL))))
+            for text in (english, chinese)
+        ]
+        both = [[one for one in some if not one.endswith((".ipynb", "README.md", "zh-CN.md"))]
+                for some in found]  # fmt: skip
+        assert both[0] == both[1]
+
+
 def test_the_readme_fits_on_some_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
