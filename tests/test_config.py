@@ -52,7 +52,7 @@ def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
         ("{", "not a config file"),
         ("[" * 100_000, "not a config file"),
         ("[1]", "holds a list"),
-        ('{"epochs": 3}', "unknown key 'epochs'; known are epoch"),
+        ('{"epochs": 3}', "unknown key 'epochs'; did you mean epoch"),
         ('{"epoch": "3"}', "epoch: '3' is not of type int"),
         ('{"epoch": true}', "epoch: True is not of type int"),
         ('{"epoch": 2.5}', "epoch: 2.5 is not of type int"),

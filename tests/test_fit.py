@@ -15,6 +15,7 @@ from model.cdan import CDAN
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import dense_head
+from model.schedules import Constant
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning"),
@@ -90,6 +91,8 @@ def test_class_weights_are_refused() -> None:
         ({"num_labels": 5, "label_predictor": dense_head("l", (16,), (), 3)}, "num_labels is 5"),
         ({"label_predictor": keras.Sequential([keras.Input((16,)),
                                                keras.layers.Dense(3, "softmax")])}, "logits"),
+        ({"domain_classifier": keras.Sequential([keras.Input((16,)),
+                                                 keras.layers.Dense(1, "sigmoid")])}, "logits"),
         ({"label_predictor": keras.Sequential([keras.Input((16,)), keras.layers.Dense(3),
                                                keras.layers.Softmax()])}, "logits"),
     ],
@@ -167,14 +170,22 @@ def test_a_knob_that_is_turned_between_fits_acts() -> None:
 
 
 class Ramp(keras.callbacks.Callback):
+    def __init__(self, values: list[Any]):
+        super().__init__()
+        self.values = values
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.grl_lambda = [0.0, 5.0][epoch]
+        self.model.grl_lambda = self.values[epoch]
 
 
-def test_a_callback_ramps_lambda_while_fit_runs() -> None:
+@pytest.mark.parametrize(
+    "values", [[0.0, 5.0], [0.0, Constant(9, 5.0)], [Constant(9, 0.0), 5.0],
+               [Constant(9, 0.0), Constant(9, 5.0)]],
+)  # fmt: skip
+def test_a_callback_ramps_lambda_while_fit_runs(values: list[Any]) -> None:
     """Without it the second epoch would have λ = 0, too, as the control."""
     found = []
-    for callbacks in ([Ramp()], []):
+    for callbacks in ([Ramp(values)], []):
         keras.utils.set_random_seed(1)
         model = dann(grl_lambda=0.0)
         model.fit(dataset(), epochs=2, verbose=0, callbacks=callbacks)

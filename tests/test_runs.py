@@ -1,0 +1,221 @@
+"""What a run's folders mean: resume acts on the one that was named, or refuses."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers import (
+    ROOT,
+    SHORT,
+    Domains,
+    assert_same_weights,
+    command,
+    final_weights,
+    run,
+    run_folders,
+    the_error,
+)
+
+from utils.data.pickles import write_pickle
+from utils.errors import UserError
+from utils.run.signals import Signals
+
+DIGITS = "train_MNIST2MNIST_M.py"
+BELOW = "MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/mine"
+
+
+def stopped(folder: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts a run in a folder, with relative paths, and stops it in its first epoch."""
+    seen: list[int] = []
+
+    def third_look(self: Signals) -> int:
+        seen.append(1)
+        return signal.SIGINT if len(seen) == 2 else 0
+
+    monkeypatch.chdir(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "seen", third_look)
+        run(DIGITS, *data_flags, *SHORT, "--run_name", "mine", code=130)
+
+
+@pytest.fixture
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(DIGITS, *data_flags, *SHORT, *run_folders(folder), "--run_name", "mine")
+    return folder
+
+
+@pytest.mark.parametrize("root", ["logs", "checkpoints", "config"])
+def test_resume_acts_on_the_named_run_from_anywhere(
+    root: str, undisturbed: Path, tmp_path: Path, data_flags: list[str], monkeypatch: Any
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    stopped(home, data_flags, monkeypatch)
+    monkeypatch.chdir(elsewhere)
+    run(DIGITS, "--resume", home / root / BELOW)
+    assert list(elsewhere.iterdir()) == []
+    assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
+
+
+def test_a_run_that_is_moved_as_a_whole_goes_on(
+    undisturbed: Path, tmp_path: Path, data_flags: list[str], monkeypatch: Any
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    stopped(home, data_flags, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    home.rename(tmp_path / "moved")
+    run(DIGITS, "--resume", tmp_path / "moved" / "logs" / BELOW)
+    assert not home.exists()
+    assert_same_weights(final_weights(tmp_path / "moved", "mine"),
+                        final_weights(undisturbed, "mine"))  # fmt: skip
+
+
+def test_a_copy_leaves_the_original_alone(
+    tmp_path: Path, data_flags: list[str], monkeypatch: Any
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    stopped(home, data_flags, monkeypatch)
+    before = sorted((home / "checkpoints").rglob("step-*"))
+    shutil.copytree(home, tmp_path / "copy")
+    run(DIGITS, "--resume", tmp_path / "copy" / "logs" / BELOW)
+    assert sorted((home / "checkpoints").rglob("step-*")) == before
+    assert not list((home / "checkpoints").rglob("trained_*.keras"))
+    assert list((tmp_path / "copy" / "checkpoints").rglob("trained_*.keras"))
+
+
+@pytest.mark.parametrize("which", ["checkpoints", "config"])
+def test_a_run_without_one_of_its_folders_is_refused(
+    which: str, tmp_path: Path, data_flags: list[str], monkeypatch: Any
+) -> None:
+    stopped(tmp_path, data_flags, monkeypatch)
+    shutil.rmtree(tmp_path / which)
+    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
+    assert "is missing, or another run's" in the_error(done)
+    assert "--config" in the_error(done)
+
+
+def test_checkpoints_that_went_are_no_new_start(
+    tmp_path: Path, data_flags: list[str], monkeypatch: Any
+) -> None:
+    run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
+    log = (tmp_path / "logs" / BELOW / "log.csv").read_bytes()
+    for file in (tmp_path / "checkpoints").rglob("*.keras"):
+        file.unlink()
+    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
+    assert "holds no checkpoint, but" in the_error(done)
+    assert (tmp_path / "logs" / BELOW / "log.csv").read_bytes() == log
+
+
+def test_data_that_changed_are_refused(tmp_path: Path, domains: Domains, monkeypatch: Any) -> None:
+    flags = []
+    for name, arrays in zip(("source", "target"), domains, strict=True):
+        place = tmp_path / name.upper() / "data.pkl"
+        place.parent.mkdir()
+        write_pickle(place, arrays)
+        flags += [f"--{name}_dataset_path", str(place)]
+    stopped(tmp_path, flags, monkeypatch)
+    changed = {**domains[1], "train": domains[1]["train"][::-1].copy()}
+    write_pickle(tmp_path / "TARGET" / "data.pkl", changed)
+    logs = next((tmp_path / "logs").rglob("mine"))
+    done = run(DIGITS, "--resume", logs, code=2)
+    assert "the data changed since this run began (target 1)" in the_error(done)
+
+
+def test_a_run_that_cannot_start_leaves_its_name_free(
+    tmp_path: Path, data_flags: list[str]
+) -> None:
+    (tmp_path / "bad.keras").write_bytes(b"no model")
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    run(DIGITS, *flags, "--pre_model_path", tmp_path / "bad.keras", code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.keras"]
+    run(DIGITS, *flags, "--batch_size", 2000, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.keras"]
+
+
+def test_the_printed_command_can_be_pasted(
+    tmp_path: Path, data_flags: list[str], monkeypatch: Any
+) -> None:
+    home = tmp_path / 'it\'s $HOME; a "name"'
+    home.mkdir()
+    flags = [*data_flags, *SHORT, *run_folders(home), "--run_name", "mine"]
+    run(DIGITS, *flags)
+    done = run(DIGITS, *flags, code=2)
+    pasted = the_error(done).split("go on with it: ")[1]
+    shell = pasted.replace("python ", f"'{sys.executable}' ", 1)
+    again = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    assert "this run is finished" in again.stdout
+
+
+def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Domains) -> None:
+    for name, arrays in zip(("source", "target"), domains, strict=True):
+        for index in range(60):
+            folder = tmp_path / name / f"c{arrays['train_label'][index] % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{index}.png"), arrays["train"][index])
+    flags = ["--source", tmp_path / "source", "--target", tmp_path / "target", "--batch_size", 16,
+             "--epoch", 200, "--run_name", "mine", *run_folders(tmp_path / "runs")]  # fmt: skip
+    with subprocess.Popen(command("train_custom.py", *flags), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip().startswith("1/200"):
+                break
+        for picture in (tmp_path / "source").rglob("*.png"):
+            picture.unlink()
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert "cannot be read" in stderr
+    assert "Traceback" not in stderr
+    assert len(stderr.strip().splitlines()) == 1, stderr
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_standard_output_goes_on_where_it_stands(name: str, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((28, 28, 3), np.uint8))
+    place = tmp_path / "out.csv"
+    place.write_text("before\n")
+    with place.open("a") as file:
+        subprocess.run(
+            command("predict.py", "--images", tmp_path / "a.png", "--output", name),
+            stdout=file, stderr=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
+    lines = place.read_text().splitlines()
+    assert lines[:2] == ["before", "file,label,probability"]
+    assert len(lines) == 3
+
+
+def test_an_unlabelled_target_cannot_teach(tmp_path: Path, domains: Domains) -> None:
+    for index, image in enumerate(domains[0]["train"][:60]):
+        for folder in (tmp_path / "source" / f"c{index % 3}", tmp_path / "target"):
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{index}.png"), image)
+    flags = ["--source", tmp_path / "source", "--target", tmp_path / "target", "--batch_size", 16,
+             *run_folders(tmp_path / "runs")]  # fmt: skip
+    done = run("train_custom.py", *flags, "--method", "target_only", code=2)
+    assert "target_only learns from labels of the target, which has none" in the_error(done)
+
+
+def test_a_start_with_other_classes_is_refused(tmp_path: Path) -> None:
+    from test_fit import dann
+
+    from model.pretrained import start_from
+
+    saved = dann(class_names=["a", "b", "c"])
+    place = tmp_path / "model.keras"
+    saved.save(place)
+    with pytest.raises(UserError, match="has the classes a, b, c, but the data have b, a, c"):
+        start_from(dann(class_names=["b", "a", "c"]), place)
+    start_from(dann(class_names=["a", "b", "c"]), place)
