@@ -141,14 +141,14 @@ def test_adda_has_two_stages(
 # first rate, λ at first and last, clip norm, dropout, augmentation, decay, domain loss, epochs.
 PLAIN = (256, 0.01, 0.0, 1.0, 0.0, 0.0, None, 0.0, "mean")
 RECIPE = (64, 0.05, 0.0, 2.0, 1.0, 0.5, (0.5, 64.0), 0.999, "mean")
-SECOND = (96, 0.03, 0.2, 0.2, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
+SECOND = (96, 0.03, 2.0, 2.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
 PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "original": [("DANN", *PLAIN, 100)],
     "paper": [("DANN", 128, *PLAIN[1:-1], "sum", 100)],
     "recipe": [("DANN", *RECIPE, 40)],
     "normalised": [("DANN", *RECIPE, 40)],
     "cdan": [("CDAN", *RECIPE, 40)],
-    "mean_teacher": [("DANN", *RECIPE, 40), ("MeanTeacher", *SECOND, 25)],
+    "mean_teacher": [("DANN", *RECIPE, 40), ("MeanTeacher", *SECOND, 20)],
     "wide": [("DANN", *RECIPE, 25), ("MeanTeacher", *SECOND, 15)],
     "source_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
     "target_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
