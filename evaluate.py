@@ -1,9 +1,9 @@
 """Measures trained models: on a data set pickle, or on folders of pictures named as the classes.
 
 For each model one line: accuracy on the target; calibration error, between 0 and 1, which is how
-far its confidence is from its accuracy; domain, the share of images whose domain its domain
-classifier tells, .5 if it cannot, for models of two domains; and the label-free criteria, the
-higher the better. Nothing is trained.
+far its confidence is from its accuracy; domain, the accuracy of its domain classifier, .5 if it
+cannot tell the domains apart (for models of two domains); and the label-free criteria, the higher
+the better. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 
 from config.config import Config
 from config.settings import PIXELS, Settings
-from utils.atomic import refuse_inputs, whole_file
+from predict import SHIPPED
+from utils.atomic import is_stream, refuse_inputs, whole_file
 from utils.data.folders import PictureFolder, open_source, open_target
 from utils.data.pickles import read_pickle
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
 from utils.run.quiet import quiet_start
 
-SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
 Labelled = tuple[np.ndarray | PictureFolder, np.ndarray]  # images and their classes
 BINS = 15  # of confidence; Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 COLUMNS = {
@@ -70,10 +70,10 @@ def main() -> None:
             picture = args.figures / f"{len(found)}_{path.stem}.png"
             draw(picture, found[str(path)])
             print(f"{picture}: written", file=sys.stderr)
-    print(table(found))
+    to_stream = args.json is not None and is_stream(args.json)
+    print(table(found), file=sys.stderr if to_stream else sys.stdout)
     if args.json:
-        output = Path("/dev/stdout") if args.json == Path("-") else args.json
-        with whole_file(output) as temporary:
+        with whole_file(args.json) as temporary:
             temporary.write_text(json.dumps(found, indent=2) + "\n")
         print(f"{args.json}: written", file=sys.stderr)
 
@@ -114,11 +114,14 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
     from utils.data.batches import evaluation_batches
     from utils.record.selection import CRITERIA, outputs_of
 
-    model.reset_metrics()
-    outputs = [outputs_of(model.examine, evaluation_batches(images, labels, number))
-               for number, (images, labels) in enumerate((source, target))]  # fmt: skip
-    two = getattr(model, "num_domains", 0) == 2  # of more, nobody says which target this is
-    domain = model.get_metrics_result().get("domain_cls_acc") if two else None
+    outputs, told = [], []
+    for number, (images, labels) in enumerate((source, target)):
+        model.reset_metrics()
+        batches = evaluation_batches(images, labels, number)
+        outputs.append(outputs_of(model.examine, batches))
+        told.append(model.get_metrics_result().get("domain_cls_acc"))
+    # Of more domains than two nobody says which target this is.
+    two = getattr(model, "num_domains", 0) == 2
     of_source, of_target = outputs
     known = of_target.labels >= 0
     labels, probabilities = of_target.labels[known], of_target.probabilities[known]
@@ -132,7 +135,7 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
         "accuracy": float(right.mean()) if len(right) else None,
         "calibration_error": sum(share * abs(accuracy - sure) for share, accuracy, sure in bins)
         if len(right) else None,
-        "domain_accuracy": None if domain is None else float(domain),
+        "domain_accuracy": float(np.mean(told)) if two else None,
         **{name: score(of_source, of_target) for name, score in CRITERIA.items()},
         "classes": model.class_names or [str(number) for number in range(len(matrix))],
         "class_accuracy": [float(row[number] / row.sum()) if row.sum() else None

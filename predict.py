@@ -26,7 +26,6 @@ from utils.run.quiet import quiet_start
 
 BATCH = 256
 SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
-STDOUT = Path("-")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +69,11 @@ def main() -> None:
     rows = [row_of(name, row, classes, args.probabilities)
             for name, row in zip(names, found, strict=True)]  # fmt: skip
     columns = probability_columns(found[0], classes) if args.probabilities else []
-    output = Path("/dev/stdout") if args.output == STDOUT else args.output
-    with whole_file(output) as temporary, temporary.open("w", newline="") as file:
+    with whole_file(args.output) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("file", "label", "probability", *columns))
         table.writerows(rows)
-    told = sys.stderr if is_stream(output) else sys.stdout
+    told = sys.stderr if is_stream(args.output) else sys.stdout
     height, width, channels = shape
     print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped", file=told)
     print(f"each picture was seen as a whole, at {width}x{height} pixels, "

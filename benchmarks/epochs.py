@@ -6,7 +6,6 @@ Nothing else should run meanwhile. Two epochs each; the second one counts.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,21 +16,20 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.report import EPOCHS
+from benchmarks.rows import DIGITS
+from benchmarks.runner import seconds_of
 from config.config import Config
 from config.methods import METHODS
 from config.presets import presets_of
 from utils.atomic import whole_file
 from utils.errors import UserError, run_script
 
-DIGITS = "train_MNIST2MNIST_M.py"
-PLACE = ROOT / "docs" / "epochs.json"
-EPOCH = re.compile(r"(\d+\.\d) \((\d+\.\d)\)$", re.MULTILINE)
-
 
 def main() -> None:
     presets = presets_of(DIGITS)
     found = {name: timed(name, preset.settings) for name, preset in tqdm(presets.items())}
-    with whole_file(PLACE) as path:
+    with whole_file(EPOCHS) as path:
         path.write_text(json.dumps(found, indent=2) + "\n")
     for name, times in found.items():
         print(f"{name:<16} {times['minutes']:6.1f} min, epochs of {times['seconds']} s")
@@ -50,10 +48,9 @@ def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{name}: ended with code {done.returncode}; {done.stderr[-300:]}")
-    seconds = [float(all_of_it) for all_of_it, _ in EPOCH.findall(done.stdout)[1::2]]
-    training = [float(steps) for _, steps in EPOCH.findall(done.stdout)[1::2]]
+    seconds = [all_of_it for all_of_it, _ in seconds_of(done.stdout)[1::2]]
     total = sum(count * one for count, one in zip(epochs, seconds, strict=True))
-    return {"epochs": epochs, "seconds": seconds, "training": training, "minutes": total / 60}
+    return {"epochs": epochs, "seconds": seconds, "minutes": total / 60}
 
 
 if __name__ == "__main__":

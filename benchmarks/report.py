@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from config.base import Criterion
 from config.config import Config
 
 ROOT = Path(__file__).parent.parent
+EPOCHS = ROOT / "docs" / "epochs.json"
 CRITERIA = get_args(Criterion)
 MARKS = (0.75, 0.90, 0.93, 0.95)
 Runs = Mapping[tuple[str, str, int], Training]  # by pair, row and seed
@@ -151,7 +152,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
         "| | seconds an epoch | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
         "| --- | --- |" + " --- |" * len(MARKS),
     ]
-    times = json.loads((ROOT / "docs" / "epochs.json").read_text())
+    times = json.loads(EPOCHS.read_text())
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
         if not some:
@@ -170,7 +171,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
 
 def fill_readme(text: str, runs: Runs) -> str:
     """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
-    times = json.loads((ROOT / "docs" / "epochs.json").read_text())
+    times = json.loads(EPOCHS.read_text())
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
         last = [run.rows()[-1]["val_image_cls_acc"] for run in some]
@@ -272,10 +273,10 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def data_line(read: Callable[[Path], str] = Path.read_text) -> str:
+def data_line() -> str:
     """Returns which MNIST-M this is."""
-    place = ROOT / Path(Config().target_dataset_path).parts[0] / "dataset" / "mnist_m.json"
-    record = json.loads(read(place))
+    place = ROOT / Path(Config.target_dataset_path).parents[1] / "mnist_m.json"
+    record = json.loads(place.read_text())
     return (
         f"MNIST-M was drawn with seed {record['seed']} from {record['digits']} "
         f"(`{record['digits_sha256'][:12]}`) and {record['photos']} "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,9 +15,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.record.rows import pick_of, read_rows
+from utils.run.runs import CONFIG_FILE, FINAL
 
 ROOT = Path(__file__).parent.parent
-FINAL = "trained_*.keras"
+
+
+SECONDS = re.compile(r"(\d+\.\d) \((\d+\.\d)\)$", re.MULTILINE)
+
+
+def seconds_of(text: str) -> list[tuple[float, float]]:
+    """Returns the seconds of each epoch that a run printed, and those of its steps."""
+    return [(float(all_of_it), float(steps)) for all_of_it, steps in SECONDS.findall(text)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Training:
             raise UserError(f"{self.name}: starts from {self.after}, which has no {self.start}")
         folders = [text for name in ("logs", "checkpoints", "config")
                    for text in (f"--{name}_dir", f"{name}/{self.folder}")]  # fmt: skip
-        begun = self.find("logs", "config.json")
+        begun = self.find("logs", CONFIG_FILE)
         flags = self.flags.format(start=start).split()
         flags = ["--resume", str(begun.parent)] if begun else [
             *flags, "--run_name", self.name, *folders,
@@ -80,7 +89,7 @@ class Training:
                 [sys.executable, self.script, *flags],
                 cwd=ROOT, env=environment, stdout=file, stderr=file, check=False,
             )  # fmt: skip
-        minutes = self.minutes() + (time.monotonic() - began) / 60
+        minutes = (self.minutes() if begun else 0.0) + (time.monotonic() - began) / 60
         output.with_suffix(".minutes").write_text(f"{minutes:.2f}\n")
         if done.returncode:
             raise UserError(f"{self.name}: ended with code {done.returncode}; see {output}")
@@ -95,15 +104,12 @@ class Training:
         table = self.find("logs", file)
         if table is None:
             return []
-        with table.open(newline="") as lines:
-            return [
-                {key: float(value or "nan") for key, value in row.items()}
-                for row in csv.DictReader(lines)
-            ]
+        return [{key: float(value or "nan") for key, value in row.items()}
+                for row in read_rows(table)]  # fmt: skip
 
     def pick(self, criterion: str) -> dict[str, float]:
         """Returns the row of the epoch that a criterion picks."""
-        return max(self.rows(), key=lambda row: row[criterion])
+        return pick_of(self.rows(), criterion)
 
 
 def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: int) -> None:

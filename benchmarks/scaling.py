@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import keras
 import numpy as np
 
 import model.dann  # noqa: F401 - makes Keras know the class
+from benchmarks.runner import seconds_of
 
 STRATEGIES = {
     "1 process": [],
@@ -40,7 +40,7 @@ def train(strategy: list[str], batch_size: int, epochs: int, folder: Path) -> fl
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return float(re.findall(r"training ([\d.]+) s", done.stdout)[-1])
+    return seconds_of(done.stdout)[-1][1]
 
 
 def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Trains every row of the results on every seed and writes docs/results.md: make table.
 
-What is finished is not trained again, what was interrupted goes on. First: python create_mnistm.py
-and python create_usps.py.
+What is finished is not trained again, what was interrupted goes on. First: python create_mnistm.py,
+python create_usps.py and, on an idle machine, python benchmarks/epochs.py.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
-from benchmarks.report import Runs, fill_readme, report
+from benchmarks.report import EPOCHS, Runs, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import Training, train_all
 from config.config import Config
 from config.settings import Settings
 from utils.atomic import whole_file
-from utils.errors import run_script
+from utils.errors import existing_file, run_script
 from utils.run.command_line import parse
 
-SHIPPED = {  # row → model in model_data/model_weight
+TAKEN = {  # row → model in model_data/model_weight
     "recipe": "recipe", "normalised": "normalised", "mean_teacher": "mnist2mnist_m",
     "wide": "wide", "adda": "adda",
 }  # fmt: skip
@@ -45,6 +45,7 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    existing_file(str(EPOCHS), "docs/epochs.json", "python benchmarks/epochs.py makes it")
     wanted = grid(args.seeds, args.pairs, args.rows)
     if args.train:
         train_all(list(wanted.values()), list(grid(args.seeds).values()), args.jobs)
@@ -69,9 +70,9 @@ def ship(runs: Runs) -> None:
     import keras
 
     from model.pretrained import load_model
-    from predict import SHIPPED as FIRST
+    from predict import SHIPPED
 
-    for row, name in SHIPPED.items():
+    for row, name in TAKEN.items():
         trained = [run for (pair, key, _), run in runs.items() if (pair, key) == ("mnist_m", row)]
         if not trained:
             continue
@@ -82,7 +83,7 @@ def ship(runs: Runs) -> None:
         )
         if model_file is None or config is None:
             continue
-        place = FIRST.with_stem(name)
+        place = SHIPPED.with_stem(name)
         keras.mixed_precision.set_global_policy("float32")
         with whole_file(place) as path:
             load_model(model_file).save(path)

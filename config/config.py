@@ -1,7 +1,7 @@
 """The hyperparameters of train_MNIST2MNIST_M.py: edit the defaults here, or give them as flags.
 
 Each line is a flag of the same name, under the same headings; what may stand there is beside it.
-No other script reads this file.
+The other training scripts do not read this file.
 """
 
 from __future__ import annotations

@@ -217,8 +217,7 @@ class ADDA(EarlierNames, Adversarial):
 
     @property
     def metric_names(self) -> list[str]:
-        of_labels = ["image_cls_loss", "image_cls_acc", *self.position_names]
-        return [*of_labels, "domain_cls_loss", "domain_cls_acc", "adversarial_loss"]
+        return [*self.label_metric_names, "domain_cls_loss", "domain_cls_acc", "adversarial_loss"]
 
     def measure_features(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor

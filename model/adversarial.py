@@ -103,16 +103,17 @@ class Adversarial(Adaptation):
 
     def set_lambda(self, value: float | ProgressSchedule) -> None:
         # Not by the property: Keras would take a variable for one of the model's weights.
+        number = isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0
+        if not (number or callable(value) or isinstance(value, keras.Variable)):
+            raise ValueError(f"grl_lambda must be a number >= 0 or a schedule, got {value!r}")
         before = self.lambda_schedule
         self.lambda_schedule = value if callable(value) else None
         if self.lambda_schedule is not before and getattr(self, "train_function", None):
             self.make_train_function(force=True)  # a schedule is a part of the compiled step
         if isinstance(value, keras.Variable):
             self.lambda_variable = value.value
-        elif isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0:
+        elif number:
             self.lambda_variable.assign(value)
-        elif not callable(value):
-            raise ValueError(f"grl_lambda must be a number >= 0 or a schedule, got {value!r}")
 
     def lambda_at(self, step: tf.Tensor) -> tf.Tensor:
         """Returns λ at a training step."""

@@ -140,4 +140,6 @@ class MeanTeacher(DANN):
             context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(part, axis=axes))
             for part in (values * weights, weights)
         )
-        mean.assign(MEAN_DECAY * mean + (1.0 - MEAN_DECAY) * sums / counts)
+        # Without such images in the batch, the mean stays where it is.
+        moved = MEAN_DECAY * mean + (1.0 - MEAN_DECAY) * tf.math.divide_no_nan(sums, counts)
+        mean.assign(tf.where(counts > 0, moved, mean))

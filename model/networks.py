@@ -1,7 +1,7 @@
 """The networks of each experiment: feature extractor, label predictor, domain classifier.
 
-Heads return logits; `DANN` applies the softmax for the user. Head outputs are float32 whatever
-the precision of the rest, since a softmax over half-precision logits loses classes.
+Heads return logits; `Adaptation` applies the softmax for the user. Head outputs are float32
+whatever the precision of the rest, since a softmax over half-precision logits loses classes.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ def digits_model(path: Path, pixel_mean: Sequence[float] | None) -> Adaptation:
     """Returns the paper's digits network with weights from a `.h5`."""
     weights_alone = path.name.endswith(".weights.h5")
     mean = tuple(pixel_mean or (MNIST_MEAN if weights_alone else ORIGINAL_MEAN))
+    if len(mean) != len(MNIST_MEAN):
+        raise UserError(f"pixel_mean: {mean} must be one number for each of the 3 channels")
     print(f"{path}: read with a pixel mean of {' '.join(map(str, mean))}", file=sys.stderr)
     extractor = mnist_feature_extractor((28, 28, 3), mean)
     features = extractor.output_shape[1:]

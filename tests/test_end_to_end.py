@@ -197,7 +197,7 @@ def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
     done = run(
         "predict.py", "--model", tmp_path / "trap.keras", "--images", tmp_path / "p.png", code=2
     )
-    assert "not a .keras file that can be loaded" in the_error(done)
+    assert "is no .keras, .weights.h5 or .h5 file" in the_error(done)
     assert not Path(witness).exists()
 
 
@@ -206,7 +206,7 @@ def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
     [
         (["--model", "{data}", "--images", "nowhere"], "nowhere: no such file or folder"),
         (["--model", "nowhere.keras", "--images", "{data}"], "nowhere.keras: no such file"),
-        (["--model", "{data}", "--images", "{data}"], "not a .keras file that can be loaded"),
+        (["--model", "{data}", "--images", "{data}"], "is no .keras, .weights.h5 or .h5 file"),
         (["--model", "{data}", "--images", "{empty}"], "no pictures in it"),
     ],
 )

@@ -66,6 +66,7 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs" / "epochs.json").write_text(json.dumps(times))
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(reported, "ROOT", tmp_path)
+    monkeypatch.setattr(reported, "EPOCHS", tmp_path / "docs" / "epochs.json")
     return tmp_path
 
 

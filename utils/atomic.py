@@ -24,10 +24,11 @@ REMEDIES = {
     errno.EROFS: "choose a folder that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENXIO: "nobody reads from this pipe",
+    errno.EPIPE: "nobody reads from this pipe",
     errno.ENOTDIR: "a part of the path is a file; choose another folder",
 }
 
-OPEN = {"/dev/stdout": 1, "/dev/stderr": 2}
+OPEN = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
@@ -70,7 +71,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def is_stream(path: Path) -> bool:
     """Tells whether something stands at `path` that is written to, and not replaced."""
-    if str(path) in OPEN or path.parent in DESCRIPTORS:
+    if is_open(path):
         return True
     try:
         kind = path.stat().st_mode
@@ -79,12 +80,17 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(kind) and not stat.S_ISDIR(kind)
 
 
+def is_open(path: Path) -> bool:
+    """Tells whether a name is that of a file that the process has open; - is standard output."""
+    return str(path) in OPEN or (path.parent in DESCRIPTORS and path.name.isdigit())
+
+
 def open_stream(path: Path) -> int:
     """Returns a descriptor to write to a device, a pipe, or a file that the process has open.
 
     The latter goes on where it stands, as with >> in a shell. A pipe that nobody reads is an error.
     """
-    if str(path) in OPEN or path.parent in DESCRIPTORS:
+    if is_open(path):
         sys.stdout.flush()
         return os.dup(OPEN.get(str(path)) or int(path.name))
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)

@@ -15,10 +15,11 @@ CHARTS = {  # of the Custom Scalars tab: title → tags
     "accuracy of source and target": (TARGET, "selection/labelled_image_cls_acc"),
     "accuracy of the domain classifier": ("acc/domain_cls_acc",),
     "losses of classes and of domains": ("loss/image_cls_loss", "loss/domain_cls_loss"),
-    "what picks the epoch": ("selection/information_maximisation",),
     "λ": ("hyperparameter/grl_lambda",),
     "learning rate": ("hyperparameter/learning_rate",),
 }
+
+PICKS = "what picks the epoch"
 
 
 def record_dashboard(
@@ -37,7 +38,7 @@ def record_dashboard(
             title=title,
             multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags]),
         )
-        for title, tags in CHARTS.items()
+        for title, tags in {**CHARTS, PICKS: (f"selection/{criterion}",)}.items()
     ]
     layout = layout_pb2.Layout(category=[layout_pb2.Category(title="domain adaptation",
                                                              chart=charts)])  # fmt: skip

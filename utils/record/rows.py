@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from utils.atomic import whole_file
 
 Row = dict[str, str]
+AnyRow = TypeVar("AnyRow", dict[str, str], dict[str, float])
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -28,6 +30,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
             table.writerows(rows)
 
 
-def pick_of(rows: Sequence[Row], criterion: str) -> Row:
+def pick_of(rows: Sequence[AnyRow], criterion: str) -> AnyRow:
     """Returns the row that a criterion picks."""
     return max(rows, key=lambda row: float(row[criterion]))

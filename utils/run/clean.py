@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
 from utils.errors import run_script
-from utils.run.runs import CONFIG_FILE
+from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE
 
 ROOTS = tuple(Path(name) for name in ("logs", "checkpoints", "config"))
 
 
 def main() -> None:
-    runs = find_runs()
+    runs = {name: folders for name, folders in find_runs().items() if not in_use(folders)}
     if not runs:
-        print("there are no runs")
+        print("there are no runs, or they are in training")
         return
     for name, folders in runs.items():
         megabytes = sum(size_of(folder) for folder in folders) / 1e6
-        done = any(folder.glob("trained_*.keras") for folder in folders)
+        done = any(folder.glob(FINAL) for folder in folders)
         print(f"{megabytes:8.1f} MB  {name}{'' if done else '  (not finished)'}")
     if input(f"remove these {len(runs)} runs, with their models? [y/N] ").strip().lower() != "y":
         print("nothing is removed")
@@ -26,7 +29,8 @@ def main() -> None:
     for folders in runs.values():
         for folder in folders:
             shutil.rmtree(folder)
-            remove_empty(folder.parent)
+            with contextlib.suppress(OSError):  # as far as the folders above are empty
+                os.removedirs(folder.parent)
     print(f"{len(runs)} runs are removed")
 
 
@@ -39,11 +43,15 @@ def find_runs() -> dict[str, list[Path]]:
     return runs
 
 
-def remove_empty(folder: Path) -> None:
-    """Removes a folder, and those above it, below the three roots, as far as they are empty."""
-    while folder not in ROOTS and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+def in_use(folders: list[Path]) -> bool:
+    """Tells whether a process is training a run."""
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError), (folder / LOCK_FILE).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
 
 
 def size_of(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Tells whether a network has stopped to tell images apart."""
+"""Tells whether a network no longer tells images apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 200  # before them batch normalisation may not know the images yet
 
 
 class CollapseError(Exception):
-    """The network has stopped to tell anything apart."""
+    """The network no longer tells anything apart."""
 
 
 def check_finite(train: Mapping[str, float], epoch: int) -> None:
@@ -55,5 +55,5 @@ class CollapseWatch:
             raise CollapseError(
                 f"epoch {epoch}: every target image gets the same prediction, for "
                 f"{self.in_a_row} measurements now (they tell {information:.1e} nats about an "
-                f"image; ln {classes} = {math.log(classes):.2f} at best)"
+                f"image; ln {classes} = {math.log(classes):.2f} at best); --allow_collapse goes on"
             )

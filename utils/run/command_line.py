@@ -167,4 +167,5 @@ def documented(kind: type) -> dict[str, dict[str, str]]:
 
 def command_of(script: str | None, *arguments: object) -> str:
     """Returns the command of a script (None: this one), to be pasted into a shell."""
-    return shlex.join(["python", script or Path(sys.argv[0]).name, *map(str, arguments)])
+    here = Path(sys.argv[0])
+    return shlex.join(["python", str(here.with_name(script or here.name)), *map(str, arguments)])

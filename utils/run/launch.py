@@ -25,6 +25,7 @@ from utils.run.command_line import command_of, parse
 from utils.run.quiet import quiet_start
 from utils.run.runs import (
     CONFIG_FILE,
+    FINAL,
     Run,
     check_data,
     claim,
@@ -81,10 +82,10 @@ def launch(
         if values or start.preset or start.config:
             raise UserError(only_its_own(start.resume, values))
         run, config = find_run(start.resume, kind)
-        if final_models(run):
+        if final_model(run):
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
             return 0
-        go_home(start.resume, load_config(kind, start.resume / CONFIG_FILE))
+        go_home(run.logs, load_config(kind, start.resume / CONFIG_FILE))
         config, data = read(dataclasses.replace(config, **where))
         check_data(run, data.digests())
     else:
@@ -196,9 +197,9 @@ def only_its_own(folder: Path, values: dict[str, Any]) -> str:
     )
 
 
-def final_models(run: Run) -> list[Path]:
-    """Returns the model that a finished run ends with."""
-    return sorted(run.checkpoints.glob("trained_*.keras"))
+def final_model(run: Run) -> Path | None:
+    """Returns the model that a run has ended with, if it has."""
+    return next(iter(sorted(run.checkpoints.glob(FINAL))), None)
 
 
 def summary(run: Run, config: TrainingConfig) -> str:
@@ -214,7 +215,7 @@ def summary(run: Run, config: TrainingConfig) -> str:
         f"models:   {run.checkpoints} ({size / 1e6:.0f} MB)",
         f"figures:  {run.logs}",
     ]  # fmt: skip
-    command = command_of("predict.py", "--images", "FOLDER", "--model", final_models(run)[-1])
+    command = command_of("predict.py", "--images", "FOLDER", "--model", final_model(run))
     return "\n".join([*lines, f"next:     {command}"])
 
 
@@ -245,9 +246,9 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
     except CollapseError as error:
         print(
             f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
-            f"best.keras in {trainer.checkpoints_dir} is the best epoch before.\nStart a new run, "
-            f"and {METHODS[config.method].remedy}; another --seed may pass by luck.\n"
-            "To train on all the same: --allow_collapse."
+            f"best.keras in {trainer.checkpoints_dir}, if it is there, is the best epoch "
+            f"before.\nStart a new run, and {METHODS[trainer.model.name].remedy}; another --seed "
+            "may pass by luck."
         )
         return COLLAPSED
     return 0

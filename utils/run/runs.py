@@ -17,12 +17,13 @@ from typing import IO, Any
 from config.base import AnyConfig, TrainingConfig
 from config.presets import FOLDER as PRESETS
 from config.settings import read_json
-from utils.atomic import cannot_write
+from utils.atomic import cannot_write, whole_file
 from utils.errors import UserError
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
 
 CONFIG_FILE, DATA_FILE, LOCK_FILE = "config.json", "data.json", "lock"
+FINAL = "trained_*.keras"  # the model that a finished run ends with
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
         run = Run.of(named)
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
         named.save(unnamed / CONFIG_FILE)
-        (unnamed / DATA_FILE).write_text(json.dumps(digests, indent=2) + "\n")
+        with whole_file(unnamed / DATA_FILE) as path:
+            path.write_text(json.dumps(digests, indent=2) + "\n")
         try:
             # The folder appears with its settings in it, and only one run can have the name.
             unnamed.rename(run.logs)
@@ -158,25 +160,24 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     depth = len(Path(config.experiment).parts) + 1
     root, tail = Path(*place.parts[:-depth]), Path(*place.parts[-depth:])
     roots = roots_of(config)
-    found = [
+    found = [Run.of(config), *(
         Run(*(Path(os.path.normpath(root / os.path.relpath(other, mine))) / tail
               for other in roots))
         for mine in dict.fromkeys(roots)
-    ]  # fmt: skip
-    whole = [run for run in found if len(set(run.folders)) == len(set(roots))
+    )]  # fmt: skip
+    whole = [run for run in found if place in [path.resolve() for path in run.folders]
+             and len(set(run.folders)) == len(set(roots))
              and belong_together(run, config, kind)]  # fmt: skip
     if not whole:
         missing = next(
-            (path for path in found[0].folders if not (path / CONFIG_FILE).is_file()), found[0].logs
+            (path for path in found[1].folders if not (path / CONFIG_FILE).is_file()), found[1].logs
         )
         raise UserError(
             f"{missing}: is missing, or another run's; put it back, or repeat the run: "
             f"{command_of(None, '--config', folder / CONFIG_FILE)}"
         )
-    run = Run.of(config)
-    if all(path.resolve() == there for path, there in zip(run.folders, whole[0].folders,
-                                                          strict=True)):  # fmt: skip
-        return run, config
+    if whole[0] is found[0]:
+        return whole[0], config
     named = zip(("logs_dir", "checkpoints_dir", "config_dir"), whole[0].folders, strict=True)
     moved: dict[str, Any] = {name: str(Path(*path.parts[:-depth])) for name, path in named}
     return whole[0], dataclasses.replace(config, **moved)
@@ -195,7 +196,7 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
     """Goes to where a run was started, if the data that it names are not found from here.
 
     Args:
-        folder: the run's, below logs, checkpoints or config.
+        folder: the run's below logs.
         config: its settings, whose paths may be relative.
     """
     try:

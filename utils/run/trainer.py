@@ -190,8 +190,7 @@ class Trainer:
             step += count
             self.checkpoints.step.assign(step)
             train = {name: float(value) for name, value in results.items()}
-            if not self.allow_collapse:
-                check_finite(train, epoch + 1)
+            check_finite(train, epoch + 1)
             bar.set_postfix(loss=f"{train['loss']:.3f}")
             bar.update(count)
             signal = self.signals.seen()
@@ -209,8 +208,7 @@ class Trainer:
         self.checkpoints.save()
         if not self.allow_collapse:
             self.watch.check(unlabelled, epoch + 1, end)
-        if end < self.total_steps:
-            self.signals.obey(self.signals.seen())
+        self.signals.obey(self.signals.seen())
 
     def evaluate(self, epoch: int, train: Mapping[str, float]) -> Outputs:
         """Measures the model after an epoch and records it, the model too if it is the best yet.
@@ -236,7 +234,7 @@ class Trainer:
             metrics = {"train": {**unknown, **train}, "validation": validation}
             with disk_faults_named(self.log.folder), reading_faults_named():
                 self.record(epoch, metrics, selection, target)
-                if not (self.log.folder / FIRST).exists():  # λ is hardly above 0 yet
+                if not (self.log.folder / FIRST).exists():  # the first that is measured
                     save_pair(self.log.folder / FIRST, (first_points(source), first_points(target)))
                 if improved:
                     self.save_model(self.checkpoints_dir / "best.keras")
@@ -256,6 +254,7 @@ class Trainer:
         self.log.pictures(epoch, images, target, self.model.class_names)
         self.log.flush()
 
+    @reading_faults_named()
     def measure(self, dataset: tf.data.Dataset) -> tuple[dict[str, float], Outputs]:
         """Returns the metrics over a dataset, and what the model makes of its images."""
         self.model.reset_metrics()

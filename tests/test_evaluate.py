@@ -1,0 +1,110 @@
+"""evaluate.py: its numbers, recomputed from the model's predictions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers import SHORT, Domains, command, model_of, run, run_folders, the_error
+from test_pretrained import make_dann, write_keras2
+
+from evaluate import reliability
+from model.pretrained import load_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(folder), "--run_name", "mine")
+    return model_of(folder, "mine")
+
+
+def places(data_flags: list[str]) -> list[str]:
+    return ["--source", data_flags[1], "--target", data_flags[3]]
+
+
+def test_its_numbers_are_those_of_the_predictions(
+    model: Path, data_flags: list[str], domains: Domains, tmp_path: Path
+) -> None:
+    done = run("evaluate.py", "--models", model, *places(data_flags), "--json", tmp_path / "e.json",
+               "--figures", tmp_path / "figures")  # fmt: skip
+    (values,) = json.loads((tmp_path / "e.json").read_text()).values()
+    target, labels = domains[1]["val"], domains[1]["val_label"]
+    loaded = load_model(model)
+    probabilities = loaded.predict(target, verbose=0)
+    right = probabilities.argmax(1) == labels
+    assert values["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+    assert f"{right.mean():.4f}" in done.stdout
+    for number in range(10):
+        mine = labels == number
+        assert values["class_accuracy"][number] == pytest.approx(right[mine].mean(), abs=1e-6)
+        assert sum(values["confusion"][number]) == mine.sum()
+    confidence = probabilities.max(1)
+    error = sum(
+        inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+        for lower in range(15)
+        if (inside := (confidence >= lower / 15) & (confidence < (lower + 1) / 15)).any()
+    )
+    assert values["calibration_error"] == pytest.approx(error, abs=1e-5)
+    told = []
+    for number, one in enumerate(domains):
+        features = loaded.feature_extractor.predict(one["val"], verbose=0)
+        logits = loaded.domain_classifier.predict(features, verbose=0)
+        told.append((logits.argmax(1) == number).mean())
+    assert values["domain_accuracy"] == pytest.approx(np.mean(told), abs=1e-6)
+    picture = cv2.imread(str(tmp_path / "figures" / f"1_{model.stem}.png"))
+    assert picture is not None
+    assert picture.shape[1] > picture.shape[0]
+
+
+def test_confidence_that_is_right_has_no_calibration_error() -> None:
+    bins = reliability(np.array([True, False, True, True]), np.array([0.5, 0.5, 1.0, 1.0]))
+    assert bins == [(0.5, 0.5, 0.5), (0.5, 1.0, 1.0)]
+
+
+def test_folders_of_pictures(
+    model: Path, data_flags: list[str], domains: Domains, tmp_path: Path
+) -> None:
+    for image, label in zip(domains[1]["val"], domains[1]["val_label"], strict=True):
+        folder = tmp_path / "target" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{len(list(folder.iterdir()))}.png"), image[..., ::-1])
+    flags = ["--models", model, "--source", data_flags[1], "--json"]
+    run("evaluate.py", *flags, tmp_path / "a.json", "--target", tmp_path / "target")
+    run("evaluate.py", *flags, tmp_path / "b.json", "--target", data_flags[3])
+    one, two = (next(iter(json.loads((tmp_path / name).read_text()).values()))
+                for name in ("a.json", "b.json"))  # fmt: skip
+    assert one["accuracy"] == two["accuracy"]
+    assert one["confusion"] == two["confusion"]
+
+
+def test_the_originals_weights_get_its_pixel_mean(tmp_path: Path, data_flags: list[str]) -> None:
+    write_keras2(tmp_path / "original.h5", make_dann(1))
+    done = run("evaluate.py", "--models", tmp_path / "original.h5", *places(data_flags))
+    assert "read with a pixel mean of 45.652287 45.652287 45.652287" in done.stderr
+
+
+def test_json_on_standard_output_is_json_alone(model: Path, data_flags: list[str]) -> None:
+    done = subprocess.run(
+        command("evaluate.py", "--models", model, *places(data_flags), "--json", "-"),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert next(iter(json.loads(done.stdout).values()))["images"] == 100
+
+
+def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: list[str]) -> None:
+    (tmp_path / "x.keras").write_bytes(b"no model")
+    cases: list[tuple[list[Any], str]] = [
+        (["--models", tmp_path / "x.keras"], "x.keras: not a .keras file that can be loaded"),
+        (["--models", tmp_path], "is a folder"),
+        (["--models", model, "--target", "nowhere.pkl"], "nowhere.pkl: missing"),
+        (["--models", model, "--pixel_mean", 1, 2, 3], "has its own; leave it out"),
+        (["--models", model, "--json", model], "is read by this command"),
+    ]
+    for flags, message in cases:
+        assert message in the_error(run("evaluate.py", *places(data_flags), *flags, code=2))
