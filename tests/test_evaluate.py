@@ -35,7 +35,7 @@ def test_its_numbers_are_those_of_the_predictions(
                "--figures", tmp_path / "figures")  # fmt: skip
     (values,) = json.loads((tmp_path / "e.json").read_text()).values()
     target, labels = domains[1]["val"], domains[1]["val_label"]
-    loaded = load_model(model)
+    loaded: Any = load_model(model)
     probabilities = loaded.predict(target, verbose=0)
     right = probabilities.argmax(1) == labels
     assert values["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
