@@ -31,7 +31,7 @@ from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA, Outputs, outputs_of
 from utils.record.summaries import HEADER, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
-from utils.run.collapse import CollapseWatch, check_finite
+from utils.run.collapse import check_alive, check_finite
 from utils.run.signals import Signals
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -108,10 +108,15 @@ class Trainer:
         self.total_steps = epochs * self.epoch_steps
         self.checkpoints = Checkpoints(model, checkpoints_dir, chief)
         self.signals = Signals(self.strategy)
-        self.watch = CollapseWatch()
+        self.told: list[float] = []  # by the predictions, after each epoch
         self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return int(self.model.label_predictor.output_shape[-1])
 
     @property
     def step(self) -> int:
@@ -137,17 +142,17 @@ class Trainer:
         """
         start = self.step
         fresh = not self.checkpoints.restored
-        if not fresh and self.select_by == "information_maximisation":
-            self.watch.highest = float(self.checkpoints.best.numpy())
         if self.chief:
             self.log.open(-1 if fresh else start // self.epoch_steps, self.epoch_steps)
+            if self.strategy.cluster_resolver is None:  # all workers must come to the same end
+                self.told = [float(row["information_maximisation"]) for row in self.log.rows]
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: self.batches.dataset(start, self.total_steps, context)
         )
         iterator = iter(dataset)
         if fresh:
             if self.begins_trained:
-                self.watch.check(self.evaluate(0, {}), 0, 0)
+                self.evaluate(0, {})
             self.checkpoints.save()
         if self.chief:
             print(HEADER)
@@ -200,30 +205,28 @@ class Trainer:
         trained = time.monotonic() - began
         self.model.reset_metrics()
         with self.model.averaged():
-            unlabelled = self.evaluate(epoch + 1, train)
+            self.evaluate(epoch + 1, train)
         seconds = time.monotonic() - began
         if self.chief:
             bar.write(table_line(self.log.rows[-1], self.epochs, seconds, trained))
             sys.stdout.flush()
         self.checkpoints.save()
         if not self.allow_collapse:
-            self.watch.check(unlabelled, epoch + 1, end)
+            check_alive(self.told, self.classes, epoch + 1, end)
         self.signals.obey(self.signals.seen())
 
-    def evaluate(self, epoch: int, train: Mapping[str, float]) -> Outputs:
+    def evaluate(self, epoch: int, train: Mapping[str, float]) -> None:
         """Measures the model after an epoch and records it, the model too if it is the best yet.
 
         Args:
             epoch: its number, from 1; 0 = before the first.
             train: the metrics of its training batches.
-
-        Returns:
-            what the model makes of the unlabelled target images.
         """
         validation, target = self.measure(self.evaluation.target)
         labelled, source = self.measure(self.evaluation.labelled)
         _, unlabelled = self.measure(self.evaluation.unlabelled)
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
+        self.told.append(selection["information_maximisation"])
         best = self.checkpoints.best
         improved = selection[self.select_by] > float(best.numpy())
         if improved:
@@ -238,7 +241,6 @@ class Trainer:
                     save_pair(self.log.folder / FIRST, (first_points(source), first_points(target)))
                 if improved:
                     self.save_model(self.checkpoints_dir / "best.keras")
-        return unlabelled
 
     def record(
         self,
