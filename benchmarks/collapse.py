@@ -1,0 +1,89 @@
+"""Counts false alarms and misses of the collapse check, on the embedded digits.
+
+Each training goes on whatever happens. Afterwards it counts as collapsed if its accuracy on
+held-out source images ended at chance, which the check does not look at. First: make demo.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.rows import DIGITS, SETS
+from utils.run.collapse import CollapseError, check_alive
+
+DATA = ["--source_dataset_path", f"{SETS}/embedded/MNIST/mnist_data.pkl",
+        "--target_dataset_path", f"{SETS}/embedded/MNIST_M/mnist_m_data.pkl"]  # fmt: skip
+SMALL = "--source_images 120 --target_images 120 --epoch 60 --batch_size 32 --init_learning_rate"
+TRAININGS = [
+    *(f"--epoch 4 --batch_size 64 --init_learning_rate {rate} --clip_norm {clip} --seed {seed}"
+      for rate, clip, seed in itertools.product((0.01, 0.03, 0.1), (0, 1), range(3))),
+    *(f"{SMALL} {rate} --seed {seed}" for rate, seed in itertools.product((0.0001, 0.01),
+                                                                         range(3))),
+]  # fmt: skip
+CHANCE = 0.2
+
+
+def main() -> None:
+    alarms: list[str] = []
+    misses: list[str] = []
+    collapsed = 0
+    for flags in tqdm(TRAININGS, unit="training"):
+        epochs, accuracy = train(flags.split())
+        alarm = first_alarm(epochs)
+        sick = accuracy < CHANCE and learns(flags)
+        collapsed += sick
+        if alarm and not sick:
+            alarms.append(flags)
+        if sick and not alarm:
+            misses.append(flags)
+        tqdm.write(f"source {accuracy:.3f}  alarm in epoch {alarm or '-':<3}  {flags}")
+    print(f"{len(TRAININGS)} trainings, {collapsed} collapsed: {len(alarms)} false alarms, "
+          f"{len(misses)} misses")  # fmt: skip
+    for kind, some in (("false alarm", alarms), ("miss", misses)):
+        for flags in some:
+            print(f"{kind}: {flags}")
+
+
+def learns(flags: str) -> bool:
+    """Tells whether a rate is high enough to leave chance at all in so few steps."""
+    return "0.0001" not in flags
+
+
+def train(flags: list[str]) -> tuple[list[tuple[float, int]], float]:
+    """Returns what predictions told after each epoch, its steps, and the last source accuracy."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = [text for kind in ("logs", "checkpoints", "config")
+                  for text in (f"--{kind}_dir", f"{folder}/{kind}")]  # fmt: skip
+        command = [sys.executable, DIGITS, *DATA, *flags, *places, "--allow_collapse"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        tables = list(Path(folder).rglob("log.csv"))
+        if done.returncode == 3 or not tables:  # a loss that is no number: seen at once
+            return [(0.0, 10**6)] * 2, 0.0
+        with tables[0].open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    steps = int(done.stdout.split(" an epoch")[0].rsplit(" ", 1)[1])
+    told = [(float(row["information_maximisation"]), steps * int(row["epoch"])) for row in rows]
+    return told, float(rows[-1]["labelled_image_cls_acc"])
+
+
+def first_alarm(epochs: list[tuple[float, int]]) -> int | None:
+    """Returns the epoch in which the check would have ended the run."""
+    for count in range(1, len(epochs) + 1):
+        try:
+            check_alive([told for told, _ in epochs[:count]], 10, count, epochs[count - 1][1])
+        except CollapseError:
+            return count
+    return None
+
+
+if __name__ == "__main__":
+    main()
