@@ -155,7 +155,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
     times = json.loads(EPOCHS.read_text())
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
-        if not some:
+        if not some or row not in times:
             continue
         *before, last = times[row]["seconds"]
         start = sum(count * one for count, one in zip(times[row]["epochs"], before, strict=False))
@@ -172,7 +172,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
 def fill_readme(text: str, runs: Runs) -> str:
     """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
     times = json.loads(EPOCHS.read_text())
-    for row in PAIRS["mnist_m"].rows:
+    for row in times:
         some = runs_of(runs, "mnist_m", row)
         last = [run.rows()[-1]["val_image_cls_acc"] for run in some]
         accuracy = spread(last, 3) if some else "not run"

@@ -44,6 +44,10 @@ ROWS = {
     "original": Row("DANN, as in the original repository", "--preset original"),
     "cdan": Row("CDAN", "--preset cdan"),
     "adda": Row("ADDA", "--preset adda"),
+    "adda_convolutional": Row(
+        "ADDA on convolutional features, the default rates",
+        "--method adda --epoch 10 --mixed_precision",
+    ),
     "recipe": Row("recipe", "--preset recipe"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
     "mean_teacher": Row(
@@ -63,7 +67,7 @@ ROWS = {
 }  # fmt: skip
 ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "mean_teacher")
 PAIRS = {
-    "mnist_m": Pair("MNIST → MNIST-M", "", (*ALL, "original", "wide", "target_only")),
+    "mnist_m": Pair("MNIST → MNIST-M", "", (*ALL, "adda_convolutional", "original", "wide", "target_only")),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
         f"--target_dataset_path {SETS}/seed7/MNIST_M/mnist_m_data.pkl",
