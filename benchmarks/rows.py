@@ -67,7 +67,9 @@ ROWS = {
 }  # fmt: skip
 ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "mean_teacher")
 PAIRS = {
-    "mnist_m": Pair("MNIST → MNIST-M", "", (*ALL, "adda_convolutional", "original", "wide", "target_only")),
+    "mnist_m": Pair(
+        "MNIST → MNIST-M", "", (*ALL, "adda_convolutional", "original", "wide", "target_only")
+    ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
         f"--target_dataset_path {SETS}/seed7/MNIST_M/mnist_m_data.pkl",
