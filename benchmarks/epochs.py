@@ -5,6 +5,7 @@ Nothing else should run meanwhile. Two epochs each; the second one counts.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -21,14 +22,24 @@ from benchmarks.rows import DIGITS
 from benchmarks.runner import seconds_of
 from config.config import Config
 from config.methods import METHODS
-from config.presets import presets_of
+from config.presets import presets_of, read_preset
+from config.settings import Settings
 from utils.atomic import whole_file
 from utils.errors import UserError, run_script
+from utils.run.command_line import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
+    presets: tuple[str, ...] = tuple(presets_of(DIGITS))
+    """Time these alone; what was measured of the others stays."""
 
 
 def main() -> None:
-    presets = presets_of(DIGITS)
-    found = {name: timed(name, preset.settings) for name, preset in tqdm(presets.items())}
+    args = Arguments.of(parse([Arguments], __doc__))
+    found = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
+    for name in tqdm(args.presets, unit="preset"):
+        found[name] = timed(name, read_preset(name).settings)
     with whole_file(EPOCHS) as path:
         path.write_text(json.dumps(found, indent=2) + "\n")
     for name, times in found.items():

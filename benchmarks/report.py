@@ -172,11 +172,11 @@ def time_to_accuracy(runs: Runs) -> list[str]:
 def fill_readme(text: str, runs: Runs) -> str:
     """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
     times = json.loads(EPOCHS.read_text())
-    for row in times:
+    for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
         last = [run.rows()[-1]["val_image_cls_acc"] for run in some]
-        accuracy = spread(last, 3) if some else "not run"
-        minutes = f"{times[row]['minutes']:.0f}"
+        accuracy = spread(last, 3) if some else "not yet run"
+        minutes = f"{times[row]['minutes']:.0f}" if row in times else "–"
         cells = rf"(\| `{row}` \|[^|]*\|)[^|]*(\|[^|]*\|)[^|]*\|"
         text = re.sub(cells, rf"\1 {accuracy} \2 {minutes} |", text)
         for first, second, end in SENTENCES:
