@@ -125,7 +125,7 @@ def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: 
     drawings, unknown = data.domains[1].train, data.domains[1].train_label
     with trainer.model.averaged():
         batches = evaluation_batches(drawings, unknown, domain=1)
-        _, outputs = trainer.measure(batches)
+        outputs = trainer.outputs(batches)
     classes = outputs.probabilities.argmax(axis=1)
     place = run.logs / "DaNN_submission.csv"
     with whole_file(place) as path, path.open("w", newline="") as file:

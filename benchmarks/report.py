@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -68,7 +68,8 @@ def report(runs: Runs, seeds: Sequence[int]) -> str:
     for pair in PAIRS:
         if any(key[0] == pair for key in runs):
             lines += ["", *(captchas(runs) if pair == "captcha" else section(runs, pair))]
-    lines += ["", *time_to_accuracy(runs), "", *criteria(runs), "", *searches()]
+    for part in (time_to_accuracy(runs) if times_of_epochs() else [], criteria(runs), searches()):
+        lines += ["", *part] if part else []
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +153,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
         "| | seconds an epoch | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
         "| --- | --- |" + " --- |" * len(MARKS),
     ]
-    times = json.loads(EPOCHS.read_text())
+    times = times_of_epochs()
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
         if not some or row not in times:
@@ -169,9 +170,15 @@ def time_to_accuracy(runs: Runs) -> list[str]:
     return lines
 
 
+def times_of_epochs() -> dict[str, Any]:
+    """Returns what benchmarks/epochs.py measured, by preset; nothing before it was run."""
+    found: dict[str, Any] = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
+    return found
+
+
 def fill_readme(text: str, runs: Runs) -> str:
     """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
-    times = json.loads(EPOCHS.read_text())
+    times = times_of_epochs()
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
         last = [run.rows()[-1]["val_image_cls_acc"] for run in some]

@@ -1,7 +1,7 @@
 """Trains every row of the results on every seed and writes docs/results.md: make table.
 
 What is finished is not trained again, what was interrupted goes on. First: python create_mnistm.py,
-python create_usps.py and, on an idle machine, python benchmarks/epochs.py.
+python create_usps.py and, on an idle machine, python benchmarks/epochs.py for the minutes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
-from benchmarks.report import EPOCHS, Runs, fill_readme, report
+from benchmarks.report import Runs, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import Training, train_all
 from config.config import Config
 from config.settings import Settings
 from utils.atomic import whole_file
-from utils.errors import existing_file, run_script
+from utils.errors import run_script
 from utils.run.command_line import parse
 
 TAKEN = {  # row → model in model_data/model_weight
@@ -45,7 +45,6 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
-    existing_file(str(EPOCHS), "docs/epochs.json", "python benchmarks/epochs.py makes it")
     wanted = grid(args.seeds, args.pairs, args.rows)
     if args.train:
         train_all(list(wanted.values()), list(grid(args.seeds).values()), args.jobs)

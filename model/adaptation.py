@@ -19,7 +19,6 @@ from model.losses import (
     clip_together,
     cross_entropy,
     is_correct,
-    mean_share,
     steps_taken,
 )
 from model.networks import Shape
@@ -341,8 +340,12 @@ class Adaptation(keras.Model):
         """All metrics but `loss`, in the order of log.csv."""
         return self.label_metric_names
 
-    def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Updates the metrics of labels and returns this replica's share of the mean loss."""
+    def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Updates the metrics of labels.
+
+        Returns:
+            the losses of this replica's images, and which of them are labelled: 1 or 0.
+        """
         labelled = tf.cast(labels > UNLABELLED, tf.float32)
         known = tf.maximum(labels, 0)  # any class will do where the weight is 0
         losses, right = cross_entropy(known, logits), is_correct(known, logits)
@@ -353,7 +356,7 @@ class Adaptation(keras.Model):
         if self.position_names:
             whole = self.meters["whole_string_acc"]
             whole.update_state(tf.reduce_min(right, 1), tf.reduce_min(labelled, 1))
-        return mean_share(losses, labelled)
+        return losses, labelled
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset."""

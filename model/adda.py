@@ -48,7 +48,7 @@ class SourceModel(EarlierNames, Adaptation):
         with tf.GradientTape() as tape:
             features = self.feature_extractor(self.augment(images), training=True)
             logits = self.label_predictor(features, training=True)
-            loss = self.measure_labels(logits, labels) + self.layer_losses()
+            loss = mean_share(*self.measure_labels(logits, labels)) + self.layer_losses()
         self.descend(self.optimizer, tape, loss, self.predictor_variables)
         return self.get_metrics_result()
 

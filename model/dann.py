@@ -14,7 +14,7 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
-from model.losses import assert_blocks, block_sizes, steps_taken
+from model.losses import assert_blocks, block_sizes, mean_share, steps_taken
 from model.networks import dense_head, with_flat_features
 from model.normalisation import as_domain
 
@@ -149,7 +149,7 @@ class DANN(Adversarial):
                     self.step_domain_classifier(features, domains, label_logits)
             reversed_features = self.gradient_reversal(features, grl_lambda=grl_lambda)
             domain_logits = self.classify_domains(reversed_features, label_logits, training=True)
-            loss = self.measure_labels(label_logits, labels)
+            loss = mean_share(*self.measure_labels(label_logits, labels))
             loss += self.domain_share(domain_logits, domains, label_logits)
             loss += self.unlabelled_loss(images, labels, label_logits)
             loss += self.layer_losses()

@@ -257,10 +257,14 @@ class Trainer:
         self.log.flush()
 
     @reading_faults_named()
+    def outputs(self, dataset: tf.data.Dataset) -> Outputs:
+        """Returns what the model makes of a dataset's images; one worker alone may ask."""
+        return outputs_of(self.run_test, dataset)
+
     def measure(self, dataset: tf.data.Dataset) -> tuple[dict[str, float], Outputs]:
         """Returns the metrics over a dataset, and what the model makes of its images."""
         self.model.reset_metrics()
-        outputs = outputs_of(self.run_test, dataset)
+        outputs = self.outputs(dataset)
         results = self.model.get_metrics_result()
         values = {name: float(value) for name, value in results.items()}
         self.model.reset_metrics()
@@ -271,7 +275,7 @@ class Trainer:
     def embedding(self) -> Pair:
         """Returns some source and target outputs for a picture of the feature space."""
         datasets = (self.evaluation.labelled, self.evaluation.target)
-        source, target = (first_points(self.measure(dataset)[1]) for dataset in datasets)
+        source, target = (first_points(self.outputs(dataset)) for dataset in datasets)
         return source, target
 
     def save_model(self, file: Path) -> None:
