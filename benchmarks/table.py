@@ -25,7 +25,7 @@ from utils.run.command_line import parse
 
 TAKEN = {  # row → model in model_data/model_weight
     "recipe": "recipe", "normalised": "normalised", "mean_teacher": "mnist2mnist_m",
-    "wide": "wide", "adda": "adda",
+    "wide": "wide",
 }  # fmt: skip
 
 
