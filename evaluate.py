@@ -112,7 +112,7 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
 def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
     """Returns all that is told of a model, by name."""
     from utils.data.batches import evaluation_batches
-    from utils.record.selection import CRITERIA, outputs_of
+    from utils.record.selection import CRITERIA, confusion, outputs_of
 
     outputs, told = [], []
     for number, (images, labels) in enumerate((source, target)):
@@ -123,12 +123,10 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
     # Of more domains than two nobody says which target this is.
     two = getattr(model, "num_domains", 0) == 2
     of_source, of_target = outputs
+    matrix = confusion(of_target)
     known = of_target.labels >= 0
-    labels, probabilities = of_target.labels[known], of_target.probabilities[known]
-    predicted = probabilities.argmax(axis=-1)
-    matrix = np.zeros(2 * probabilities.shape[-1:], int)
-    np.add.at(matrix, (labels, predicted), 1)
-    right = predicted == labels
+    probabilities = of_target.probabilities[known]
+    right = probabilities.argmax(axis=-1) == of_target.labels[known]
     bins = reliability(right, probabilities.max(axis=-1))
     return {
         "images": len(of_target.labels),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from config.captcha import CaptchaConfig
@@ -66,14 +65,23 @@ def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
         captcha_classifier,
         captcha_discriminator,
         captcha_encoder,
+        dense_head,
+        tutorial_encoder,
     )
 
+    tutorial = config.network == "tutorial"
+
     def networks(seen_by_domains: SeenByDomains) -> Networks:
-        encoder = captcha_encoder((SIZE, SIZE, 3))
+        encoder = (tutorial_encoder if tutorial else captcha_encoder)((SIZE, SIZE, 3))
         features = encoder.output_shape[1:]
         classifier = captcha_classifier(features, CHARACTERS, len(ALPHABET))
         seen = seen_by_domains(features, classifier.output_shape[1:])
-        return Networks(encoder, classifier, captcha_discriminator(seen))
+        discriminator = (
+            dense_head("discriminator", seen, (100, 100), outputs=2)
+            if tutorial
+            else captcha_discriminator(seen)
+        )
+        return Networks(encoder, classifier, discriminator)
 
     return Experiment(
         data.domains,
@@ -102,7 +110,7 @@ def measured(source: Domain, target: Domain) -> EvaluationData:
 
 def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Trainer) -> None:
     """Writes a picture of both styles, and one of the target captchas as they are read."""
-    from utils.record.figures import prediction_picture, save_samples
+    from utils.record.figures import prediction_picture, save_picture, save_samples
 
     source, target = data.domains
     with whole_file(run.logs / "samples.png") as path:
@@ -111,8 +119,7 @@ def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Train
     with trainer.model.averaged():
         probabilities = trainer.model.predict_on_batch(images)
     picture = prediction_picture(images, labels, probabilities, ALPHABET)
-    with whole_file(run.logs / "predictions.png") as path:
-        cv2.imwrite(str(path), picture[..., ::-1])
+    save_picture(run.logs / "predictions.png", picture)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ held-out source images ended at chance, which the check does not look at. First:
 
 from __future__ import annotations
 
-import csv
 import itertools
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, SETS
+from benchmarks.runner import flags_of_folders
+from utils.record.rows import read_rows
 from utils.run.collapse import CollapseError, check_alive
 
 DATA = ["--source_dataset_path", f"{SETS}/embedded/MNIST/mnist_data.pkl",
@@ -61,15 +62,13 @@ def learns(flags: str) -> bool:
 def train(flags: list[str]) -> tuple[list[tuple[float, int]], float]:
     """Returns what predictions told after each epoch, its steps, and the last source accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        places = [text for kind in ("logs", "checkpoints", "config")
-                  for text in (f"--{kind}_dir", f"{folder}/{kind}")]  # fmt: skip
-        command = [sys.executable, DIGITS, *DATA, *flags, *places, "--allow_collapse"]
+        command = [sys.executable, DIGITS, *DATA, *flags, "--allow_collapse"]
+        command += flags_of_folders(folder)
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         tables = list(Path(folder).rglob("log.csv"))
         if done.returncode == 3 or not tables:  # a loss that is no number: seen at once
             return [(0.0, 10**6)] * 2, 0.0
-        with tables[0].open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(tables[0])
     steps = int(done.stdout.split(" an epoch")[0].rsplit(" ", 1)[1])
     told = [(float(row["information_maximisation"]), steps * int(row["epoch"])) for row in rows]
     return told, float(rows[-1]["labelled_image_cls_acc"])

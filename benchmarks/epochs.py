@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.report import EPOCHS
 from benchmarks.rows import DIGITS
-from benchmarks.runner import seconds_of
+from benchmarks.runner import flags_of_folders, seconds_of
 from config.config import Config
 from config.methods import METHODS
 from config.presets import presets_of, read_preset
@@ -53,9 +53,7 @@ def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     epochs = [config.source_epoch, config.epoch] if two_stages else [config.epoch]
     short = ["--epoch", "2", *(["--source_epoch", "2"] if two_stages else [])]
     with tempfile.TemporaryDirectory() as folder:
-        places = [text for kind in ("logs", "checkpoints", "config")
-                  for text in (f"--{kind}_dir", f"{folder}/{kind}")]  # fmt: skip
-        command = [sys.executable, DIGITS, "--preset", name, *short, *places]
+        command = [sys.executable, DIGITS, "--preset", name, *short, *flags_of_folders(folder)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{name}: ended with code {done.returncode}; {done.stderr[-300:]}")

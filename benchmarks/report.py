@@ -109,7 +109,8 @@ def captchas(runs: Runs) -> list[str]:
     """Returns the table of captchas: of each position, of characters, of whole strings."""
     names = [f"val_position{n}_acc" for n in (1, 2, 3)] + ["val_image_cls_acc",
                                                            "val_whole_string_acc"]  # fmt: skip
-    adapted, statistics = (runs_of(runs, "captcha", row) for row in PAIRS["captcha"].rows)
+    adapted, statistics, tutorial = (runs_of(runs, "captcha", row)
+                                     for row in PAIRS["captcha"].rows)  # fmt: skip
     before = [run.rows("source/log.csv")[-1] for run in adapted]
     after = [run.rows()[-1] for run in adapted]
     stages = {
@@ -117,6 +118,8 @@ def captchas(runs: Runs) -> list[str]:
         ROWS["captcha_statistics"].title: [run.rows()[-1] for run in statistics],
         "ADDA, last epoch": after,
         "ADDA, pick": [run.pick(Config().select_by) for run in adapted],
+        "the tutorial's first stage": [run.rows("source/log.csv")[-1] for run in tutorial],
+        ROWS["captcha_tutorial"].title: [run.rows()[-1] for run in tutorial],
     }
     lines = [
         f"## {PAIRS['captcha'].title[0].upper()}{PAIRS['captcha'].title[1:]}",
@@ -176,15 +179,24 @@ def times_of_epochs() -> dict[str, Any]:
     return found
 
 
+def fill_preset(name: str, text: str, runs: Runs) -> str:
+    """Returns a preset's file with its accuracy and minutes."""
+    pair = next((pair for pair in PAIRS if name in PAIRS[pair].rows), None)
+    preset, last = json.loads(text), last_accuracies(runs, pair, name) if pair else []
+    if last:
+        preset["accuracy"] = f"{np.mean(last):.3f}".removeprefix("0")
+    if name in times_of_epochs():
+        preset["minutes"] = minutes_of(name)
+    return json.dumps(preset, indent=2, ensure_ascii=False) + "\n"
+
+
 def fill_readme(text: str, runs: Runs) -> str:
     """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
-    times = times_of_epochs()
     dash, kept = "–", r"\g<2>"  # where the minutes were not measured
     for row in PAIRS["mnist_m"].rows:
-        some = runs_of(runs, "mnist_m", row)
-        last = [run.rows()[-1]["val_image_cls_acc"] for run in some]
-        accuracy = spread(last, 3) if some else "not yet run"
-        minutes = f"{times[row]['minutes']:.0f}" if row in times else ""
+        last = last_accuracies(runs, "mnist_m", row)
+        accuracy = spread(last, 3) if last else "not yet run"
+        minutes = minutes_of(row)
         cells = rf"(\| `{row}` \|[^|]*\|)[^|]*(\|[^|]*\|)[^|]*\|"
         text = re.sub(cells, rf"\1 {accuracy} \2 {minutes or dash} |", text)
         for first, second, end in SENTENCES:
@@ -246,6 +258,17 @@ def searches() -> list[str]:
             lines.append(f"\n{criterion.replace('_', ' ')} chooses {choice}: −{cost:.1f} points.")
         lines.append("")
     return lines[:-1]
+
+
+def minutes_of(preset: str) -> str:
+    """Returns the minutes of all epochs of a preset; nothing if they were not measured."""
+    times = times_of_epochs()
+    return f"{times[preset]['minutes']:.0f}" if preset in times else ""
+
+
+def last_accuracies(runs: Runs, pair: str, row: str) -> list[float]:
+    """Returns the target accuracy of each run of a row after its last epoch."""
+    return [run.rows()[-1]["val_image_cls_acc"] for run in runs_of(runs, pair, row)]
 
 
 def runs_of(runs: Runs, pair: str, row: str) -> list[Training]:

@@ -64,6 +64,7 @@ ROWS = {
         "--preset captcha --pre_model_path {start} --grl_lambda 0 --epoch 1",
         after="captcha", start="source_model.keras",
     ),
+    "captcha_tutorial": Row("ADDA as in the tutorial", "--preset captcha_tutorial"),
 }  # fmt: skip
 ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "mean_teacher")
 PAIRS = {
@@ -90,7 +91,7 @@ PAIRS = {
     "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
                      ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),
     "captcha": Pair("captchas, from one style to the other", "",
-                    ("captcha", "captcha_statistics"), CAPTCHAS),
+                    ("captcha", "captcha_statistics", "captcha_tutorial"), CAPTCHAS),
 }  # fmt: skip
 
 

@@ -21,6 +21,12 @@ from utils.run.runs import CONFIG_FILE, FINAL
 ROOT = Path(__file__).parent.parent
 
 
+def flags_of_folders(folder: Path | str) -> list[str]:
+    """Returns the flags of a run whose three folders lie below a folder."""
+    return [text for name in ("logs", "checkpoints", "config")
+            for text in (f"--{name}_dir", f"{folder}/{name}")]  # fmt: skip
+
+
 SECONDS = re.compile(r"(\d+\.\d) \((\d+\.\d)\)$", re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.rows import DIGITS, USPS
 from benchmarks.runner import Training, train_all
 from config.config import Config
 from config.settings import Settings
@@ -24,51 +25,53 @@ from utils.atomic import whole_file
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
 
-DIGITS = "train_MNIST2MNIST_M.py"
 IMAGES = 5000  # target training images that the criteria see
-TO_USPS = "--target_dataset_path model_data/dataset/USPS/usps_data.pkl --held_out 1000"
+TO_USPS = f"--target_dataset_path {USPS} --held_out 1000"
 SHARE = 0.55  # of the first image of a mixture; MixVal, section 4
 FIRST = "--preset normalised --epoch 20 --held_out 5000"
 SECOND = "--preset mean_teacher --pre_model_path {start} --epoch 12 --held_out 5000"
+
+
+def candidates(
+    name: str, flags: str, changes: dict[str, str], after: str = ""
+) -> dict[str, Training]:
+    """Returns what is tried: trainings with these flags, but for a change each."""
+    return {
+        change: Training(f"{name}-{change}", DIGITS, f"{flags} {more}", "search", after)
+        for change, more in changes.items()
+    }
+
+
 # What is tried, by what it decides. Each candidate is the preset but for its flags.
 SEARCH = {
-    "recipe": {
-        name: Training(f"recipe-{name}", DIGITS, f"{FIRST} {flags}", "search")
-        for name, flags in {
-            "preset": "",
-            "cosine": "--lr_schedule cosine",
-            "rate0.025": "--init_learning_rate 0.025",
-            "rate0.1": "--init_learning_rate 0.1",
-            "lambda1": "--grl_lambda 1",
-            "lambda3": "--grl_lambda 3",
-            "dropout0.2": "--dropout 0.2",
-            "cdan": "--method cdan",
-        }.items()
-    },
-    "mean_teacher": {
-        name: Training(f"teacher-{name}", DIGITS, f"{SECOND} {flags}", "search", "recipe-preset")
-        for name, flags in {
-            "preset": "",
-            "ratio1": "--target_ratio 1 --batch_size 64",
-            "lambda0": "--grl_lambda 0",
-            "lambda1": "--grl_lambda 1",
-            "dropout0.5": "--dropout 0.5",
-            "cutout0": "--cutout 0",
-            "confidence0.95": "--confidence 0.95",
-            "rate0.05": "--init_learning_rate 0.05",
-        }.items()
-    },
-    "adda": {
-        name: Training(f"adda-{name}", DIGITS, f"--preset adda {TO_USPS} {flags}", "search")
-        for name, flags in {
-            "preset": "",
-            "hidden": "--adda_features hidden",
-            "convolutional": "--adda_features convolutional",
-            "rate0.0005": "--adda_learning_rate 0.0005 --discriminator_learning_rate 0.0005",
-            "k_g2": "--k_g 2",
-        }.items()
-    },
-}
+    "recipe": candidates("recipe", FIRST, {
+        "preset": "",
+        "cosine": "--lr_schedule cosine",
+        "rate0.025": "--init_learning_rate 0.025",
+        "rate0.1": "--init_learning_rate 0.1",
+        "lambda1": "--grl_lambda 1",
+        "lambda3": "--grl_lambda 3",
+        "dropout0.2": "--dropout 0.2",
+        "cdan": "--method cdan",
+    }),
+    "mean_teacher": candidates("teacher", SECOND, {
+        "preset": "",
+        "ratio1": "--target_ratio 1 --batch_size 64",
+        "lambda0": "--grl_lambda 0",
+        "lambda1": "--grl_lambda 1",
+        "dropout0.5": "--dropout 0.5",
+        "cutout0": "--cutout 0",
+        "confidence0.95": "--confidence 0.95",
+        "rate0.05": "--init_learning_rate 0.05",
+    }, "recipe-preset"),
+    "adda": candidates("adda", f"--preset adda {TO_USPS}", {
+        "preset": "",
+        "hidden": "--adda_features hidden",
+        "convolutional": "--adda_features convolutional",
+        "rate0.0005": "--adda_learning_rate 0.0005 --discriminator_learning_rate 0.0005",
+        "k_g2": "--k_g 2",
+    }),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

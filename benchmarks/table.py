@@ -14,10 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
-from benchmarks.report import Runs, fill_readme, report
+from benchmarks.report import Runs, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import Training, train_all
 from config.config import Config
+from config.presets import FOLDER as PRESETS
 from config.settings import Settings
 from utils.atomic import whole_file
 from utils.errors import run_script
@@ -56,9 +57,13 @@ def main() -> None:
         text = fill_readme(readme.read_text(), runs)
         with whole_file(readme) as path:
             path.write_text(text)
+    for preset in sorted(PRESETS.glob("*.json")):
+        text = fill_preset(preset.stem, preset.read_text(), runs)
+        with whole_file(preset) as path:
+            path.write_text(text)
     draw_curves(runs, ROOT / "image" / "results.png")
     draw_embedding(runs, ROOT / "image" / "embedding.png", args.seeds)
-    print("docs/results.md, README.md, image/results.png and image/embedding.png are written")
+    print("docs/results.md, both READMEs, the presets and image/*.png are written")
 
 
 def ship(runs: Runs) -> None:

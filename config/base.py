@@ -26,6 +26,7 @@ Augmentation = Literal["none", "affine", "affine_colour"]
 DomainLoss = Literal["mean", "sum"]
 LearningRate = Literal["annealed", "cosine"]
 AdversarialLoss = Literal["gan", "minimax", "confusion"]
+ADDAOptimizer = Literal["adam", "sgd"]
 Criterion = Literal[
     "entropy",
     "information_maximisation",
@@ -43,6 +44,20 @@ HYPERPARAMETERS = (
     "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "clip_norm", "dropout",
     "augmentation", "cutout", "average_decay",
 )  # fmt: skip
+
+
+def check_pixel_mean(mean: tuple[float, ...] | None, channels: int, origin: str = "") -> None:
+    """Raises `UserError` unless a pixel mean has one number for each channel.
+
+    Args:
+        mean: None: it is measured later.
+        channels: how many.
+        origin: what says so, after a message.
+    """
+    if mean is not None and len(mean) != channels:
+        raise UserError(
+            f"pixel_mean: {mean!r} must be one number for each of the {channels} channels{origin}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +118,13 @@ class TrainingConfig(Settings):
     AdaMatch. 0: it is 1 throughout."""
     target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
     """Target images of a batch for each source image; 3 in AdaMatch."""
+    adda_optimizer: Annotated[ADDAOptimizer, only("adda")] = "adam"
+    """Of the second stage. adam: with β₁ = 0.5, as in CVPR 2017, section 5. sgd: with Nesterov
+    momentum 0.9."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
-    """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    """Of the target encoder, at first; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
-    """Of the discriminator's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    """Of the discriminator, at first; 0.0002 throughout in CVPR 2017, section 5."""
     adversarial_loss: Annotated[AdversarialLoss, only("adda")] = "gan"
     """What the target encoder descends: gan (inverted labels; CVPR 2017, equation 7), minimax
     (equation 6) or confusion (equation 8)."""
@@ -148,10 +166,9 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shares = 1 + (self.num_domains - 1) * self.target_ratio
-        if self.batch_size % shares:
+        if self.batch_size % self.shares:
             raise UserError(
-                f"batch_size: {self.batch_size!r} must be a multiple of {shares}, for the "
+                f"batch_size: {self.batch_size!r} must be a multiple of {self.shares}, for the "
                 f"{self.num_domains} domains"
             )
         if self.method == "adda" and self.num_domains != 2:
@@ -185,6 +202,11 @@ class TrainingConfig(Settings):
     def num_domains(self) -> int:
         """The source and each target."""
         return 2
+
+    @property
+    def shares(self) -> int:
+        """Images of a batch for one of the source, with it: the batch is a multiple of this."""
+        return 1 + (self.num_domains - 1) * self.target_ratio
 
     @property
     def experiment(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from config.base import TrainingConfig
 from config.methods import CONTROLS, METHODS
@@ -19,6 +19,9 @@ class CaptchaConfig(TrainingConfig):
     # what to train
     method: Annotated[str, one_of(METHODS)] = "adda"
     """What adapts the model, or a control. source_only is adda's first stage alone."""
+    network: Literal["placewise", "tutorial"] = "placewise"
+    """placewise: the discriminator sees each place of the image alone. tutorial: batch
+    normalisation after each convolution, and a dense discriminator of all 30,976 features."""
     captchas: Annotated[int, at_least(100)] = 15000
     """Captchas of each style to train with; they are drawn once and kept."""
     captcha_seed: Annotated[int, SEED] = 42
@@ -49,10 +52,13 @@ class CaptchaConfig(TrainingConfig):
 
     # methods of their own settings
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.00002
-    """Of the target encoder's Adam. Faster, it forgets what the source model knows."""
+    """Of the target encoder. Faster, it forgets what the source model knows."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
-    """Of the discriminator's Adam."""
+    """Of the discriminator."""
 
     @property
     def experiment(self) -> str:
-        return f"captcha/Adam-lr={self.adda_learning_rate}/batch_size={self.batch_size}"
+        adda = self.method == "adda"
+        name = "SGD" if adda and self.adda_optimizer == "sgd" else "Adam"
+        rate = self.adda_learning_rate if adda else self.init_learning_rate
+        return f"captcha/{name}-lr={rate}/batch_size={self.batch_size}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from config.base import (
+    ADDAOptimizer,
     AdversarialLoss,
     Augmentation,
     Criterion,
@@ -21,6 +22,7 @@ from config.base import (
     Normalisation,
     Strategy,
     TrainingConfig,
+    check_pixel_mean,
 )
 from config.methods import CONTROLS, METHODS
 from config.settings import (
@@ -116,10 +118,13 @@ class Config(TrainingConfig):
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
     """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
     hidden layer of the label predictor, or at its logits, as in the authors' code."""
+    adda_optimizer: Annotated[ADDAOptimizer, only("adda")] = "adam"
+    """Of the second stage. adam: with β₁ = 0.5, as in CVPR 2017, section 5. sgd: with Nesterov
+    momentum 0.9."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
-    """Of the target encoder's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    """Of the target encoder, at first; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0001
-    """Of the discriminator's Adam, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    """Of the discriminator, at first; 0.0002 throughout in CVPR 2017, section 5."""
     adversarial_loss: Annotated[AdversarialLoss, only("adda")] = "gan"
     """What the target encoder descends: gan (inverted labels; CVPR 2017, equation 7), minimax
     (equation 6) or confusion (equation 8)."""
@@ -176,11 +181,7 @@ class Config(TrainingConfig):
         super().__post_init__()
         if self.normalisation == "per_domain" and METHODS[self.method].family == "adda":
             raise UserError(f"normalisation: per_domain is not used by {self.method}; choose none")
-        if self.pixel_mean is not None and len(self.pixel_mean) != self.image_input_shape[2]:
-            raise UserError(
-                f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
-                f"{self.image_input_shape[2]} channels of image_input_shape"
-            )
+        check_pixel_mean(self.pixel_mean, self.image_input_shape[2], " of image_input_shape")
 
     @property
     def experiment(self) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import Augmentation, Features, TrainingConfig
+from config.base import Augmentation, Features, TrainingConfig, check_pixel_mean
 from config.methods import CONTROLS, METHODS
 from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError, existing_file
@@ -73,17 +73,12 @@ class CustomConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.batch_size:
-            shares = 1 + (self.num_domains - 1) * self.target_ratio
-            object.__setattr__(self, "batch_size", 32 * shares)
+            object.__setattr__(self, "batch_size", 32 * self.shares)
         if self.frozen and not self.bottleneck and METHODS[self.method].adversary:
             raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
-        if self.pixel_mean is not None and len(self.pixel_mean) != self.channels:
-            raise UserError(
-                f"pixel_mean: {self.pixel_mean!r} must be one number for each of the "
-                f"{self.channels} channels"
-            )
+        check_pixel_mean(self.pixel_mean, self.channels)
 
     @property
     def num_domains(self) -> int:

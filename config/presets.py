@@ -23,6 +23,10 @@ class Preset:
     """The training script that it is for."""
     settings: dict[str, Any]
     """Only what differs from the script's defaults."""
+    accuracy: str = "–"
+    """On target test images, as `make table` measured it; "–": not yet."""
+    minutes: str = "–"
+    """On two cores, likewise."""
 
 
 def read_preset(name: str) -> Preset:

@@ -14,6 +14,7 @@ Reference: Tzeng, Hoffman, Saenko & Darrell, "Adversarial Discriminative Domain 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import keras
@@ -27,7 +28,11 @@ from model.losses import assert_blocks, mean_share, steps_taken
 from model.schedules import Delayed, ProgressSchedule
 
 SOURCE, TARGET = 0, 1
-BETA_1 = 0.5  # of Adam against an adversary; CVPR 2017, section 5
+# CVPR 2017, section 5, has Adam; the Keras tutorials of ADDA have SGD.
+OPTIMIZERS = {
+    "adam": partial(keras.optimizers.Adam, beta_1=0.5),
+    "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+}
 
 
 @keras.saving.register_keras_serializable("adda")
@@ -138,10 +143,11 @@ class ADDA(EarlierNames, Adversarial):
         total_steps: int,
         make: Callable[[ProgressSchedule], keras.Optimizer],
     ) -> dict[str, keras.Optimizer]:
-        """The paper's are Adam, whatever the first stage had."""
+        """Those that `adda_optimizer` names, whatever the first stage had."""
+        new = OPTIMIZERS[settings.adda_optimizer]
         # An optimizer counts its own steps, of which a training step has several.
         return {
-            name: keras.optimizers.Adam(rate(steps * total_steps, value, settings), beta_1=BETA_1)
+            name: new(rate(steps * total_steps, value, settings))
             for name, steps, value in (
                 ("optimizer", settings.k_g, settings.adda_learning_rate),
                 ("domain_optimizer", settings.k_d, settings.discriminator_learning_rate),

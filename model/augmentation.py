@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from model.losses import block_sizes
+from utils.data.batches import block_sizes
 
 
 @keras.saving.register_keras_serializable("dann")

@@ -14,9 +14,10 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
-from model.losses import assert_blocks, block_sizes, mean_share, steps_taken
+from model.losses import assert_blocks, mean_share, steps_taken
 from model.networks import dense_head, with_flat_features
 from model.normalisation import as_domain
+from utils.data.batches import block_sizes
 
 
 @keras.saving.register_keras_serializable("dann")

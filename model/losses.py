@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from utils.data.batches import block_sizes
+
 UNLABELLED = -1
 
 
@@ -36,20 +38,6 @@ def clip_together(gradients: list[tf.Tensor], norm: tf.Tensor | float) -> list[t
     return [
         gradient * tf.math.divide_no_nan(norm, tf.maximum(length, norm)) for gradient in gradients
     ]
-
-
-def block_sizes(
-    size: tf.Tensor | int, num_domains: int, target_ratio: int
-) -> list[tf.Tensor | int]:
-    """Returns the sizes of the blocks of which a batch of `size` images consists.
-
-    Args:
-        size: of the batch, or of a replica's share of it.
-        num_domains: one block each, the source's first.
-        target_ratio: images of each target for one of the source.
-    """
-    source = size // (1 + (num_domains - 1) * target_ratio)
-    return [source] + [source * target_ratio] * (num_domains - 1)
 
 
 def assert_blocks(

@@ -20,7 +20,7 @@ from model.augmentation import RandomAugmentation
 from model.networks import Networks, SeenByDomains
 from model.pretrained import start_from
 from model.schedules import ProgressSchedule
-from utils.data.batches import DomainBatches
+from utils.data.batches import DomainBatches, block_sizes
 from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog
@@ -162,7 +162,7 @@ def make_batches(
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets
         size, ratio = size // settings.num_domains, 1
-    share = size // (1 + (len(images) - 1) * ratio)
+    share = block_sizes(size, len(images), ratio)[0]
     if share > len(images[0]):
         raise UserError(
             f"batch_size: {settings.batch_size} needs {share} source images, but there are only "

@@ -238,6 +238,32 @@ def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
     )  # fmt: skip
 
 
+def tutorial_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
+    """Encoder of the captcha tutorial: batch normalisation after each of the four convolutions.
+
+    Input shape: `[B, 100, 100, 3]`, uint8 or float pixel values in [0, 255].
+    Output shape: `[B, 30976]`.
+    """
+    blocks: list[layers.Layer] = []
+    for number, filters in enumerate((32, 64), 1):
+        for part in "ab":
+            blocks += [
+                layers.Conv2D(filters, 3, name=f"conv{number}{part}"),
+                layers.BatchNormalization(name=f"norm{number}{part}"),
+                layers.ReLU(name=f"relu{number}{part}"),
+            ]
+        blocks += [
+            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 48, 48, 32), (B, 22, 22, 64)
+            layers.Dropout(0.25, name=f"dropout{number}"),
+        ]
+    rescaling = layers.Rescaling(1 / 255, name="normalisation")
+    return keras.Sequential(
+        [keras.Input(image_shape, name="image"), rescaling, *blocks,
+         layers.Flatten(name="features")],
+        name="encoder",
+    )  # fmt: skip
+
+
 def captcha_discriminator(features: Shape) -> keras.Model:
     """Discriminator of the captcha experiment: 100-100-2, at each of the 22 × 22 places.
 

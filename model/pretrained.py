@@ -106,10 +106,10 @@ def start_from(model: Adaptation, path: Path) -> None:
         predictor, domains = read_weights(path, model.class_names)
         pairs = [(weights_of(*parts), predictor) for parts in model.predictors()]
         if model.domain_classifier:
-            if misfit(model.domain_classifier.weights, domains):
-                print(f"{path}: has no domain classifier that fits; a new one begins untrained")
-            else:
+            if not misfit(model.domain_classifier.weights, domains):
                 pairs.append((model.domain_classifier.weights, domains))
+            elif domains:
+                print(f"{path}: its domain classifier does not fit; a new one begins untrained")
         for weights, arrays in pairs:
             reason = misfit(weights, arrays)
             if reason:

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import report as reported
 from benchmarks import runner
-from benchmarks.report import CRITERIA, fill_readme, report
+from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
 from benchmarks.search import SEARCH
@@ -110,6 +110,15 @@ def test_the_readme_is_filled_from_the_logs(logged: Path) -> None:
         "The preset `recipe` takes 5 minutes. The target accuracy is 0.760 ± 0.226.\n"
         "| `recipe` | x | 0.760 ± 0.226 | 50 | 5 |\n| `cdan` | y | not yet run | 40 | 5 |\n"
     )
+
+
+def test_presets_tell_what_to_expect(logged: Path) -> None:
+    text = '{"about": "x", "script": "y", "settings": {"epoch": 3}, "accuracy": ".1"}'
+    filled = json.loads(fill_preset("recipe", text, finished()))
+    told = {"accuracy": ".760", "minutes": "5"}
+    assert filled == json.loads(text) | told
+    kept = json.loads(fill_preset("homework", text, finished()))
+    assert kept == json.loads(text)
 
 
 def test_captchas_are_reported_with_their_control(logged: Path) -> None:

@@ -181,6 +181,60 @@ def test_presets_train_with_what_they_say(
             assert a == (pytest.approx(b) if isinstance(b, float) else b)
 
 
+def test_the_preset_adda(domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Config.of({**read_preset("adda").settings, "pixel_mean": (1.0, 2.0, 3.0)})
+    first, second = made(settings, domains, tmp_path, monkeypatch)
+    assert (first.epochs, second.epochs) == (10, 20)
+    assert (first.batches.batch_size, second.batches.batch_size) == (32, 64)
+    for trainer, rate in ((first, 0.03), (second, 0.0002)):
+        half, end = trainer.total_steps // 2, trainer.total_steps
+        rates = [value(trainer.schedules["learning_rate"], step) for step in (0, half, end)]
+        assert rates == pytest.approx([rate, rate / 2, 0.0], abs=1e-6)
+        assert (trainer.model.clip_norm, trainer.model.average_decay) == (1.0, 0.999)
+    model = second.model
+    assert (model.k_d, model.k_g, model.adversarial_loss) == (1, 1, "gan")
+    assert model.feature_extractor.output_shape == (None, 10)  # the logits
+    assert model.label_predictor.count_params() == 0
+    assert units(model.domain_classifier) == [500, 500, 2]
+    for optimizer in (model.optimizer, model.domain_optimizer):
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert (optimizer.beta_1, float(optimizer.learning_rate)) == (0.5, pytest.approx(0.0002))
+
+
+def test_the_captcha_tutorial_has_its_networks_and_optimizers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train_captcha
+    from config.captcha import CaptchaConfig
+
+    monkeypatch.setattr(methods, "start_from", lambda model, path: None)
+    settings = CaptchaConfig.of(read_preset("captcha_tutorial").settings)
+    prepare_devices(settings)
+    images, labels = np.zeros((64, 100, 100, 3), np.uint8), np.zeros((64, 3), np.int32)
+    data = Domains([Domain(images, labels, images, labels)] * 2, "0123456789")
+    run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
+    try:
+        _, second = [make() for make in train_captcha.stages(run, settings, data)]
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model = second.model
+    kinds = [type(layer).__name__ for layer in model.feature_extractor.layers]
+    normalised = [kind for kind in kinds if kind in ("Conv2D", "BatchNormalization")]
+    assert normalised == ["Conv2D", "BatchNormalization"] * 4
+    assert model.feature_extractor.output_shape == (None, 30976)
+    assert units(model.domain_classifier) == [100, 100, 2]
+    assert model.domain_classifier.layers[0].kernel.shape == (30976, 100)
+    assert (model.k_d, model.k_g, model.average_decay) == (1, 1, 0.0)
+    for optimizer in (model.optimizer, model.domain_optimizer):
+        assert isinstance(optimizer, keras.optimizers.SGD)
+        assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
+        # Keras' decay of 1e-6 a step, for 938 steps.
+        steps = 938
+        assert value(optimizer._learning_rate, 0) == pytest.approx(0.001)
+    end = value(second.schedules["learning_rate"], second.total_steps)
+    assert end == pytest.approx(0.001 / (1 + 1e-6 * steps), rel=1e-3)
+
+
 def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
     """A preset is what differs; a setting that its method ignores would be a lie."""
     from config.base import TrainingConfig

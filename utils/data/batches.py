@@ -54,8 +54,7 @@ class DomainBatches:
                 f"target_ratio {target_ratio}, got {batch_size}"
             )
         self.batch_size = batch_size
-        block = batch_size // shares
-        self.blocks = [block] + [block * target_ratio] * (len(images) - 1)
+        self.blocks: list[int] = block_sizes(batch_size, len(images), target_ratio)
         self.seed = seed
         self.images = [
             array if isinstance(array, PictureFolder) else to_tensor(array) for array in images
@@ -133,6 +132,20 @@ class DomainBatches:
 
         numbers = tf.data.Dataset.range(start * mine, stop * mine)
         return numbers.map(share).prefetch(2 * mine).with_options(quiet_options())
+
+
+def block_sizes(
+    size: tf.Tensor | int, num_domains: int, target_ratio: int
+) -> list[tf.Tensor | int]:
+    """Returns the sizes of the blocks of which a batch of `size` images consists.
+
+    Args:
+        size: of the batch, or of a replica's share of it.
+        num_domains: one block each, the source's first.
+        target_ratio: images of each target for one of the source.
+    """
+    source = size // (1 + (num_domains - 1) * target_ratio)
+    return [source] + [source * target_ratio] * (num_domains - 1)
 
 
 def gather(images: tf.Tensor | PictureFolder, rows: tf.Tensor) -> tf.Tensor:

@@ -71,10 +71,22 @@ def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -
         path = next((place for place in candidates if holds_mnist(place)), None)
     if path is None:
         path = download(URLS, dataset_dir / "mnist.npz", check_npz)
-    digits = read_mnist(path)
-    if not unverified and digits.digest != OFFICIAL_DIGEST:
+    return official(read_mnist(path), "MNIST", OFFICIAL_DIGEST, path, unverified)
+
+
+def official(digits: Digits, name: str, digest: str, path: Path, unverified: bool) -> Digits:
+    """Returns digits, or raises `UserError` if they are not the official ones.
+
+    Args:
+        digits: that were read.
+        name: of the data set.
+        digest: of the official digits.
+        path: where they come from.
+        unverified: accept any.
+    """
+    if not unverified and digits.digest != digest:
         raise UserError(
-            f"{path}: these digits are not the official MNIST (content digest "
+            f"{path}: these digits are not the official {name} (content digest "
             f"{digits.digest[:12]}…); fetch it again, or accept them with --unverified"
         )
     return digits

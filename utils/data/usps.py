@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from utils.data.downloads import download
-from utils.data.mnist import Digits
+from utils.data.mnist import Digits, official
 from utils.errors import UserError
 
 # The site of "The Elements of Statistical Learning" (Hastie, Tibshirani & Friedman).
@@ -47,13 +47,7 @@ def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) ->
         for name in TEXTS.values():
             if not (path / name).exists():
                 download([site + name for site in SITES], path / name, read_text)
-    digits = read_usps(path)
-    if not unverified and digits.digest != OFFICIAL_DIGEST:
-        raise UserError(
-            f"{path}: these digits are not the official USPS (content digest "
-            f"{digits.digest[:12]}…); fetch it again, or accept them with --unverified"
-        )
-    return digits
+    return official(read_usps(path), "USPS", OFFICIAL_DIGEST, path, unverified)
 
 
 def read_usps(path: Path) -> Digits:

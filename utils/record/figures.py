@@ -107,6 +107,12 @@ def confusion_picture(matrix: np.ndarray) -> np.ndarray:
     return picture
 
 
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture, uint8 `[H, W, 3]` RGB."""
+    with whole_file(path) as temporary:
+        cv2.imwrite(str(temporary), picture[..., ::-1])
+
+
 def save_certainty(
     path: Path,
     images: Callable[[np.ndarray], np.ndarray],
@@ -129,8 +135,7 @@ def save_certainty(
     for place, rows in ((path, order[:count]), (path.with_stem(f"{path.stem}_least"),
                                                 order[::-1][:count])):  # fmt: skip
         picture = prediction_picture(images(rows), labels[rows], probabilities[rows], class_names)
-        with whole_file(place) as temporary:
-            cv2.imwrite(str(temporary), picture[..., ::-1])
+        save_picture(place, picture)
 
 
 def draw_confusion(axis: plt.Axes, matrix: np.ndarray, names: Sequence[str]) -> None:

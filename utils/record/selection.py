@@ -33,6 +33,15 @@ class Outputs:
     """int32 `[N]` or `[N, n]`, -1 = unlabelled."""
 
 
+def confusion(outputs: Outputs) -> np.ndarray:
+    """Returns how often each class is taken for each: int `[K, K]`, true × predicted class."""
+    matrix = np.zeros(2 * outputs.probabilities.shape[-1:], np.int64)
+    known = outputs.labels >= 0
+    predicted = outputs.probabilities.argmax(axis=-1)
+    np.add.at(matrix, (outputs.labels[known], predicted[known]), 1)
+    return matrix
+
+
 def outputs_of(
     examine: Callable[[tuple[Any, Any, Any]], tuple[Any, Any]],
     batches: Iterable[tuple[Any, Any, Any]],

@@ -16,7 +16,7 @@ from utils.atomic import whole_file
 from utils.record.dashboard import record_dashboard
 from utils.record.figures import confusion_picture, prediction_picture
 from utils.record.rows import Row, read_rows, write_rows
-from utils.record.selection import Outputs
+from utils.record.selection import Outputs, confusion
 
 HPARAMS_TAGS = {"_hparams_/session_start_info"}
 PREFIXES = {"train": "train", "validation": "val"}
@@ -129,17 +129,14 @@ class RunLog:
             class_names: None: the classes' numbers.
         """
         labels, probabilities = outputs.labels, outputs.probabilities
-        predicted = probabilities.argmax(axis=-1)
         with self.writers["."].as_default():
             count = min(40, len(images))
             picture = prediction_picture(
                 images[:count], labels[:count], probabilities[:count], class_names
             )
             tf.summary.image("target/predictions", picture[None], epoch)
-            matrix = np.zeros(2 * probabilities.shape[-1:], np.int64)
-            known = labels >= 0
-            np.add.at(matrix, (labels[known], predicted[known]), 1)
-            tf.summary.image("target/confusion", confusion_picture(matrix)[None], epoch)
+            picture = confusion_picture(confusion(outputs))
+            tf.summary.image("target/confusion", picture[None], epoch)
 
     def write_tables(self) -> None:
         """Writes log.csv and log.txt anew, whole: a kill leaves the old ones or the new ones."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
-from utils.errors import run_script
-from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE
+from utils.errors import UserError, run_script
+from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, Run, claim, size_of
 
 ROOTS = tuple(Path(name) for name in ("logs", "checkpoints", "config"))
 
@@ -46,17 +45,12 @@ def find_runs() -> dict[str, list[Path]]:
 def in_use(folders: list[Path]) -> bool:
     """Tells whether a process is training a run."""
     for folder in folders:
-        with contextlib.suppress(FileNotFoundError), (folder / LOCK_FILE).open() as lock:
+        if (folder / LOCK_FILE).exists():
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                claim(Run(folder, folder, folder)).close()
+            except UserError:
                 return True
     return False
-
-
-def size_of(folder: Path) -> int:
-    """Returns the bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from utils.run.runs import (
     find_run,
     go_home,
     load_config,
+    size_of,
     start_run,
 )
 
@@ -112,8 +113,9 @@ def epilog_of(script: str) -> str:
     lines += [f"  {name:<14} {method.about}" for name, method in METHODS.items()]
     presets = presets_of(script)
     if presets:
-        lines += ["", "presets:"]
-        lines += [f"  {name:<18} {preset.about}" for name, preset in presets.items()]
+        lines += ["", "presets, with their target accuracy and minutes on two cores:"]
+        lines += [f"  {name:<16} {preset.accuracy:>5} {preset.minutes:>4}  {preset.about}"
+                  for name, preset in presets.items()]  # fmt: skip
     return "\n".join([*lines, "", EXIT_CODES])
 
 
@@ -207,12 +209,11 @@ def summary(run: Run, config: TrainingConfig) -> str:
     rows = read_rows(run.logs / "log.csv")
     pick = pick_of(rows, config.select_by)
     last, picked = (row["val_image_cls_acc"] for row in (rows[-1], pick))
-    size = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
     lines = [
         f"target accuracy: {float(last):.4f} after the last epoch, {float(picked):.4f} at epoch "
         f"{int(pick['epoch'])}, picked without target labels"
         if last else "target accuracy: not known, because the target has no labels",
-        f"models:   {run.checkpoints} ({size / 1e6:.0f} MB)",
+        f"models:   {run.checkpoints} ({size_of(run.checkpoints) / 1e6:.0f} MB)",
         f"figures:  {run.logs}",
     ]  # fmt: skip
     command = command_of("predict.py", "--images", "FOLDER", "--model", final_model(run))

@@ -114,6 +114,11 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
     return run, named
 
 
+def size_of(folder: Path) -> int:
+    """Returns the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def claim(run: Run) -> IO[str]:
     """Takes a run for this process; it is free again when the process ends, however it ends.
 

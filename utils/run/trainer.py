@@ -280,5 +280,5 @@ class Trainer:
 
     def save_model(self, file: Path) -> None:
         """Writes the model to a .keras file."""
-        with whole_file(file) as path:
+        with whole_file(file) as path, self.model.without_optimizers():
             self.model.save(path)
