@@ -20,7 +20,7 @@ from config.config import Config
 from config.settings import PIXELS, Settings
 from predict import SHIPPED
 from utils.atomic import is_stream, refuse_inputs, whole_file
-from utils.data.folders import PictureFolder, open_source, open_target
+from utils.data.folders import PictureFolder, open_sources, open_target
 from utils.data.pickles import read_pickle
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -98,7 +98,7 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
             continue
         if classes is None:
             count = model.label_predictor.output_shape[-1]
-            folder, classes = open_source(place, shape)
+            (folder,), classes = open_sources([place], shape)
             if len(classes) != count:
                 raise UserError(
                     f"{place}: has {len(classes)} class folders, but the model has {count} classes"

@@ -1,6 +1,6 @@
-"""Trains on your own pictures: a labelled folder, and one or more folders to adapt to.
+"""Trains on your own pictures: one or more labelled folders, and one or more to adapt to.
 
-The source folder holds one folder of pictures for each class; a target folder holds pictures, with
+A source folder holds one folder of pictures for each class; a target folder holds pictures, with
 class folders or without. Any common format and size, read from disk batch by batch. The settings
 below are those of config/custom.py, where their defaults can be edited.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.custom import CustomConfig
+from config.methods import METHODS
 from utils.data.domains import Domain, Domains
-from utils.data.folders import PictureFolder, mean_of, open_source, open_target
+from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.errors import UserError, run_script
 from utils.run.launch import launch
 from utils.run.runs import Run
@@ -35,17 +36,17 @@ def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
     """Finds and checks all pictures; returns the settings with the pixel mean, and the pictures."""
     config.check_paths()
     shape = (*config.image_size, config.channels)
-    source, classes = open_source(Path(config.source), shape)
+    sources, classes = open_sources([Path(folder) for folder in config.source], shape)
     targets = [open_target(Path(folder), classes, shape) for folder in config.target]
     domains = []
-    for folder in (source, *targets):
+    for folder in (*sources, *targets):
         train, val = folder.split(config.validation_share, config.seed)
         domains.append(Domain(train, train.labels, val, val.labels))
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
-    if all((domain.val_label < 0).all() for domain in domains[1:]):
+    if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):
         print("the targets have no class folders: their accuracy cannot be measured")
-    return dataclasses.replace(config, pixel_mean=mean), Domains(domains, classes)
+    return dataclasses.replace(config, pixel_mean=mean), Domains(domains, classes, len(sources))
 
 
 def stages(run: Run, config: CustomConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
@@ -94,26 +95,28 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         lambda num_domains: chosen_augmentation(
             config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
         ),
-        measured(*data.domains),
+        measured(config, data),
         name="custom",
         class_names=data.classes,
+        sources=data.sources,
         alternating=config.alternating,
     )
 
 
-def measured(source: Domain, *targets: Domain) -> EvaluationData:
+def measured(config: CustomConfig, data: Domains) -> EvaluationData:
     """Returns what is measured after each epoch.
 
     At most so many pictures, so that neither time nor memory grows with the folders.
     """
-    from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData
 
-    some = source.val.evenly(2000)
+    numbered = list(enumerate(data.domains))
+    sources, targets = numbered[: data.sources], numbered[data.sources :]
+    labelled = targets if METHODS[config.method].labels == "target" else sources
     return EvaluationData(
-        target=together([domain.val.evenly(10_000 // len(targets)) for domain in targets]),
-        labelled=evaluation_batches(some, some.labels, domain=0),
-        unlabelled=together([domain.train.evenly(5000 // len(targets)) for domain in targets]),
+        target=together([(number, domain.val) for number, domain in targets], 10_000),
+        labelled=together([(number, domain.val) for number, domain in labelled], 2000),
+        unlabelled=together([(number, domain.train) for number, domain in targets], 5000),
     )
 
 
@@ -122,9 +125,10 @@ def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Tr
     from utils.data.batches import evaluation_batches
     from utils.record.figures import save_certainty
 
-    for number, (folder, domain) in enumerate(zip(config.target, data.domains[1:], strict=True), 1):
+    targets = zip(config.target, data.domains[data.sources :], strict=True)
+    for number, (folder, domain) in enumerate(targets, 1):
         with trainer.model.averaged():
-            batches = evaluation_batches(domain.val, domain.val_label, number)
+            batches = evaluation_batches(domain.val, domain.val_label, data.sources - 1 + number)
             outputs = trainer.outputs(batches)
         place = run.logs / f"{number}_{Path(folder).name}.png"
         save_certainty(
@@ -136,15 +140,13 @@ def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Tr
         print(f"{folder}: {told} on {len(domain.val)} pictures; most certain predictions: {place}")
 
 
-def together(targets: list[PictureFolder]) -> tf.data.Dataset:
-    """Returns the evaluation batches of all targets, one after the other."""
+def together(domains: list[tuple[int, PictureFolder]], count: int) -> tf.data.Dataset:
+    """Returns evaluation batches of at most `count` pictures, one domain after the other."""
     from utils.data.batches import evaluation_batches
 
-    first, *others = [
-        evaluation_batches(pictures, pictures.labels, domain)
-        for domain, pictures in enumerate(targets, 1)
-    ]
-    return functools.reduce(lambda all_, other: all_.concatenate(other), others, first)
+    some = [(number, pictures.evenly(count // len(domains))) for number, pictures in domains]
+    batches = [evaluation_batches(pictures, pictures.labels, number) for number, pictures in some]
+    return functools.reduce(lambda all_, other: all_.concatenate(other), batches)
 
 
 if __name__ == "__main__":

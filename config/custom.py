@@ -17,8 +17,9 @@ class CustomConfig(TrainingConfig):
     """Settings of your own pictures."""
 
     # what to train
-    source: str = ""
-    """Folder of the labelled domain: one folder of pictures for each class."""
+    source: tuple[str, ...] = ()
+    """Folders of the labelled domains: in each, one folder of pictures for each class. An epoch is
+    a pass over the first one."""
     target: tuple[str, ...] = ()
     """Folders of the domains to adapt to. Class folders, if there are any, serve for measuring."""
 
@@ -76,18 +77,22 @@ class CustomConfig(TrainingConfig):
             object.__setattr__(self, "batch_size", 32 * self.shares)
         if self.frozen and not self.bottleneck and METHODS[self.method].adversary:
             raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
+        if len(self.source) > 1 and self.target_ratio > 1:
+            raise UserError("target_ratio: is of one source, but several are named; leave it at 1")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
         check_pixel_mean(self.pixel_mean, self.channels)
 
     @property
     def num_domains(self) -> int:
-        return 1 + len(self.target)
+        return max(1, len(self.source)) + len(self.target)
 
     @property
     def experiment(self) -> str:
+        sources, targets = ("+".join(Path(each).name for each in folders)
+                            for folders in (self.source, self.target))  # fmt: skip
         return (
-            f"custom/{Path(self.source).name}2{'+'.join(Path(each).name for each in self.target)}"
+            f"custom/{sources}2{targets}"
             f"/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"
             f"/batch_size={self.batch_size}"
         )
@@ -95,11 +100,12 @@ class CustomConfig(TrainingConfig):
     def check_paths(self) -> None:
         super().check_paths()
         if not self.source or not self.target:
-            raise UserError("name the folders: --source DIR --target DIR [DIR …]")
-        if len({Path(each).resolve() for each in (self.source, *self.target)}) < self.num_domains:
+            raise UserError("name the folders: --source DIR [DIR …] --target DIR [DIR …]")
+        folders = (*self.source, *self.target)
+        if len({Path(each).resolve() for each in folders}) < len(folders):
             raise UserError("target: a folder is named twice, or is the source; name others")
         if self.weights:
             existing_file(self.weights, "weights", "check it")
-        for folder in (self.source, *self.target):
+        for folder in folders:
             if not Path(folder).is_dir():
                 raise UserError(f"{folder}: no such folder; --source and --target take folders")

@@ -115,7 +115,8 @@ def fields_of(kind: type) -> dict[str, Field]:
 
 
 def fitted(value: Any, kind: Any, name: str) -> Any:
-    """Returns a value as the type `kind`: an int may stand for a float, a list for a tuple.
+    """Returns a value as the type `kind`: an int may stand for a float, a list or one value alone
+    for a tuple.
 
     Raises:
         UserError: it is of another type.
@@ -132,6 +133,8 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
     if type(None) in arguments:  # X | None
         return fitted(value, arguments[0], name)
     any_length = arguments[1:] == (Ellipsis,)
+    if any_length and type(value) is arguments[0]:  # one alone
+        return (value,)
     fits = any_length or (isinstance(value, (list, tuple)) and len(value) == len(arguments))
     if origin is tuple and isinstance(value, (list, tuple)) and fits:
         return tuple(fitted(item, arguments[0], name) for item in value)
@@ -141,6 +144,12 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """A frozen dataclass whose values are checked when it is made."""
+
+    def __init_subclass__(cls) -> None:
+        """A default may be written as a list, too, which a dataclass would refuse."""
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, list):
+                setattr(cls, name, tuple(value))
 
     def __post_init__(self) -> None:
         fields = fields_of(type(self))

@@ -35,7 +35,7 @@ class Experiment:
     """What a script gives to whichever method is chosen."""
 
     domains: Sequence[Domain[Any]]
-    """The source first."""
+    """The sources first."""
     networks: Callable[[SeenByDomains], Networks]
     """Makes the networks."""
     optimizer: Callable[[ProgressSchedule], keras.Optimizer]
@@ -47,6 +47,8 @@ class Experiment:
     name: str
     """Of the data, for the final model's file: trained_<method>_<name>.keras."""
     class_names: Sequence[str] | None = None
+    sources: int = 1
+    """How many of the domains are sources."""
     extractor_calls: Literal["joint", "per_domain"] = "joint"
     alternating: bool = False
 
@@ -149,9 +151,9 @@ def make_batches(
     settings: TrainingConfig, experiment: Experiment, kind: type[Adaptation]
 ) -> DomainBatches:
     """Returns the training batches: of all domains, with the labels of one side."""
-    domains = experiment.domains[: 1 if kind.source_alone else None]
+    domains = experiment.domains[: experiment.sources if kind.source_alone else None]
     on_source = METHODS[settings.method].labels == "source"
-    labels = [domain.train_label if (number == 0) is on_source else None
+    labels = [domain.train_label if (number < experiment.sources) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
     images = [domain.train for domain in domains]
     if not any(label is not None and (label >= 0).any() for label in labels):
@@ -161,7 +163,7 @@ def make_batches(
         )
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets
-        size, ratio = size // settings.num_domains, 1
+        size, ratio = experiment.sources * size // settings.num_domains, 1
     share = block_sizes(size, len(images), ratio)[0]
     if share > len(images[0]):
         raise UserError(

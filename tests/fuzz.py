@@ -2,8 +2,10 @@
 
 python tests/fuzz.py --inputs 100000 --seed 0
 
-Watched for: any other exception, a reader that takes more than 10 seconds, memory beyond a bound,
-files that appear, code that runs.
+One input in ten is no file (a FIFO, a socket, a device, a folder, a link to something, to nothing
+or to itself). Another one in ten is cut, replaced, renamed or deleted while it is read. Watched
+for: any other exception, a reader that takes more than 10 seconds, memory beyond a bound, files
+that appear, code that runs.
 """
 
 from __future__ import annotations
@@ -15,19 +17,23 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import h5py
 import numpy as np
 from conftest import idx_bytes, tar_of
 from test_pretrained import make_dann, write_keras2
@@ -39,6 +45,7 @@ from utils.data.bsds500 import read_photos
 from utils.data.mnist import NPZ_KEYS, read_idx, read_npz
 from utils.data.pickles import read_pickle
 from utils.data.pictures import read_picture
+from utils.data.usps import read_usps
 from utils.errors import UserError
 
 SECONDS = 10
@@ -79,6 +86,11 @@ def make_readers(witness: Path) -> dict[str, Reader]:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("BSDS500/data/images/train/1.jpg", jpeg)
+    usps = io.BytesIO()
+    with h5py.File(usps, "w") as file:
+        for part in ("train", "test"):
+            file[f"{part}/data"] = random.random((4, 256), np.float32)
+            file[f"{part}/target"] = np.arange(4)
     arrays = {"train": np.stack([images] * 3, -1), "train_label": labels.astype(np.int32)}
     data = {**arrays, "val": arrays["train"], "val_label": arrays["train_label"]}
     bombs = [pickle.dumps({**data, "val": Bomb(witness)}, protocol) for protocol in (0, 2, 5)]
@@ -102,8 +114,8 @@ def make_readers(witness: Path) -> dict[str, Reader]:
 
     return {
         "IDX": Reader(read_idx, "x", [idx_bytes(images), idx_bytes(labels)], 0.17),
-        "IDX gzipped": Reader(read_idx, "x.gz", [gzip.compress(idx_bytes(images))], 0.12),
-        "npz": Reader(read_npz, "m.npz", [npz.getvalue()], 0.12),
+        "IDX gzipped": Reader(read_idx, "x.gz", [gzip.compress(idx_bytes(images))], 0.09),
+        "npz": Reader(read_npz, "m.npz", [npz.getvalue()], 0.1),
         "tgz": Reader(read_photos, "b.tgz", [tar_of({"1.jpg": jpeg, "2.jpg": jpeg})], 0.1),
         "zip": Reader(read_photos, "b.zip", [archive.getvalue()], 0.1),
         "picture": Reader(picture, "p.jpg", [jpeg, png], 0.12),
@@ -114,6 +126,7 @@ def make_readers(witness: Path) -> dict[str, Reader]:
         "Keras 2 .h5": Reader(pretrained, "o.h5", [models[0]], 0.01),
         ".keras": Reader(load_model, "m.keras", [models[1]], 0.005),
         ".weights.h5": Reader(pretrained, "w.weights.h5", [models[2]], 0.005),
+        "USPS": Reader(read_usps, "u.h5", [usps.getvalue()], 0.05),
     }
 
 
@@ -149,6 +162,63 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
         else:
             data = data[:at] + data[at + int(random.integers(1, 100)) :]
     return data
+
+
+def put_no_file(path: Path, data: bytes, random: np.random.Generator) -> None:
+    """Puts something else than a file at a path: one of nine kinds."""
+    kind = int(random.integers(0, 9))
+    if kind == 0:
+        os.mkfifo(path)
+    elif kind == 1:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    elif kind == 2:
+        path.mkdir()
+    elif kind == 3:
+        path.mkdir()
+        (path / path.name).write_bytes(data)
+    else:
+        elsewhere = path.parent.parent / "elsewhere"
+        elsewhere.write_bytes(data)
+        path.symlink_to({4: "/dev/zero", 5: "/dev/null", 6: path, 7: path.with_name("nothing"),
+                         8: elsewhere}[kind])  # fmt: skip
+
+
+@contextmanager
+def disturbed(path: Path, data: bytes, random: np.random.Generator) -> Iterator[None]:
+    """Inside, a file is cut, written over, replaced, renamed or deleted, some moment soon."""
+    kind, seconds = int(random.integers(0, 5)), float(random.uniform(0, 0.002))
+    other = path.with_name("other")
+
+    def disturb() -> None:
+        time.sleep(seconds)
+        with suppress(OSError):
+            if kind == 0:
+                os.truncate(path, len(data) // 2)
+            elif kind == 1:
+                path.write_bytes(data[::-1])
+            elif kind == 2:
+                other.write_bytes(data[: len(data) // 3])
+                other.replace(path)
+            elif kind == 3:
+                path.rename(other)
+            else:
+                path.unlink()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def remove(path: Path) -> None:
+    """Removes whatever is at a path, if anything is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -191,10 +261,15 @@ def fuzz(inputs: int, seed: int) -> dict[str, dict[str, int]]:
                 number = max(1, round(inputs * reader.share))
                 for _ in tqdm(range(number), desc=label, disable=None, leave=False):
                     sample = reader.samples[int(random.integers(0, len(reader.samples)))]
-                    data = mutate(sample, random)
-                    path.write_bytes(data)
+                    chance = random.random()
+                    data = mutate(sample, random) if chance > 0.2 else sample
+                    if chance < 0.1:
+                        put_no_file(path, data, random)
+                    else:
+                        path.write_bytes(data)
+                    disturbance = disturbed(path, data, random) if 0.1 < chance < 0.2 else None
                     try:
-                        with bounded():
+                        with bounded(), disturbance or nullcontext():
                             reader.read(path)
                         counts[label]["read"] += 1
                     except UserError as error:
@@ -203,11 +278,13 @@ def fuzz(inputs: int, seed: int) -> dict[str, dict[str, int]]:
                     except BaseException:
                         kept = Path(tempfile.gettempdir()) / f"fuzz-{reader.name}"
                         kept.write_bytes(data)
-                        print(f"{label}: the input is kept as {kept}", file=sys.stderr)
+                        print(f"{label}: the input is kept as {kept}",
+                              file=sys.stderr)  # fmt: skip
                         raise
                     assert not witness.exists(), f"{label}: code was run"
-                    assert os.listdir(place) == [reader.name], f"{label}: wrote a file"  # noqa: PTH208
-                path.unlink()
+                    remove(place / "other")
+                    remove(path)
+                    assert not os.listdir(place), f"{label}: wrote a file"  # noqa: PTH208
         finally:
             resource.setrlimit(resource.RLIMIT_AS, old_limit)
     return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import numpy as np
 import pytest
 from helpers import run, run_folders, stop, the_error
 
+import train_custom
+from config.custom import CustomConfig
+from model import methods
+from model.adda import SourceModel
+from model.dann import DANN
 from utils.data.batches import DomainBatches, evaluation_batches
-from utils.data.folders import PictureFolder, mean_of, open_source, open_target
+from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.errors import UserError
 
 SHAPE = (28, 28, 3)
@@ -41,7 +47,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory, domains: Any) -> Path:
 
 
 def test_a_source_is_its_class_folders(tree: Path, domains: Any) -> None:
-    source, classes = open_source(tree / "source", SHAPE)
+    (source,), classes = open_sources([tree / "source"], SHAPE)
     assert classes == list(NAMES)
     assert len(source) == 320
     for row in (0, 100, 319):
@@ -62,7 +68,7 @@ def test_a_target_needs_no_classes_and_skips_what_does_not_decode(
 
 
 def test_the_split_is_a_partition_and_seeded(tree: Path) -> None:
-    source, _ = open_source(tree / "source", SHAPE)
+    (source,), _ = open_sources([tree / "source"], SHAPE)
     rest, kept = source.split(0.25, seed=3)
     assert len(kept) == 80
     assert sorted([*rest.paths, *kept.paths]) == sorted(source.paths)
@@ -75,7 +81,7 @@ def test_the_split_is_a_partition_and_seeded(tree: Path) -> None:
 
 
 def test_a_share_is_spread_over_all(tree: Path) -> None:
-    source, _ = open_source(tree / "source", SHAPE)
+    (source,), _ = open_sources([tree / "source"], SHAPE)
     some = source.evenly(50)
     assert 40 <= len(some) <= 50
     assert len(set(some.labels)) == 10  # the folder is sorted by class
@@ -83,7 +89,10 @@ def test_a_share_is_spread_over_all(tree: Path) -> None:
 
 
 def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
-    folders = [open_source(tree / "source", SHAPE)[0], open_target(tree / "target", NAMES, SHAPE)]
+    folders = [
+        *open_sources([tree / "source"], SHAPE)[0],
+        open_target(tree / "target", NAMES, SHAPE),
+    ]
     arrays = [folder.read(range(len(folder))) for folder in folders]
     labels = [folders[0].labels, None]
     disk = DomainBatches(folders, labels, 32, seed=5).dataset(3, 9)
@@ -120,6 +129,43 @@ def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> Non
     assert {row["label"] for row in rows} <= set(NAMES)
 
 
+def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None:
+    """Each is a domain of its own, with labels; the classes are those of any of them."""
+    insects, animals = tmp_path / "insects", tmp_path / "animals"
+    for place, names in ((insects, NAMES[:3]), (animals, NAMES[1:])):
+        place.mkdir()
+        for name in names:
+            (place / name).symlink_to(tree / "source" / name)
+    (one, two), classes = open_sources([insects, animals], SHAPE)
+    assert classes == list(NAMES)
+    assert set(one.labels) == {0, 1, 2}
+    assert set(two.labels) == set(range(1, 10))
+    settings = CustomConfig(
+        source=(str(insects), str(animals)), target=(str(tree / "target"),), batch_size=24,
+    )  # fmt: skip
+    settings, data = train_custom.read_data(settings)
+    assert settings.num_domains == 3
+    assert list(data.digests()) == ["source", "source 2", "target 1"]
+    given = train_custom.experiment(settings, data)
+    batches = methods.make_batches(settings, given, DANN)
+    assert batches.steps_per_epoch == -(-len(data.domains[0].train) // 8)
+    for step in range(5):
+        _, labels, domains = (part.numpy() for part in batches.batch(step))
+        np.testing.assert_array_equal(domains, np.repeat([0, 1, 2], 8))
+        assert set(labels[:8]) <= {0, 1, 2}
+        assert set(labels[8:16]) <= set(range(1, 10))
+        assert set(labels[16:]) == {-1}
+    measured = [np.concatenate([batch[2] for batch in dataset]) for dataset in
+                (given.evaluation.labelled, given.evaluation.target)]  # fmt: skip
+    assert [set(numbers) for numbers in measured] == [{0, 1}, {2}]
+    alone = dataclasses.replace(settings, method="source_model")
+    only = methods.make_batches(alone, given, SourceModel).batch(0)
+    assert set(only[2].numpy()) == {0, 1}
+    assert len(only[0]) == 16
+    with pytest.raises(UserError, match="target_ratio"):
+        dataclasses.replace(settings, target_ratio=2, batch_size=0)
+
+
 def test_another_backbone_with_two_steps(tree: Path, tmp_path: Path) -> None:
     run("train_custom.py", "--source", tree / "source", "--target", tree / "target", *SHORT,
         *run_folders(tmp_path), "--run_name", "mobile", "--backbone", "MobileNetV2",
@@ -139,11 +185,11 @@ def write(folder: Path, *names: str) -> None:
 def test_impossible_folders_are_named(tmp_path: Path) -> None:
     write(tmp_path / "one" / "a", "1.png", "2.png")
     with pytest.raises(UserError, match="has 1 class folders, needed are 2"):
-        open_source(tmp_path / "one", SHAPE)
+        open_sources([tmp_path / "one"], SHAPE)
     write(tmp_path / "two" / "a", "1.png")
     (tmp_path / "two" / "b").mkdir()
     with pytest.raises(UserError, match="b: no pictures in it"):
-        open_source(tmp_path / "two", SHAPE)
+        open_sources([tmp_path / "two"], SHAPE)
     write(tmp_path / "three" / "c", "1.png")
     with pytest.raises(UserError, match=r"folders c are no classes of the source \(a, b\)"):
         open_target(tmp_path / "three", ("a", "b"), SHAPE)

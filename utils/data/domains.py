@@ -45,11 +45,15 @@ class Domains(Generic[Images]):
     """What a run trains and measures with."""
 
     domains: list[Domain[Images]]
-    """The source first."""
+    """The sources first."""
     classes: Sequence[str] = DIGITS
     """Their names."""
+    sources: int = 1
+    """How many of the domains are sources."""
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of each domain, by its name."""
-        names = ["source", *(f"target {number}" for number in range(1, len(self.domains)))]
+        names = ["source", *(f"source {number}" for number in range(2, self.sources + 1))]
+        targets = len(self.domains) - self.sources
+        names += [f"target {number}" for number in range(1, targets + 1)]
         return {name: one.digest for name, one in zip(names, self.domains, strict=True)}

@@ -99,19 +99,22 @@ def find_classes(folder: Path) -> list[str]:
     return names
 
 
-def open_source(folder: Path, shape: Shape) -> tuple[PictureFolder, list[str]]:
-    """Returns a labelled domain and the names of its classes.
+def open_sources(folders: Sequence[Path], shape: Shape) -> tuple[list[PictureFolder], list[str]]:
+    """Returns labelled domains and the names of the classes that any of them has.
 
     Raises:
         UserError: fewer than two class folders, a class folder without pictures, or none decodes.
     """
-    classes = find_classes(folder)
-    if len(classes) < 2:
-        raise UserError(
-            f"{folder}: has {len(classes)} class folders, needed are 2 or more, each with the "
-            "pictures of one class"
-        )
-    return open_folder(folder, classes, classes, shape), classes
+    found = [find_classes(folder) for folder in folders]
+    classes = sorted({name for names in found for name in names})
+    for folder, names in zip(folders, found, strict=True):
+        if not names or len(classes) < 2:
+            raise UserError(
+                f"{folder}: has {len(names)} class folders, needed are 2 or more, each with the "
+                "pictures of one class"
+            )
+    return [open_folder(folder, names, classes, shape)
+            for folder, names in zip(folders, found, strict=True)], classes  # fmt: skip
 
 
 def open_target(folder: Path, classes: Sequence[str], shape: Shape) -> PictureFolder:

@@ -1,0 +1,121 @@
+"""The models that ship: the best run of each row on MNIST-M, and docs/models.md about them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.report import Runs, data_line, last_accuracies, runs_of, spread
+from benchmarks.rows import ROWS
+from benchmarks.runner import Training
+from config.config import Config
+from config.presets import read_preset
+from predict import SHIPPED
+from utils.atomic import whole_file
+
+TAKEN = {  # row → model in model_data/model_weight
+    "recipe": "recipe", "normalised": "normalised", "mean_teacher": "mnist2mnist_m",
+    "wide": "wide",
+}  # fmt: skip
+HEAD = """# Models
+
+The models are in `model_data/model_weight`. `make table` copied them there and wrote this page.
+Three lines load one:
+
+```python
+from pathlib import Path
+from model.pretrained import load_model
+model = load_model(Path("model_data/model_weight/mnist2mnist_m.keras"))
+```
+
+`model.predict(images)` then takes uint8 `[N, 28, 28, 3]`, pixel values in [0, 255], and returns the
+probabilities of the ten digits, `[N, 10]`.
+"""
+TAIL = """## How they were chosen
+
+Of each preset the run ships whose `{criterion}` is highest, at the epoch where it is highest. The
+criterion uses target training images without their labels. The settings are in the `.json` beside
+each model. [dann.md](dann.md#who-chose-what) tells how the settings were chosen.
+
+## Data and licence
+
+The models were trained on MNIST with labels and on MNIST-M without labels. {data} MNIST has the
+licence CC BY-SA 3.0. BSDS500 is for non-commercial research and education, and so is MNIST-M. Use
+the models for the same.
+
+## Limits
+
+The models read one digit in a picture of 28×28 pixels. The digit fills the picture as in MNIST.
+They know digits that are lighter or darker than their background, because MNIST-M has both. They
+have no class for what is no digit. The calibration error is the mean difference between their
+confidence and their accuracy.
+"""
+
+
+def ship(runs: Runs) -> dict[str, Training]:
+    """Copies the model of each row that the label-free criterion likes best; tells which run."""
+    from model.pretrained import load_model
+
+    shipped = {}
+    for row in TAKEN:
+        trained = runs_of(runs, "mnist_m", row)
+        if not trained:
+            continue
+        best = best_of(trained, Config().select_by)
+        model_file, config = (best.find("checkpoints", "best.keras"),
+                              best.find("logs", "config.json"))  # fmt: skip
+        if model_file is None or config is None:
+            continue
+        with whole_file(place_of(row)) as path:
+            load_model(model_file).save(path)  # of older runs without the optimizer
+        with whole_file(place_of(row).with_suffix(".json")) as path:
+            shutil.copyfile(config, path)
+        shipped[row] = best
+    return shipped
+
+
+def place_of(row: str) -> Path:
+    """Returns where the model of a row ships."""
+    return SHIPPED.with_stem(TAKEN[row])
+
+
+def best_of(runs: Sequence[Training], criterion: str) -> Training:
+    """Returns the run that ever reached the highest value of a criterion."""
+    return max(runs, key=lambda run: run.pick(criterion)[criterion])
+
+
+def describe(runs: Runs, shipped: Mapping[str, Training]) -> str:
+    """Returns the page about the models, which are measured anew."""
+    from evaluate import measure
+    from model.pretrained import load_model
+    from utils.data.pickles import read_pickle
+
+    config = Config()
+    source, target = (
+        (arrays["val"], arrays["val_label"])
+        for path in (config.source_dataset_path, config.target_dataset_path)
+        for arrays in [read_pickle(Path(path), config.image_input_shape, 10)]
+    )
+    lines = [
+        "| file | preset | seed, epoch | accuracy of this file | of all runs, last epoch "
+        "| calibration error | kB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    classes = ["| accuracy of each digit | " + " | ".join(map(str, range(10))) + " |",
+               "| --- |" + " --- |" * 10]  # fmt: skip
+    for row, run in shipped.items():
+        place = place_of(row)
+        told = measure(load_model(place), source, target)
+        epoch = int(run.pick(config.select_by)["epoch"])
+        cells = [
+            f"`{place.name}`", f"`{row}`: {read_preset(row).about}",
+            f"{run.name.rsplit('-', 1)[1]}, {epoch}", f"{told['accuracy']:.4f}",
+            spread(last_accuracies(runs, "mnist_m", row)), f"{told['calibration_error']:.3f}",
+            f"{place.stat().st_size / 1000:.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+        shares = [f"{share:.3f}" for share in told["class_accuracy"]]
+        classes.append(f"| {' | '.join([ROWS[row].title, *shares])} |")
+    tail = TAIL.format(criterion=config.select_by, data=data_line())
+    return "\n".join([HEAD, *lines, "", *classes, "", tail])
