@@ -180,8 +180,8 @@ def put_no_file(path: Path, data: bytes, random: np.random.Generator) -> None:
     else:
         elsewhere = path.parent.parent / "elsewhere"
         elsewhere.write_bytes(data)
-        path.symlink_to({4: "/dev/zero", 5: "/dev/null", 6: path, 7: path.with_name("nothing"),
-                         8: elsewhere}[kind])  # fmt: skip
+        places: dict[int, str | Path] = {4: "/dev/zero", 5: "/dev/null", 6: path, 8: elsewhere}
+        path.symlink_to(places.get(kind, path.with_name("nothing")))
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def test_the_second_stage_begins_where_the_first_ended(finished: Path) -> None:
     assert_same_weights(source.label_predictor.weights, adda.label_predictor.weights)
 
 
+@pytest.mark.long
 def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
     finished: Path, data_flags: list[str], tmp_path: Path
 ) -> None:

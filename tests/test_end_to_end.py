@@ -47,7 +47,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str])
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGKILL,
+    pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+    pytest.param(signal.SIGINT, marks=pytest.mark.long),
+])  # fmt: skip
 def test_a_stopped_run_ends_bit_identical(
     undisturbed: Path, tmp_path: Path, data_flags: list[str], number: signal.Signals
 ) -> None:
@@ -99,6 +103,7 @@ def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
     assert_same_weights(final_weights(undisturbed, "plain"), final_weights(tmp_path, "again"))
 
 
+@pytest.mark.long
 def test_xla_computes_the_same(undisturbed: Path, tmp_path: Path) -> None:
     config = logs_of(undisturbed, "plain") / "config.json"
     flags = ["--config", config, *run_folders(tmp_path), "--run_name", "xla"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import Domains, model_of, rows_of, run, run_folders
 
+import train_captcha
 from config.methods import METHODS
 from utils.data import captchas, drawings
 from utils.data.pickles import write_pickle
@@ -50,6 +53,23 @@ def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str
         "drawings": ["--batch_size", 24, "--embedded", "--data_root", root / "x"],
         "captcha": ["--batch_size", 40, "--captchas", 100, "--captcha_root", root / "captchas"],
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_and_quick() -> Iterator[None]:
+    """Captchas a third as wide, of a twentieth of the features; graphs are not optimised."""
+
+    def smaller(*arguments: Any) -> dict[str, np.ndarray]:
+        arrays = captchas.load_captchas(*arguments)
+        return {name: array[:, ::3, ::3] if array.ndim == 4 else array
+                for name, array in arrays.items()}  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_captcha, "load_captchas", smaller)
+        patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        yield
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 def flags_of(method: str, experiment: str) -> list[Any]:

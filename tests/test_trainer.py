@@ -158,6 +158,7 @@ def test_a_signal_saves_where_the_run_stands(
     assert_same_end(tmp_path, resumed, undisturbed)
 
 
+@pytest.mark.long
 def test_a_killed_run_with_every_switch_on_ends_as_if_undisturbed(
     tmp_path: Path, domains: Domains, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 TARGET = "acc/image_cls_acc"
 CHARTS = {  # of the Custom Scalars tab: title → tags
@@ -20,6 +21,7 @@ CHARTS = {  # of the Custom Scalars tab: title → tags
 }
 
 PICKS = "what picks the epoch"
+COMPARED = {"method", "epoch", "batch_size", "init_learning_rate", "grl_lambda"}
 
 
 def record_dashboard(
@@ -60,5 +62,11 @@ def record_dashboard(
         hparams.Metric(TARGET, group="validation", display_name="target accuracy"),
         hparams.Metric(f"selection/{criterion}", display_name=criterion),
     ]
-    hparams.hparams_config(hparams=[hparams.HParam(name) for name in values], metrics=metrics)
+    summary = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
+    plugin = summary.value[0].metadata.plugin_data
+    data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:  # the tab shows five at first, those that differ
+        info.differs = info.name in COMPARED
+    plugin.content = data.SerializeToString()
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), 0)
     hparams.hparams(values, trial_id=run)
