@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from utils.atomic import whole_file
-from utils.errors import UserError
+from utils.errors import UserError, refuse_device
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
@@ -203,6 +203,7 @@ def is_code(value: Any) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the object that a JSON file holds, or raises `UserError`."""
+    refuse_device(path)
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

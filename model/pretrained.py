@@ -16,7 +16,7 @@ from config.methods import METHODS
 from model.adaptation import Adaptation
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
-from utils.errors import UserError
+from utils.errors import UserError, refuse_device
 
 # 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
 ORIGINAL_MEAN = (45.652287,) * 3
@@ -99,6 +99,7 @@ def start_from(model: Adaptation, path: Path) -> None:
     Raises:
         UserError: not such a file, or its weights do not fit; names the first that does not.
     """
+    refuse_device(path)
     if path.name.endswith(".weights.h5"):
         with named(path):
             model.load_weights(path)

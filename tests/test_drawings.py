@@ -14,6 +14,7 @@ from helpers import run, run_folders, the_error
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
 from utils.data import drawings
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
+from utils.data.pictures import decode_picture
 from utils.errors import UserError
 
 
@@ -120,3 +121,14 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
         (tmp_path / "target_labels.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             read_drawings(tmp_path)
+
+
+def test_a_png_that_announces_more_than_it_has_costs_no_memory() -> None:
+    """OpenCV would allocate the two gigabytes of such a chunk, and clear them, before it reads."""
+    picture = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    assert decode_picture(picture + b"and more", "p.png").shape == (4, 5, 3)
+    at = picture.index(b"IDAT") - 4
+    hostile = picture[:at] + (2**31 + 5).to_bytes(4, "big") + picture[at + 4 :]
+    for data in (hostile, picture[:-20]):
+        with pytest.raises(UserError, match=r"p\.png: is cut or damaged"):
+            decode_picture(data, "p.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,16 @@ def existing_file(path: str, name: str, remedy: str) -> None:
     if not Path(path).is_file():
         what = "is a folder" if Path(path).is_dir() else "no such file"
         raise UserError(f"{name}: {path}: {what}; {remedy}")
+
+
+def refuse_device(path: Path) -> None:
+    """Raises `UserError` for a pipe, a socket or a device, on which a reader might wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # the reader itself tells what is missing
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a pipe, a socket or a device; name a file")
 
 
 def run_script(main: Callable[[], int | None]) -> None:

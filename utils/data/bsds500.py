@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.data.downloads import download
 from utils.data.pictures import decode_picture
-from utils.errors import UserError
+from utils.errors import UserError, refuse_device
 
 URLS = (
     # The official address.
@@ -113,6 +113,7 @@ def read_photos(path: Path) -> Photos:
 
 def training_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yields name and bytes of every training photograph in a folder, tar or zip."""
+    refuse_device(path)
     if path.is_dir():
         for file in path.rglob("*"):
             match = TRAINING_PHOTO.fullmatch(file.as_posix())

@@ -14,7 +14,7 @@ import numpy as np
 import pooch
 
 from utils.data.downloads import download
-from utils.errors import UserError
+from utils.errors import UserError, refuse_device
 
 # The file that keras.datasets.mnist loads, and its SHA-256 as Keras publishes it.
 URLS = ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",)
@@ -156,6 +156,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         UserError: wrong magic number, wrong count of bytes, or a damaged gzip stream.
     """
+    refuse_device(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             magic = file.read(4)
@@ -181,6 +182,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Reads the four arrays of an `mnist.npz`; object arrays, which could run code, are refused."""
+    refuse_device(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, refuse_device
 
 KEYS = ("train", "train_label", "val", "val_label")
 # Protocol 5 keeps arrays as one run of bytes: no copy on the way out or in, Python 3.8 and later.
@@ -66,6 +66,7 @@ def read_pickle(
         UserError: missing, damaged, hostile, or not of this form; names the file and the remedy.
     """
     path = Path(path)
+    refuse_device(path)
     try:
         with path.open("rb") as file:
             check_memo(file)

@@ -16,6 +16,7 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".
 MAX_PIXELS = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
 HIDDEN = ("__MACOSX", "Thumbs.db")  # what other programs leave in folders, beside names with a dot
 WHITE = 255
+PNG = b"\x89PNG\r\n\x1a\n"  # what one begins with
 
 
 def find_pictures(place: Path) -> list[Path]:
@@ -77,6 +78,8 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
         UserError: it does not decode, or has more pixels than `utils/__init__.py` allows.
     """
     mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    if cut_png(data):
+        raise UserError(f"{name}: is cut or damaged; replace or remove it")
     try:
         image = on_white(data, channels)
         if image is None and data:
@@ -90,6 +93,18 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     if image is None:
         raise UserError(f"{name}: does not decode as a picture; replace or remove it")
     return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def cut_png(data: bytes) -> bool:
+    """Tells whether a PNG announces more bytes than it has; OpenCV would allocate all of them."""
+    at = len(PNG)
+    if data[:at] != PNG:
+        return False
+    name = b""
+    while at < len(data) and name != b"IEND":  # after the end there may be anything
+        name = data[at + 4 : at + 8]
+        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, name, content, checksum
+    return at > len(data)
 
 
 def on_white(data: bytes, channels: int) -> np.ndarray | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.data.downloads import download
 from utils.data.mnist import Digits, official
-from utils.errors import UserError
+from utils.errors import UserError, refuse_device
 
 # The site of "The Elements of Statistical Learning" (Hastie, Tibshirani & Friedman).
 SITES = (
@@ -59,6 +59,7 @@ def read_usps(path: Path) -> Digits:
     Raises:
         UserError: a file is missing, damaged, or not of this form.
     """
+    refuse_device(path)
     if path.is_dir():
         parts = {split: read_text(path / name) for split, name in TEXTS.items()}
     elif path.exists():
@@ -80,6 +81,7 @@ def enlarge(values: np.ndarray) -> np.ndarray:
 
 def read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads a zip.*.gz: a line a digit, its class and 256 grey values in [-1, 1]."""
+    refuse_device(path)
     try:
         with gzip.open(path) as file:
             text = file.read(MAX_TEXT + 1)
