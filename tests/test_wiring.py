@@ -184,7 +184,7 @@ def test_presets_train_with_what_they_say(
 def test_the_preset_adda(domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Config.of({**read_preset("adda").settings, "pixel_mean": (1.0, 2.0, 3.0)})
     first, second = made(settings, domains, tmp_path, monkeypatch)
-    assert (first.epochs, second.epochs) == (10, 20)
+    assert (first.epochs, second.epochs) == (10, 5)
     assert (first.batches.batch_size, second.batches.batch_size) == (32, 64)
     for trainer, rate in ((first, 0.03), (second, 0.0002)):
         half, end = trainer.total_steps // 2, trainer.total_steps
