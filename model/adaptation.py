@@ -21,7 +21,7 @@ from model.losses import (
     is_correct,
     steps_taken,
 )
-from model.networks import Shape
+from model.networks import Shape, in_float32
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
 
@@ -303,6 +303,9 @@ class Adaptation(keras.Model):
     def export(self, filepath: str | Path, **options: Any) -> Any:
         """Writes what `predict` does as a SavedModel, or as `format="onnx"`.
 
+        ONNX computes in float32, whatever the model was trained in. It needs the packages onnx and
+        tf2onnx.
+
         Args:
             filepath: where to.
             options: of `keras.Model.export`.
@@ -312,6 +315,8 @@ class Adaptation(keras.Model):
         images = inputs if len(inputs) > 1 else inputs[0]
         logits = self.label_predictor(self.feature_extractor(images))
         network = keras.Model(images, keras.layers.Softmax(dtype="float32")(logits))
+        if options.get("format") == "onnx":  # whose converter mistakes bfloat16 for float16
+            network = in_float32(network)
         network(images)  # Keras exports no model that was never called
         return network.export(filepath, **options)
 

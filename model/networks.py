@@ -328,6 +328,17 @@ def deepened(
     return deeper, keras.Sequential(rest, name=label_predictor.name)
 
 
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model that computes in float32."""
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def with_flat_features(
     model: keras.Model, layer: str | None, pooling: Literal["flatten", "average", "none"]
 ) -> keras.Model:

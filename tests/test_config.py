@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing
 from pathlib import Path
@@ -12,7 +13,7 @@ from config.captcha import CaptchaConfig
 from config.config import Config
 from config.custom import CustomConfig
 from config.drawings import DrawingsConfig
-from config.settings import fields_of
+from config.settings import Settings, fields_of
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
 from utils.run.command_line import documented
@@ -130,3 +131,16 @@ def test_a_taken_name_is_refused(tmp_path: Path) -> None:
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no config\.json"):
         find_run(tmp_path, Config)
+
+
+def test_a_default_may_be_written_as_a_list() -> None:
+    """A dataclass itself would end with a traceback."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Edited(Settings):
+        shape: tuple[int, int] = [3, 4]  # type: ignore[assignment]
+        names: tuple[str, ...] = "one"  # type: ignore[assignment]
+
+    assert Edited() == Edited((3, 4), ("one",))
+    with pytest.raises(UserError, match="shape"):
+        Edited.of({"shape": [1, "x"]})

@@ -238,3 +238,18 @@ def test_export_predicts_the_same(tmp_path: Path) -> None:
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     served = saved.serve(IMAGES.astype(np.float32))
     np.testing.assert_allclose(served, model.predict(IMAGES, verbose=0), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converter
+def test_onnx_predicts_the_same_whatever_the_precision(tmp_path: Path) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    exact = dann()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = dann()
+    keras.mixed_precision.set_global_policy("float32")
+    model.set_weights(exact.get_weights())
+    model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
+    network = ReferenceEvaluator(str(tmp_path / "m.onnx"))
+    (probabilities,) = network.run(None, {network.input_names[0]: IMAGES.astype(np.float32)})
+    np.testing.assert_allclose(np.array(probabilities), exact.predict(IMAGES, verbose=0), rtol=1e-4)
