@@ -42,6 +42,14 @@ def killed(command: list[str], seconds: float) -> bool:
     return False
 
 
+def timed(command: list[str], name: str) -> float:
+    """Returns the seconds that a command takes, so that kills come early enough on any machine."""
+    began = time.monotonic()
+    for _ in tqdm(range(1), desc=name, disable=None):
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
 def storm_of_training(folder: Path, kills: int, epochs: int, chance: random.Random) -> int:
     """Returns the number of kills that one run survived; ends the program if it did not."""
     data = folder / "data"
@@ -53,15 +61,13 @@ def storm_of_training(folder: Path, kills: int, epochs: int, chance: random.Rand
         *("--run_name", "storm"),
     ]
     calm, stormy = folder / "calm", folder / "stormy"
-    began = time.monotonic()
-    run("train_MNIST2MNIST_M.py", *flags, *run_folders(calm))
-    print(f"calm run: {time.monotonic() - began:.0f} s", flush=True)
+    seconds = timed([TRAIN, *flags, *run_folders(calm)], "calm run")
     survived = 0
     ended = False
     for _ in tqdm(range(kills), desc="kills", disable=None):
         logs = next((stormy / "logs").rglob("storm"), None)
         command = ["--resume", str(logs)] if logs else [*flags, *run_folders(stormy)]
-        ended = not killed([TRAIN, *command], chance.uniform(0, 14))
+        ended = not killed([TRAIN, *command], chance.uniform(0, seconds / 5))
         if ended:
             break
         survived += 1
@@ -85,10 +91,10 @@ def storm_of_creation(folder: Path, kills: int, chance: random.Random) -> int:
     """Returns the number of kills after each of which the pickles were whole."""
     out = folder / "out"
     flags = ["--embedded", "--output_dir", str(out), "--picture", str(folder / "q.png")]
-    run("create_mnistm.py", *flags)
+    seconds = timed([CREATE, *flags], "create_mnistm.py")
     survived = 0
     for seed in tqdm(range(kills), desc="kills of create_mnistm.py", disable=None):
-        survived += killed([CREATE, *flags, "--seed", str(seed)], chance.uniform(0, 4))
+        survived += killed([CREATE, *flags, "--seed", str(seed)], chance.uniform(0, seconds))
         for path in ("MNIST/mnist_data.pkl", "MNIST_M/mnist_m_data.pkl"):
             read_pickle(out / path)
     return survived
