@@ -84,29 +84,21 @@ def experiment(config: Config, data: Domains) -> Experiment:
         lambda num_domains: chosen_augmentation(
             config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
         ),
-        measured(source, target, METHODS[config.method].labels == "target"),
+        measured(source, target),
         name=config.pair.lower(),
         extractor_calls="per_domain",
     )
 
 
-def measured(source: Domain, target: Domain, on_target: bool) -> EvaluationData:
-    """Returns what is measured after each epoch.
-
-    Args:
-        source, target: the data sets.
-        on_target: whether it is the target that has labels in training.
-    """
+def measured(source: Domain, target: Domain) -> EvaluationData:
+    """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData
 
-    labelled = target if on_target else source
     unlabelled = target.train[:: max(1, len(target.train) // 5000)][:5000]
     return EvaluationData(
         target=evaluation_batches(target.val, target.val_label, domain=1),
-        labelled=evaluation_batches(
-            labelled.val[:2000], labelled.val_label[:2000], domain=int(on_target)
-        ),
+        labelled=evaluation_batches(source.val[:2000], source.val_label[:2000], domain=0),
         unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
     )
 

@@ -65,23 +65,16 @@ def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
         captcha_classifier,
         captcha_discriminator,
         captcha_encoder,
-        dense_head,
-        tutorial_encoder,
     )
 
     tutorial = config.network == "tutorial"
 
     def networks(seen_by_domains: SeenByDomains) -> Networks:
-        encoder = (tutorial_encoder if tutorial else captcha_encoder)((SIZE, SIZE, 3))
+        encoder = captcha_encoder((SIZE, SIZE, 3), tutorial)
         features = encoder.output_shape[1:]
         classifier = captcha_classifier(features, CHARACTERS, len(ALPHABET))
         seen = seen_by_domains(features, classifier.output_shape[1:])
-        discriminator = (
-            dense_head("discriminator", seen, (100, 100), outputs=2)
-            if tutorial
-            else captcha_discriminator(seen)
-        )
-        return Networks(encoder, classifier, discriminator)
+        return Networks(encoder, classifier, captcha_discriminator(seen, not tutorial))
 
     return Experiment(
         data.domains,

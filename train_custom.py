@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.custom import CustomConfig
-from config.methods import METHODS
 from utils.data.domains import Domain, Domains
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.errors import UserError, run_script
@@ -95,7 +94,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         lambda num_domains: chosen_augmentation(
             config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
         ),
-        measured(config, data),
+        measured(data),
         name="custom",
         class_names=data.classes,
         sources=data.sources,
@@ -103,7 +102,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
     )
 
 
-def measured(config: CustomConfig, data: Domains) -> EvaluationData:
+def measured(data: Domains) -> EvaluationData:
     """Returns what is measured after each epoch.
 
     At most so many pictures, so that neither time nor memory grows with the folders.
@@ -112,10 +111,9 @@ def measured(config: CustomConfig, data: Domains) -> EvaluationData:
 
     numbered = list(enumerate(data.domains))
     sources, targets = numbered[: data.sources], numbered[data.sources :]
-    labelled = targets if METHODS[config.method].labels == "target" else sources
     return EvaluationData(
         target=together([(number, domain.val) for number, domain in targets], 10_000),
-        labelled=together([(number, domain.val) for number, domain in labelled], 2000),
+        labelled=together([(number, domain.val) for number, domain in sources], 2000),
         unlabelled=together([(number, domain.train) for number, domain in targets], 5000),
     )
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.drawings import DrawingsConfig
-from config.methods import METHODS
 from utils.atomic import whole_file
 from utils.data.domains import Domain, Domains
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
@@ -99,22 +98,21 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
         networks,
         keras.optimizers.Adam,
         augmentation,
-        measured(config, source, target),
+        measured(source, target),
         name="real2drawing",
         alternating=True,  # as in the homework; both halves pass the extractor together
     )
 
 
-def measured(config: DrawingsConfig, source: Domain, target: Domain) -> EvaluationData:
+def measured(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData
 
     drawings = evaluation_batches(target.val, target.val_label, domain=1)
-    photos = evaluation_batches(source.val, source.val_label, domain=0)
     return EvaluationData(
         target=drawings,
-        labelled=drawings if METHODS[config.method].labels == "target" else photos,
+        labelled=evaluation_batches(source.val, source.val_label, domain=0),
         unlabelled=drawings,
     )
 

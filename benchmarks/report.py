@@ -183,6 +183,8 @@ def fill_preset(name: str, text: str, runs: Runs) -> str:
     """Returns a preset's file with its accuracy and minutes."""
     pair = next((pair for pair in PAIRS if name in PAIRS[pair].rows), None)
     preset, last = json.loads(text), last_accuracies(runs, pair, name) if pair else []
+    for told in ("accuracy", "minutes"):
+        preset.pop(told, None)
     if last:
         preset["accuracy"] = f"{np.mean(last):.3f}".removeprefix("0")
     if name in times_of_epochs():

@@ -172,7 +172,9 @@ class TrainingConfig(Settings):
                 f"{self.num_domains} domains"
             )
         if self.method == "adda" and self.num_domains != 2:
-            raise UserError("method: adda adapts to one target; name one, or choose dann or cdan")
+            raise UserError(
+                "method: adda has one source and one target; name them, or choose dann or cdan"
+            )
         if self.logical_devices and self.strategy != "mirrored":
             raise UserError("logical_devices: is for several devices; add --strategy mirrored")
         if self.method == "mean_teacher" and not self.average_decay:

@@ -103,7 +103,7 @@ class CustomConfig(TrainingConfig):
             raise UserError("name the folders: --source DIR [DIR …] --target DIR [DIR …]")
         folders = (*self.source, *self.target)
         if len({Path(each).resolve() for each in folders}) < len(folders):
-            raise UserError("target: a folder is named twice, or is the source; name others")
+            raise UserError("source, target: a folder is named twice; name others")
         if self.weights:
             existing_file(self.weights, "weights", "check it")
         for folder in folders:

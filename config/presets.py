@@ -24,9 +24,9 @@ class Preset:
     settings: dict[str, Any]
     """Only what differs from the script's defaults."""
     accuracy: str = "–"
-    """On target test images, as `make table` measured it; "–": not yet."""
+    """On target test images; `make table` writes it. "–": not measured."""
     minutes: str = "–"
-    """On two cores, likewise."""
+    """On two cores; benchmarks/epochs.py measures them, `make table` writes them."""
 
 
 def read_preset(name: str) -> Preset:

@@ -133,8 +133,8 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
     if type(None) in arguments:  # X | None
         return fitted(value, arguments[0], name)
     any_length = arguments[1:] == (Ellipsis,)
-    if any_length and type(value) is arguments[0]:  # one alone
-        return (value,)
+    if any_length and not isinstance(value, (list, tuple)):  # one alone
+        return (fitted(value, arguments[0], name),)
     fits = any_length or (isinstance(value, (list, tuple)) and len(value) == len(arguments))
     if origin is tuple and isinstance(value, (list, tuple)) and fits:
         return tuple(fitted(item, arguments[0], name) for item in value)

@@ -300,14 +300,15 @@ class Adaptation(keras.Model):
                 raise ValueError(f"{form}; got {name} of {what}")
         return images, tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
 
-    def export(self, filepath: str | Path, **options: Any) -> Any:
-        """Writes what `predict` does as a SavedModel, or as `format="onnx"`.
+    def export(self, filepath: str | Path, format: str = "tf_saved_model", **options: Any) -> Any:
+        """Writes what `predict` does as a SavedModel, or as ONNX.
 
         ONNX computes in float32, whatever the model was trained in. It needs the packages onnx and
         tf2onnx.
 
         Args:
             filepath: where to.
+            format: `"tf_saved_model"`, `"onnx"`, or what else `keras.Model.export` knows.
             options: of `keras.Model.export`.
         """
         inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype)
@@ -315,10 +316,10 @@ class Adaptation(keras.Model):
         images = inputs if len(inputs) > 1 else inputs[0]
         logits = self.label_predictor(self.feature_extractor(images))
         network = keras.Model(images, keras.layers.Softmax(dtype="float32")(logits))
-        if options.get("format") == "onnx":  # whose converter mistakes bfloat16 for float16
+        if format == "onnx":  # whose converter mistakes bfloat16 for float16
             network = in_float32(network)
         network(images)  # Keras exports no model that was never called
-        return network.export(filepath, **options)
+        return network.export(filepath, format=format, **options)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Measures one batch; changes nothing but the metrics."""

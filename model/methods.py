@@ -102,6 +102,9 @@ def make_trainer(
     method = METHODS[settings.method]
     kind = model_class(method.model)
     given = experiment(settings)
+    measured = given.evaluation
+    if method.labels == "target":
+        measured = dataclasses.replace(measured, labelled=measured.target)
     batches = make_batches(settings, given, kind)
     total_steps = settings.epoch * batches.steps_per_epoch
     if not method.adversary:
@@ -128,7 +131,7 @@ def make_trainer(
         settings.epoch,
         RunLog(run.logs, dataclasses.asdict(settings), command_of(None, *sys.argv[1:])),
         run.checkpoints,
-        given.evaluation,
+        measured,
         schedules,
         select_by=settings.select_by,
         checkpoint_steps=settings.checkpoint_steps,
@@ -163,7 +166,8 @@ def make_batches(
         )
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets
-        size, ratio = experiment.sources * size // settings.num_domains, 1
+        blocks = block_sizes(size, settings.num_domains, ratio)
+        size, ratio = sum(blocks[: experiment.sources]), 1
     share = block_sizes(size, len(images), ratio)[0]
     if share > len(images[0]):
         raise UserError(

@@ -210,26 +210,36 @@ def drawings_domain_classifier(features: Shape) -> keras.Model:
     )
 
 
-def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
+def captcha_encoder(image_shape: tuple[int, int, int], tutorial: bool = False) -> keras.Model:
     """Encoder of the captcha experiment: two blocks of two convolutions, 32-32 and 64-64.
 
     Batch normalisation comes once a block, after pooling, where it has a quarter of the values to
     go through: half of the time of a step. Its statistics are Keras' slow ones: with quick ones the
     source's encodings are out of place, and a discriminator tells them by that.
 
+    Args:
+        image_shape: (height, width, channels), e.g. (100, 100, 3).
+        tutorial: whether batch normalisation comes after each convolution instead.
+
     Input shape: `[B, 100, 100, 3]`, uint8 or float pixel values in [0, 255].
     Output shape: `[B, 30976]`.
     """
+
+    def normalised(name: str) -> list[layers.Layer]:
+        return [layers.BatchNormalization(name=f"norm{name}"), layers.ReLU(name=f"relu{name}")]
+
     blocks: list[layers.Layer] = []
     for number, filters in enumerate((32, 64), 1):
-        blocks += [
-            layers.Conv2D(filters, 3, activation="relu", name=f"conv{number}a"),
-            layers.Conv2D(filters, 3, name=f"conv{number}b"),
-            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 48, 48, 32), (B, 22, 22, 64)
-            layers.BatchNormalization(name=f"norm{number}"),
-            layers.ReLU(name=f"relu{number}"),
-            layers.Dropout(0.25, name=f"dropout{number}"),
-        ]
+        a, b = f"{number}a", f"{number}b"
+        pool = layers.MaxPooling2D(2, name=f"pool{number}")  # (B, 48, 48, 32), (B, 22, 22, 64)
+        second = layers.Conv2D(filters, 3, name=f"conv{b}")
+        if tutorial:
+            first = layers.Conv2D(filters, 3, name=f"conv{a}")
+            blocks += [first, *normalised(a), second, *normalised(b), pool]
+        else:
+            first = layers.Conv2D(filters, 3, activation="relu", name=f"conv{a}")
+            blocks += [first, second, pool, *normalised(str(number))]
+        blocks.append(layers.Dropout(0.25, name=f"dropout{number}"))
     rescaling = layers.Rescaling(1 / 255, name="normalisation")
     return keras.Sequential(
         [keras.Input(image_shape, name="image"), rescaling, *blocks,
@@ -238,42 +248,20 @@ def captcha_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
     )  # fmt: skip
 
 
-def tutorial_encoder(image_shape: tuple[int, int, int]) -> keras.Model:
-    """Encoder of the captcha tutorial: batch normalisation after each of the four convolutions.
-
-    Input shape: `[B, 100, 100, 3]`, uint8 or float pixel values in [0, 255].
-    Output shape: `[B, 30976]`.
-    """
-    blocks: list[layers.Layer] = []
-    for number, filters in enumerate((32, 64), 1):
-        for part in "ab":
-            blocks += [
-                layers.Conv2D(filters, 3, name=f"conv{number}{part}"),
-                layers.BatchNormalization(name=f"norm{number}{part}"),
-                layers.ReLU(name=f"relu{number}{part}"),
-            ]
-        blocks += [
-            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 48, 48, 32), (B, 22, 22, 64)
-            layers.Dropout(0.25, name=f"dropout{number}"),
-        ]
-    rescaling = layers.Rescaling(1 / 255, name="normalisation")
-    return keras.Sequential(
-        [keras.Input(image_shape, name="image"), rescaling, *blocks,
-         layers.Flatten(name="features")],
-        name="encoder",
-    )  # fmt: skip
-
-
-def captcha_discriminator(features: Shape) -> keras.Model:
+def captcha_discriminator(features: Shape, placewise: bool = True) -> keras.Model:
     """Discriminator of the captcha experiment: 100-100-2, at each of the 22 × 22 places.
 
     Its logits are the means over all places. One that takes all 30,976 numbers at once tells the
     styles apart within 40 steps, whatever the encoder does, and its gradient then does harm. What
     has no places, such as CDAN's products, passes dense layers of the same sizes.
 
+    Args:
+        features: shape of what it sees.
+        placewise: False: one dense network of all features, as in the tutorial.
+
     Input shape: `[B, 30976]`, or `[B, *features]`. Output shape: `[B, 2]`, float32 logits.
     """
-    if features != (22 * 22 * 64,):
+    if not placewise or features != (22 * 22 * 64,):
         return dense_head("discriminator", features, (100, 100), outputs=2)
     return keras.Sequential(
         [
@@ -329,9 +317,16 @@ def deepened(
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model that computes in float32."""
+    """Returns a model that computes in float32: a copy, if this one does not."""
+    layers_of_it = [
+        layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)
+    ]
+    if all(layer.compute_dtype == "float32" for layer in layers_of_it):
+        return model
 
-    def copied(layer: keras.Layer) -> keras.Layer:
+    def copied(layer: keras.Layer | keras.Operation) -> keras.Layer | keras.Operation:
+        if not isinstance(layer, keras.Layer):  # a function of keras.ops
+            return layer
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
     copy = keras.models.clone_model(model, clone_function=copied, recursive=True)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from utils.data.batches import DomainBatches, evaluation_batches
+from utils.errors import UserError
 
 
 def numbered(count: int, offset: int) -> np.ndarray:
@@ -112,7 +113,9 @@ def test_steps_per_epoch_cover_the_source(batches: DomainBatches) -> None:
 
 
 def test_refuses_a_batch_that_does_not_divide() -> None:
-    with pytest.raises(ValueError, match="multiple of 2 for 2 domains and target_ratio 1, got 31"):
+    with pytest.raises(
+        ValueError, match="batch_size 31 cannot be shared by 2 domains at target_ratio 1"
+    ):
         DomainBatches([numbered(4, 0), numbered(4, 0)], [None, None], 31)
 
 
@@ -123,3 +126,11 @@ def test_evaluation_sees_each_image_once() -> None:
         np.concatenate([numbers(images) for images, _, _ in seen]), labels
     )
     np.testing.assert_array_equal(np.concatenate([domains for _, _, domains in seen]), 1)
+
+
+def test_replicas_that_cannot_share_a_block_are_refused() -> None:
+    """As of a first stage, whose batch is another one: images would be left out in silence."""
+    batches = DomainBatches([numbered(40, 0), numbered(40, 0)], [None, None], 32)
+    context = tf.distribute.InputContext(num_replicas_in_sync=3)
+    with pytest.raises(UserError, match="batch_size: 32 cannot be shared by 3 replicas"):
+        batches.dataset(0, 1, context)

@@ -86,6 +86,8 @@ def test_a_share_is_spread_over_all(tree: Path) -> None:
     assert 40 <= len(some) <= 50
     assert len(set(some.labels)) == 10  # the folder is sorted by class
     assert len(source.evenly(1000)) == 320
+    # What is kept back is in no order of classes, so that any part of it shows all of them.
+    assert len(set(source.split(0.25, seed=3)[1].labels[:40])) == 10
 
 
 def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
@@ -205,7 +207,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "name the folders: --source DIR --target DIR"),
+        ([], "name the folders: --source DIR"),
         (["--source", "{tree}/source", "--target", "nowhere"], "nowhere: no such folder"),
         (["--source", "{tree}/other", "--target", "{tree}/target"], "has 0 class folders"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--backbone", "ResNet5"],

@@ -47,14 +47,13 @@ class DomainBatches:
         seed: int = 0,
         target_ratio: int = 1,
     ):
-        shares = 1 + target_ratio * (len(images) - 1)
-        if batch_size < 1 or batch_size % shares:
+        self.blocks: list[int] = block_sizes(batch_size, len(images), target_ratio)
+        if batch_size < 1 or sum(self.blocks) != batch_size:
             raise ValueError(
-                f"batch_size must be a multiple of {shares} for {len(images)} domains and "
-                f"target_ratio {target_ratio}, got {batch_size}"
+                f"batch_size {batch_size} cannot be shared by {len(images)} domains at "
+                f"target_ratio {target_ratio}"
             )
         self.batch_size = batch_size
-        self.blocks: list[int] = block_sizes(batch_size, len(images), target_ratio)
         self.seed = seed
         self.images = [
             array if isinstance(array, PictureFolder) else to_tensor(array) for array in images
@@ -74,7 +73,7 @@ class DomainBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every source image is seen at least once."""
+        """Steps in which every image of the first source is seen at least once."""
         return math.ceil(len(self.images[0]) / self.blocks[0])
 
     def batch(
@@ -122,8 +121,17 @@ class DomainBatches:
         Args:
             start, stop: the range of steps.
             context: this worker's place among several; None = alone.
+
+        Raises:
+            UserError: the replicas cannot share a domain's block.
         """
         context = context or tf.distribute.InputContext()
+        if any(block % context.num_replicas_in_sync for block in self.blocks):
+            raise UserError(
+                f"batch_size: {self.batch_size} cannot be shared by {context.num_replicas_in_sync} "
+                f"replicas; each domain's images of a batch, here {self.blocks}, must be a "
+                "multiple of that"
+            )
         mine = context.num_replicas_in_sync // context.num_input_pipelines
         first = context.input_pipeline_id * mine
 

@@ -62,7 +62,7 @@ class PictureFolder:
                 f"{Path(self.paths[0]).parent}: {len(self)} pictures are too few to keep a share "
                 f"of {share} back for measuring"
             )
-        return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
+        return self.take(np.sort(order[count:])), self.take(order[:count])
 
     def evenly(self, count: int) -> PictureFolder:
         """Returns at most `count` of the pictures, spread evenly over all."""
@@ -168,6 +168,6 @@ def why_unreadable(path: Path, shape: Shape) -> str | None:
 
 def mean_of(folders: Sequence[PictureFolder], count: int = 2000) -> tuple[float, ...]:
     """Returns the mean of each channel over up to `count` pictures of each domain."""
-    means = [folder.read(range(0, len(folder), max(1, len(folder) // count))).mean(axis=(0, 1, 2))
-             for folder in folders]  # fmt: skip
+    some = [folder.evenly(count) for folder in folders]
+    means = [folder.read(range(len(folder))).mean(axis=(0, 1, 2)) for folder in some]
     return tuple(float(value) for value in np.mean(means, axis=0))

@@ -60,11 +60,10 @@ def tsne(features: np.ndarray) -> np.ndarray:
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
 
 
-def first_points(outputs: Outputs) -> Outputs:
-    """Returns the first `POINTS` of them."""
-    return Outputs(
-        outputs.features[:POINTS], outputs.probabilities[:POINTS], outputs.labels[:POINTS]
-    )
+def some_points(outputs: Outputs) -> Outputs:
+    """Returns at most `POINTS` of them, spread evenly over all."""
+    some = slice(None, None, -(-len(outputs.labels) // POINTS))
+    return Outputs(outputs.features[some], outputs.probabilities[some], outputs.labels[some])
 
 
 def save_pair(path: Path, pair: Pair) -> None:

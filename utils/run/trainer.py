@@ -21,10 +21,10 @@ from utils.record.embeddings import (
     FIRST,
     LAST,
     Pair,
-    first_points,
     load_pair,
     save_embedding,
     save_pair,
+    some_points,
     write_projector,
 )
 from utils.record.figures import save_curves
@@ -238,7 +238,7 @@ class Trainer:
             with disk_faults_named(self.log.folder), reading_faults_named():
                 self.record(epoch, metrics, selection, target)
                 if not (self.log.folder / FIRST).exists():  # the first that is measured
-                    save_pair(self.log.folder / FIRST, (first_points(source), first_points(target)))
+                    save_pair(self.log.folder / FIRST, (some_points(source), some_points(target)))
                 if improved:
                     self.save_model(self.checkpoints_dir / "best.keras")
 
@@ -275,7 +275,7 @@ class Trainer:
     def embedding(self) -> Pair:
         """Returns some source and target outputs for a picture of the feature space."""
         datasets = (self.evaluation.labelled, self.evaluation.target)
-        source, target = (first_points(self.outputs(dataset)) for dataset in datasets)
+        source, target = (some_points(self.outputs(dataset)) for dataset in datasets)
         return source, target
 
     def save_model(self, file: Path) -> None:
