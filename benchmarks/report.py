@@ -19,6 +19,8 @@ from benchmarks.rows import PAIRS, ROWS
 from benchmarks.runner import Training
 from config.base import Criterion
 from config.config import Config
+from config.methods import METHODS
+from config.presets import read_preset
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = ROOT / "docs" / "epochs.json"
@@ -199,8 +201,10 @@ def fill_readme(text: str, runs: Runs) -> str:
         last = last_accuracies(runs, "mnist_m", row)
         accuracy = spread(last, 3) if last else "not yet run"
         minutes = minutes_of(row)
-        cells = rf"(\| `{row}` \|[^|]*\|)[^|]*(\|[^|]*\|)[^|]*\|"
-        text = re.sub(cells, rf"\1 {accuracy} \2 {minutes or dash} |", text)
+        cells = rf"(\| `{row}` \|[^|]*\|)[^|]*\|[^|]*\|[^|]*\|"
+        if re.search(cells, text):
+            filled = rf"\1 {accuracy} | {epochs_of(row)} | {minutes or dash} |"
+            text = re.sub(cells, filled, text)
         for first, second, end in SENTENCES:
             text = re.sub(
                 rf"({first.format(row)})(\S+)({second})[^\n]*",
@@ -260,6 +264,13 @@ def searches() -> list[str]:
             lines.append(f"\n{criterion.replace('_', ' ')} chooses {choice}: −{cost:.1f} points.")
         lines.append("")
     return lines[:-1]
+
+
+def epochs_of(preset: str) -> str:
+    """Returns the epochs of the stages of a preset of the digits."""
+    config = Config.of(read_preset(preset).settings)
+    first = f"{config.source_epoch} + " if METHODS[config.method].first else ""
+    return f"{first}{config.epoch}"
 
 
 def minutes_of(preset: str) -> str:

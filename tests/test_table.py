@@ -111,7 +111,7 @@ def test_the_readme_is_filled_from_the_logs(logged: Path) -> None:
     )
     assert fill_readme(text, finished()) == (
         "The preset `recipe` takes 5 minutes. The target accuracy is 0.760 ± 0.226.\n"
-        "| `recipe` | x | 0.760 ± 0.226 | 50 | 5 |\n| `cdan` | y | not yet run | 40 | 5 |\n"
+        "| `recipe` | x | 0.760 ± 0.226 | 40 | 5 |\n| `cdan` | y | not yet run | 40 | 5 |\n"
     )
 
 
