@@ -34,8 +34,8 @@ class Arguments(Settings):
     bsds: Path | None = None
     """BSDS500 as a .tgz, .tar, .zip or unpacked folder."""
     output_dir: Path = Path("model_data/dataset")
-    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. With --embedded, embedded/ in
-    it."""
+    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. With --embedded and without this
+    flag, into embedded/ in it."""
     seed: Annotated[int, SEED] = 42
     """Of the one generator behind all choices: the same seed gives the same bytes."""
     embedded: bool = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,8 @@ def main() -> None:
         models = [load_model(path, args.pixel_mean) for path in args.models]
     found: dict[str, dict[str, Any]] = {}
     for path, model in zip(args.models, models, strict=True):
-        source, target = read_domains(args, model, path)
+        with redirect_stdout(sys.stderr):
+            source, target = read_domains(args, model, path)
         found[str(path)] = measure(model, source, target)
         if args.figures:
             picture = args.figures / f"{len(found)}_{path.stem}.png"
@@ -99,9 +101,11 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
         if classes is None:
             count = model.label_predictor.output_shape[-1]
             (folder,), classes = open_sources([place], shape)
-            if len(classes) != count:
+            numbers = [str(number) for number in range(count)]
+            if classes != numbers:
                 raise UserError(
-                    f"{place}: has {len(classes)} class folders, but the model has {count} classes"
+                    f"{place}: has the class folders {', '.join(classes)}, but the model's classes "
+                    f"have no names; name the folders {', '.join(numbers)}"
                 )
         else:
             folder = open_target(place, classes, shape)

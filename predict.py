@@ -69,7 +69,15 @@ def main() -> None:
     rows = [row_of(name, row, classes, args.probabilities)
             for name, row in zip(names, found, strict=True)]  # fmt: skip
     columns = probability_columns(found[0], classes) if args.probabilities else []
-    with whole_file(args.output) as temporary, temporary.open("w", newline="") as file:
+    with (
+        whole_file(args.output) as temporary,
+        temporary.open(
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="surrogateescape",  # of names that are not UTF-8
+        ) as file,
+    ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("file", "label", "probability", *columns))
         table.writerows(rows)
@@ -80,7 +88,7 @@ def main() -> None:
           f"{'grey' if channels == 1 else 'RGB'}", file=told)  # fmt: skip
     known = [(name.parent.name, row[1]) for name, row in zip(names, rows, strict=True)
              if name.parent.name in classes]  # fmt: skip
-    if known:
+    if len({folder for folder, _ in known}) > 1:  # one alone may mean something else
         right = np.mean([folder == label for folder, label in known])
         print(f"accuracy: {right:.4f} on {len(known)} pictures in folders of classes", file=told)
 

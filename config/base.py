@@ -170,6 +170,7 @@ class TrainingConfig(Settings):
             raise UserError(
                 f"batch_size: {self.batch_size!r} must be a multiple of {self.shares}, for the "
                 f"{self.num_domains} domains"
+                + (f" at target_ratio {self.target_ratio}" if self.target_ratio > 1 else "")
             )
         if self.method == "adda" and self.num_domains != 2:
             raise UserError(

@@ -181,6 +181,8 @@ class Config(TrainingConfig):
         super().__post_init__()
         if self.normalisation == "per_domain" and METHODS[self.method].family == "adda":
             raise UserError(f"normalisation: per_domain is not used by {self.method}; choose none")
+        if self.cutout >= min(self.image_input_shape[:2]):
+            raise UserError(f"cutout: {self.cutout} would paint over whole images; take less")
         check_pixel_mean(self.pixel_mean, self.image_input_shape[2], " of image_input_shape")
 
     @property
@@ -201,3 +203,5 @@ class Config(TrainingConfig):
         super().check_paths()
         for field in ("source_dataset_path", "target_dataset_path"):
             existing_file(getattr(self, field), field, "python create_mnistm.py makes it")
+        if Path(self.source_dataset_path).samefile(self.target_dataset_path):
+            raise UserError("target_dataset_path: is the source's; name another pickle")

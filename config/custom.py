@@ -81,6 +81,8 @@ class CustomConfig(TrainingConfig):
             raise UserError("target_ratio: is of one source, but several are named; leave it at 1")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
+        if self.cutout >= min(self.image_size):
+            raise UserError(f"cutout: {self.cutout} would paint over whole images; take less")
         check_pixel_mean(self.pixel_mean, self.channels)
 
     @property
@@ -102,8 +104,12 @@ class CustomConfig(TrainingConfig):
         if not self.source or not self.target:
             raise UserError("name the folders: --source DIR [DIR …] --target DIR [DIR …]")
         folders = (*self.source, *self.target)
-        if len({Path(each).resolve() for each in folders}) < len(folders):
-            raise UserError("source, target: a folder is named twice; name others")
+        places = [Path(each).resolve() for each in folders]
+        above = {up for one in places for up in one.parents}
+        if len(set(places)) < len(places) or above & {*places}:
+            raise UserError(
+                "source, target: a folder is named twice, or lies in another; name others"
+            )
         if self.weights:
             existing_file(self.weights, "weights", "check it")
         for folder in folders:

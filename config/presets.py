@@ -33,8 +33,9 @@ def read_preset(name: str) -> Preset:
     """Returns a preset, or raises `UserError` if there is none of that name."""
     known = sorted(path.stem for path in FOLDER.glob("*.json"))
     if name not in known:
-        near = difflib.get_close_matches(name, known) or known
-        raise UserError(f"preset: no {name!r}; there are {', '.join(near)}")
+        near = difflib.get_close_matches(name.lower(), known)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise UserError(f"preset: no {name!r}; {hint}")
     return Preset(**read_json(FOLDER / f"{name}.json"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import math
 import typing
@@ -59,7 +60,7 @@ def not_by(*methods: str) -> UsedBy:
     return UsedBy(methods, others=True)
 
 
-POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "more than 0")
+POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "a number above 0")
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
 SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
@@ -153,8 +154,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         fields = fields_of(type(self))
+        annotated = inspect.get_annotations(type(self))
         for name, value in vars(type(self)).items():
-            if name[0] != "_" and name.islower() and name not in fields and not is_code(value):
+            if name[0] != "_" and name.islower() and name not in annotated and not is_code(value):
                 raise UserError(f"{name}: write its type, too, as in {name}: int = 1")
         for field in fields.values():
             object.__setattr__(self, field.name, field.checked(getattr(self, field.name)))

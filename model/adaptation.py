@@ -29,6 +29,9 @@ Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
+AVERAGE = "average"  # what the names of averaged weights in a file begin with
+
+
 class Adaptation(keras.Model):
     """A feature extractor, a label predictor, and what a method puts beside them.
 
@@ -146,7 +149,8 @@ class Adaptation(keras.Model):
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model predicts with the average of its weights, if it keeps one."""
-        return self.average.in_place() if self.average else nullcontext()
+        begun = self.average is not None and self.average.begun
+        return self.average.in_place() if self.average and begun else nullcontext()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         features = self.feature_extractor(images, training=training)
@@ -211,6 +215,21 @@ class Adaptation(keras.Model):
     def optimizers(self) -> list[keras.Optimizer]:
         """Every optimizer, for checkpoints."""
         return [getattr(self, name) for name in self.weights_of()]
+
+    def save_own_variables(self, store: Any) -> None:
+        """Keras calls this for what no layer holds; here the averaged weights, once there are."""
+        super().save_own_variables(store)
+        if self.average and self.average.begun:
+            for number, variable in enumerate(self.average.variables):
+                store[f"{AVERAGE}{number}"] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(
+            {key: store[key] for key in store.keys() if not key.startswith(AVERAGE)}  # noqa: SIM118
+        )
+        if self.average and f"{AVERAGE}0" in store.keys():  # noqa: SIM118
+            for number, variable in enumerate(self.average.variables):
+                variable.assign(store[f"{AVERAGE}{number}"])
 
     @contextmanager
     def without_optimizers(self) -> Iterator[None]:

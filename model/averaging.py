@@ -28,6 +28,7 @@ class WeightAverage:
     def __init__(self, weights: Sequence[keras.Variable], decay: float):
         self.weights = list(weights)
         self.decay = decay
+        self.inside = False  # of `in_place`
         # All replicas compute the same average, so any one's will do.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.steps = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
@@ -37,6 +38,11 @@ class WeightAverage:
         self.by_weight = {
             id(one): value for one, value in zip(self.weights, self.values, strict=True)
         }
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has seen weights yet, and they are not in the model's place now."""
+        return not self.inside and int(self.steps.numpy()) > 0
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -61,8 +67,10 @@ class WeightAverage:
         present = [weight.numpy() for weight in self.weights]
         for weight, value in zip(self.weights, self.values, strict=True):
             weight.assign(value)
+        self.inside = True
         try:
             yield
         finally:
+            self.inside = False
             for weight, array in zip(self.weights, present, strict=True):
                 weight.assign(array)

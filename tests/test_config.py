@@ -144,3 +144,24 @@ def test_a_default_may_be_written_as_a_list() -> None:
     assert Edited() == Edited((3, 4), ("one",))
     with pytest.raises(UserError, match="shape"):
         Edited.of({"shape": [1, "x"]})
+
+
+def test_a_default_that_lost_its_type_is_refused() -> None:
+    """Python would take it for no field, and the default above it would hold."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Edited(Config):
+        epoch = 3
+
+    with pytest.raises(UserError, match="epoch: write its type, too"):
+        Edited()
+
+
+def test_cutout_leaves_something_of_an_image(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cutout: 28 would paint over whole images"):
+        Config(cutout=28)
+    (tmp_path / "x.pkl").touch()
+    with pytest.raises(UserError, match="target_dataset_path: is the source's"):
+        Config(
+            source_dataset_path=str(tmp_path / "x.pkl"), target_dataset_path=str(tmp_path / "x.pkl")
+        ).check_paths()

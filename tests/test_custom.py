@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,27 @@ def test_impossible_calls_are_named(
     named = [flag.format(tree=tree) for flag in flags]
     done = run("train_custom.py", *named, *run_folders(tmp_path), code=2)
     assert message in the_error(done)
+
+
+def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "some", "a.png", "b.png")
+    (tmp_path / "some" / "c.heic").touch()
+    (tmp_path / "some" / ".DS_Store").touch()
+    assert len(open_target(tmp_path / "some", NAMES, SHAPE)) == 2
+    assert "1 files are left out, which are no pictures of a known format: .heic" in (
+        capsys.readouterr().err
+    )
+    nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
+    with pytest.raises(UserError, match="lies in another"):
+        nested.check_paths()
+
+
+def test_names_that_are_not_utf8_are_written(tree: Path, tmp_path: Path) -> None:
+    name = b"latin\xe9.png"
+    (tmp_path / "x").mkdir()
+    picture = next((tree / "source").rglob("*.png")).read_bytes()
+    (tmp_path / "x" / os.fsdecode(name)).write_bytes(picture)
+    run("predict.py", "--images", tmp_path / "x", "--output", tmp_path / "p.csv")
+    assert name in (tmp_path / "p.csv").read_bytes()
+    done = run("predict.py", "--images", "", code=2)
+    assert the_error(done) == "error: --images: is empty; name something, or leave it out"

@@ -274,3 +274,33 @@ def test_onnx_predicts_the_same_whatever_the_precision(tmp_path: Path, policy: s
     (probabilities,) = network.run(None, {network.input_names[0]: IMAGES.astype(np.float32)})
     expected = exact.predict(IMAGES, verbose=0)
     np.testing.assert_allclose(np.array(probabilities), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_averaged_weights_are_kept_in_a_file(tmp_path: Path, suffix: str) -> None:
+    """And a model that was saved as its average is loaded as its average."""
+    model = dann(average_decay=0.9)
+    model.fit(dataset(), epochs=3, verbose=0)
+
+    def loaded(path: Path) -> DANN:
+        if suffix == ".keras":
+            return keras.saving.load_model(path)
+        other = dann(average_decay=0.9)
+        other.load_weights(path)
+        return other
+
+    save = model.save if suffix == ".keras" else model.save_weights
+    save(tmp_path / f"raw{suffix}")
+    with model.averaged():
+        save(tmp_path / f"mean{suffix}")
+        expected = model.predict(IMAGES, verbose=0)
+    assert np.abs(expected - model.predict(IMAGES, verbose=0)).max() > 1e-4
+    for name in ("raw", "mean"):
+        other = loaded(tmp_path / f"{name}{suffix}")
+        with other.averaged():
+            np.testing.assert_allclose(other.predict(IMAGES, verbose=0), expected, rtol=1e-5)
+    other = loaded(tmp_path / f"raw{suffix}")
+    assert model.average
+    assert other.average
+    np.testing.assert_array_equal(other.average.variables[-1], model.average.variables[-1])
+    assert int(other.average.steps) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ class UserError(Exception):
 
 def existing_file(path: str, name: str, remedy: str) -> None:
     """Raises `UserError` unless `path`, which the setting `name` gives, is a file."""
+    refuse_device(Path(path))
     if not Path(path).is_file():
         what = "is a folder" if Path(path).is_dir() else "no such file"
         raise UserError(f"{name}: {path}: {what}; {remedy}")
@@ -46,6 +48,9 @@ def run_script(main: Callable[[], int | None]) -> None:
     Args:
         main: the script's entry. It returns the exit code, None for 0.
     """
+    for stream in (sys.stdout, sys.stderr):  # of a terminal that is not UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = main() or 0
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import cv2
@@ -30,11 +31,16 @@ def find_pictures(place: Path) -> list[Path]:
     if not place.is_dir():
         what = "is neither a picture nor a folder" if place.exists() else "no such file or folder"
         raise UserError(f"{place}: {what}; name a picture or a folder of pictures")
-    paths = sorted(
-        path for path in place.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-        and not any(is_hidden(part) for part in path.relative_to(place).parts)
-    )  # fmt: skip
+    seen = [path for path in sorted(place.rglob("*")) if not path.is_dir()
+            and not any(is_hidden(part) for part in path.relative_to(place).parts)]  # fmt: skip
+    paths = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if len(paths) < len(seen):
+        others = sorted({path.suffix or path.name for path in {*seen} - {*paths}})
+        print(
+            f"{place}: {len(seen) - len(paths)} files are left out, which are no pictures of a "
+            f"known format: {', '.join(others)}",
+            file=sys.stderr,
+        )
     if not paths:
         raise UserError(f"{place}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
     return paths

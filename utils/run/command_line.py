@@ -79,6 +79,7 @@ def add_flags(group: Any, field: Field, default: Any, text: str) -> None:
     text = " ".join([text, f"({field.used_by})" if field.used_by else ""]).strip()
     if field.kind is bool:
         shown, other = (f"--{field.name}", f"--no_{field.name}")[:: -1 if default else 1]
+        text = f"Turns this off: {text}" if default else text
         for flag in (shown, other):
             group.add_argument(
                 flag, dest=field.name, action="store_const", const=not flag.startswith("--no_"),
@@ -117,6 +118,8 @@ def from_text(text: Any, kind: Any, name: str) -> Any:
         return tuple(from_text(item, typing.get_args(inner)[0], name) for item in text)
     if text == "None" and inner is not kind:
         return None
+    if text == "":
+        raise UserError(f"--{name}: is empty; name something, or leave it out")
     if inner not in (int, float, Path):
         return text
     try:

@@ -280,5 +280,6 @@ class Trainer:
 
     def save_model(self, file: Path) -> None:
         """Writes the model to a .keras file."""
-        with whole_file(file) as path, self.model.without_optimizers():
+        with disk_faults_named(file.parent), whole_file(file) as path, \
+                self.model.without_optimizers():  # fmt: skip
             self.model.save(path)
