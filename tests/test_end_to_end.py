@@ -157,7 +157,7 @@ def test_both_stages_with_the_recipe_on_held_out_images(
         (["--method", "mean_teacher"], "average_decay: mean_teacher needs a teacher; try 0.999"),
         (["--k_d", "2"], "--k_d: is not used by dann; leave it out"),
         (["--lr", "0.1"], "--lr: no such flag; did you mean --init_learning_rate"),
-        (["--preset", "recipes"], "preset: no 'recipes'; there are recipe"),
+        (["--preset", "recipes"], "preset: no 'recipes'; did you mean recipe?"),
         (["--held_out", "320"], "held_out: 320 leaves no training images of 320"),
     ],
 )
