@@ -19,6 +19,8 @@ from helpers import (
     assert_same_weights,
     command,
     final_weights,
+    logs_of,
+    model_of,
     run,
     run_folders,
     the_error,
@@ -27,6 +29,7 @@ from helpers import (
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.run.signals import Signals
+from utils.run.trainer import Trainer
 
 DIGITS = "train_MNIST2MNIST_M.py"
 BELOW = "MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/mine"
@@ -219,3 +222,18 @@ def test_a_start_with_other_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has the classes a, b, c, but the data have b, a, c"):
         start_from(dann(class_names=["b", "a", "c"]), place)
     start_from(dann(class_names=["a", "b", "c"]), place)
+
+
+def test_an_interrupt_after_the_last_step_says_how_to_go_on(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    flags = [*data_flags, *SHORT, "--epoch", 1, *run_folders(tmp_path), "--run_name", "mine"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "finish", interrupted)
+        done = run("train_MNIST2MNIST_M.py", *flags, code=130)
+    assert f"--resume {logs_of(tmp_path, 'mine')}" in done.stdout
+    run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
+    assert model_of(tmp_path, "mine").exists()

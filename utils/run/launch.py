@@ -95,10 +95,13 @@ def launch(
     try:
         with claim(run) if is_chief(config) else contextlib.nullcontext():
             return train(run, config, data, stages, finish)
-    except BaseException:
+    except BaseException as error:
         if not start.resume and is_chief(config):
             run.discard()
-        raise
+        if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
+            raise
+        print(f"\ninterrupted; go on with\n  {command_of(None, '--resume', run.logs)}")
+        return CTRL_C
 
 
 def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Start, dict[str, Any]]:
