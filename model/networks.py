@@ -231,14 +231,15 @@ def captcha_encoder(image_shape: tuple[int, int, int], tutorial: bool = False) -
     blocks: list[layers.Layer] = []
     for number, filters in enumerate((32, 64), 1):
         a, b = f"{number}a", f"{number}b"
-        pool = layers.MaxPooling2D(2, name=f"pool{number}")  # (B, 48, 48, 32), (B, 22, 22, 64)
-        second = layers.Conv2D(filters, 3, name=f"conv{b}")
+        # The order in which layers are made decides which random numbers they get.
         if tutorial:
-            first = layers.Conv2D(filters, 3, name=f"conv{a}")
-            blocks += [first, *normalised(a), second, *normalised(b), pool]
+            first = [layers.Conv2D(filters, 3, name=f"conv{a}"), *normalised(a)]
         else:
-            first = layers.Conv2D(filters, 3, activation="relu", name=f"conv{a}")
-            blocks += [first, second, pool, *normalised(str(number))]
+            first = [layers.Conv2D(filters, 3, activation="relu", name=f"conv{a}")]
+        second = layers.Conv2D(filters, 3, name=f"conv{b}")
+        pool = layers.MaxPooling2D(2, name=f"pool{number}")  # (B, 48, 48, 32), (B, 22, 22, 64)
+        last = normalised(b if tutorial else str(number))
+        blocks += [*first, second, *((*last, pool) if tutorial else (pool, *last))]
         blocks.append(layers.Dropout(0.25, name=f"dropout{number}"))
     rescaling = layers.Rescaling(1 / 255, name="normalisation")
     return keras.Sequential(

@@ -184,11 +184,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Reads the four arrays of an `mnist.npz`; object arrays, which could run code, are refused."""
     refuse_device(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise UserError(f"{path}: unpacks to more than MNIST's 55 MB; fetch it again")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[name] for key, name in NPZ_KEYS.items()}
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                    raise UserError(f"{path}: unpacks to more than MNIST's 55 MB; fetch it again")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {key: arrays[name] for key, name in NPZ_KEYS.items()}
     except UserError:
         raise
     except Exception as error:  # a damaged archive raises anything at all
