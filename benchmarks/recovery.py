@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.runner import flags_of_folders
 from utils.run.workers import start, wait
 
 SCRIPT = str(ROOT / "train_MNIST2MNIST_M.py")
@@ -41,7 +42,7 @@ def main() -> None:
             *("--source_dataset_path", str(folder / "data/MNIST/mnist_data.pkl")),
             *("--target_dataset_path", str(folder / "data/MNIST_M/mnist_m_data.pkl")),
             *("--run_name", "run", "--batch_size", "64", "--checkpoint_steps", "50"),
-            *(f"--{name}_dir={folder / name}" for name in ("logs", "checkpoints", "config")),
+            *flags_of_folders(folder),
         ]
         seen: set[str] = set()
         command = [SCRIPT, *flags]

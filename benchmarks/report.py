@@ -189,8 +189,8 @@ def fill_preset(name: str, text: str, runs: Runs) -> str:
         preset.pop(told, None)
     if last:
         preset["accuracy"] = f"{np.mean(last):.3f}".removeprefix("0")
-    if name in times_of_epochs():
-        preset["minutes"] = minutes_of(name)
+    if minutes := minutes_of(name):
+        preset["minutes"] = minutes
     return json.dumps(preset, indent=2, ensure_ascii=False) + "\n"
 
 

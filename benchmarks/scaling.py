@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import model.dann  # noqa: F401 - makes Keras know the class
-from benchmarks.runner import seconds_of
+from benchmarks.runner import flags_of_folders, seconds_of
 
 STRATEGIES = {
     "1 process": [],
@@ -32,7 +32,7 @@ def train(strategy: list[str], batch_size: int, epochs: int, folder: Path) -> fl
     """Trains some epochs and returns the seconds of the last one's steps."""
     script = ["train_MNIST2MNIST_M.py", "--epoch", str(epochs), "--batch_size", str(batch_size),
               "--run_name", "run", "--init_learning_rate", "0.001"]  # fmt: skip
-    places = [f"--{name}_dir={folder / name}" for name in ("logs", "checkpoints", "config")]
+    places = flags_of_folders(folder)
     if strategy and strategy[0].isdigit():
         command = ["-m", "utils.run.workers", strategy[0], *script, *places]
     else:

@@ -46,17 +46,24 @@ HYPERPARAMETERS = (
 )  # fmt: skip
 
 
-def check_pixel_mean(mean: tuple[float, ...] | None, channels: int, origin: str = "") -> None:
-    """Raises `UserError` unless a pixel mean has one number for each channel.
+def check_images(
+    shape: tuple[int, int, int], pixel_mean: tuple[float, ...] | None, cutout: int, origin: str = ""
+) -> None:
+    """Raises `UserError` if images do not fit what is done with them.
 
     Args:
-        mean: None: it is measured later.
-        channels: how many.
-        origin: what says so, after a message.
+        shape: (height, width, channels).
+        pixel_mean: one number for each channel; None: it is measured later.
+        cutout: side of the square that is painted over; less than the image's.
+        origin: what says the channels, after a message.
     """
-    if mean is not None and len(mean) != channels:
+    *sides, channels = shape
+    if cutout >= min(sides):
+        raise UserError(f"cutout: {cutout} would paint over whole images; take less")
+    if pixel_mean is not None and len(pixel_mean) != channels:
         raise UserError(
-            f"pixel_mean: {mean!r} must be one number for each of the {channels} channels{origin}"
+            f"pixel_mean: {pixel_mean!r} must be one number for each of the {channels} "
+            f"channels{origin}"
         )
 
 

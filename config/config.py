@@ -22,7 +22,7 @@ from config.base import (
     Normalisation,
     Strategy,
     TrainingConfig,
-    check_pixel_mean,
+    check_images,
 )
 from config.methods import CONTROLS, METHODS
 from config.settings import (
@@ -181,9 +181,7 @@ class Config(TrainingConfig):
         super().__post_init__()
         if self.normalisation == "per_domain" and METHODS[self.method].family == "adda":
             raise UserError(f"normalisation: per_domain is not used by {self.method}; choose none")
-        if self.cutout >= min(self.image_input_shape[:2]):
-            raise UserError(f"cutout: {self.cutout} would paint over whole images; take less")
-        check_pixel_mean(self.pixel_mean, self.image_input_shape[2], " of image_input_shape")
+        check_images(self.image_input_shape, self.pixel_mean, self.cutout, " of image_input_shape")
 
     @property
     def experiment(self) -> str:

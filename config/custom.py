@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import Augmentation, Features, TrainingConfig, check_pixel_mean
+from config.base import Augmentation, Features, TrainingConfig, check_images
 from config.methods import CONTROLS, METHODS
 from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError, existing_file
@@ -81,9 +81,7 @@ class CustomConfig(TrainingConfig):
             raise UserError("target_ratio: is of one source, but several are named; leave it at 1")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
-        if self.cutout >= min(self.image_size):
-            raise UserError(f"cutout: {self.cutout} would paint over whole images; take less")
-        check_pixel_mean(self.pixel_mean, self.channels)
+        check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)
 
     @property
     def num_domains(self) -> int:

@@ -149,8 +149,9 @@ class Adaptation(keras.Model):
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model predicts with the average of its weights, if it keeps one."""
-        begun = self.average is not None and self.average.begun
-        return self.average.in_place() if self.average and begun else nullcontext()
+        if self.average and self.average.begun:
+            return self.average.in_place()
+        return nullcontext()
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         features = self.feature_extractor(images, training=training)

@@ -282,8 +282,7 @@ def fuzz(inputs: int, seed: int) -> dict[str, dict[str, int]]:
                     except BaseException:
                         kept = Path(tempfile.gettempdir()) / f"fuzz-{reader.name}"
                         kept.write_bytes(data)
-                        print(f"{label}: the input is kept as {kept}",
-                              file=sys.stderr)  # fmt: skip
+                        print(f"{label}: the input is kept as {kept}", file=sys.stderr)
                         raise
                     assert not witness.exists(), f"{label}: code was run"
                     remove(place / "other")

@@ -41,8 +41,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("property")
 
 
-# A library may leave a file that changed under it to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_thousand_damaged_files() -> None:
     counts = fuzz(1000, seed=1)
     assert sum(count["refused"] for count in counts.values()) > 500

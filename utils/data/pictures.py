@@ -35,7 +35,7 @@ def find_pictures(place: Path) -> list[Path]:
             and not any(is_hidden(part) for part in path.relative_to(place).parts)]  # fmt: skip
     paths = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
     if len(paths) < len(seen):
-        others = sorted({path.suffix or path.name for path in {*seen} - {*paths}})
+        others = sorted({path.suffix or "without suffix" for path in {*seen} - {*paths}})
         print(
             f"{place}: {len(seen) - len(paths)} files are left out, which are no pictures of a "
             f"known format: {', '.join(others)}",

@@ -42,7 +42,6 @@ class RunLog:
         self.csv = folder / "log.csv"
         self.text = folder / "log.txt"
         self.rows: list[Row] = []
-        self.written = False
         self.writers: dict[str, tf.summary.SummaryWriter] = {}
 
     def open(self, epoch: int, epoch_steps: int) -> None:
@@ -111,6 +110,8 @@ class RunLog:
             for run, prefix in PREFIXES.items():
                 row[f"{prefix}_{name}"] = number(metrics[run][name])
         row |= {name: f"{value:.9g}" for name, value in selection.items()}
+        if not self.csv.exists():  # it was written by `open`; TensorFlow makes the folder anew
+            raise FileNotFoundError("what was written before is gone")
         self.rows.append(row)
         self.write_tables()
 
@@ -141,9 +142,6 @@ class RunLog:
 
     def write_tables(self) -> None:
         """Writes log.csv and log.txt anew, whole: a kill leaves the old ones or the new ones."""
-        if self.written and not self.csv.exists():  # TensorFlow has made the folder anew
-            raise FileNotFoundError("what was written before is gone")
-        self.written = True
         with whole_file(self.text) as path:
             path.write_text("".join(f"{text_line(row)}\n" for row in self.rows))
         write_rows(self.csv, self.rows)
