@@ -65,6 +65,7 @@ class MeanTeacher(DANN):
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
         self.confidence = confidence
         self.relative_confidence = relative_confidence
+        self.statistics = {id(one) for norm in self.norms() for pair in norm.moving for one in pair}
         self.pseudo_weight = pseudo_weight
         shape = self.label_predictor.output_shape[1:]
         self.mean_prediction = self.running_mean("mean_prediction", shape, 1 / shape[-1])
@@ -116,10 +117,14 @@ class MeanTeacher(DANN):
         return tf.argmax(aligned, -1, tf.int32), tf.cast(confident, tf.float32)
 
     def teach(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the teacher's class probabilities of a training batch."""
+        """Returns the teacher's class probabilities of a training batch.
+
+        The moving statistics of normalisation follow these images, which are as in prediction; what
+        the student's augmented images made of them before is lost.
+        """
         features = []
         for domain, block in self.blocks(images):
-            with as_domain(self.norms(), domain):
+            with as_domain(self.norms(), domain, follows=True):
                 features.append(self.taught(self.feature_extractor, block))
         return tf.nn.softmax(self.taught(self.label_predictor, tf.concat(features, 0)))
 
@@ -129,7 +134,12 @@ class MeanTeacher(DANN):
             [self.average.of(weight) for weight in kind]
             for kind in (part.trainable_variables, part.non_trainable_variables)
         )
-        return part.stateless_call(weights, others, inputs, training=False)[0]
+        outputs, others = part.stateless_call(weights, others, inputs, training=False)
+        for variable, value in zip(part.non_trainable_variables, others, strict=True):
+            if id(variable) in self.statistics:
+                variable.assign(value)
+                self.average.of(variable).assign(value)
+        return outputs
 
     def follow(self, mean: keras.Variable, values: tf.Tensor, weights: tf.Tensor) -> None:
         """Moves a running mean towards the weighted mean of a batch's values."""

@@ -16,7 +16,8 @@ class DomainNormalization(keras.layers.Layer):
 
     A domain's images are normalised by their own mean and variance: in training by those of its
     block of the batch, over all replicas; else by a moving average of them. All targets share
-    their moving average. Which domain it is, `as_domain` says; without it, a target.
+    their moving average, which follows what passes in training. Which domain it is, `as_domain`
+    says; without it, a target.
 
     Args:
         momentum: of the moving averages, in [0, 1).
@@ -37,6 +38,7 @@ class DomainNormalization(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.domain = 1
+        self.follows = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         def weight(name: str, first: str, trainable: bool = False) -> keras.Variable:
@@ -55,16 +57,18 @@ class DomainNormalization(keras.layers.Layer):
         values = tf.cast(inputs, tf.float32)  # half precision loses a mean of so many
         moving = self.moving[min(self.domain, 1)]
         mean, variance = (statistic.value for statistic in moving)
-        if training:
+        if training or self.follows:
             axes = list(range(len(inputs.shape) - 1))
             context = tf.distribute.get_replica_context()
-            mean, square = context.all_reduce(
+            mean_now, square = context.all_reduce(
                 tf.distribute.ReduceOp.MEAN,
                 [tf.reduce_mean(values, axes), tf.reduce_mean(values**2, axes)],
             )
-            variance = tf.maximum(square - mean**2, 0.0)
-            for statistic, now in zip(moving, (mean, variance), strict=True):
-                statistic.assign(self.momentum * statistic + (1.0 - self.momentum) * now)
+            now = mean_now, tf.maximum(square - mean_now**2, 0.0)
+            if training:
+                mean, variance = now
+            for statistic, value in zip(moving, now, strict=True):
+                statistic.assign(self.momentum * statistic + (1.0 - self.momentum) * value)
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(values * scale + (self.beta - mean * scale), self.compute_dtype)
 
@@ -79,12 +83,20 @@ def domain_normalizations(model: keras.Model) -> list[DomainNormalization]:
 
 
 @contextmanager
-def as_domain(layers: Sequence[DomainNormalization], domain: int) -> Iterator[None]:
-    """Inside, what passes these layers is of this domain; 0 = source."""
+def as_domain(
+    layers: Sequence[DomainNormalization], domain: int, follows: bool = False
+) -> Iterator[None]:
+    """Inside, what passes these layers is of this domain; 0 = source.
+
+    Args:
+        layers: to tell.
+        domain: its number.
+        follows: whether the moving averages follow what passes, out of training, too.
+    """
     for layer in layers:
-        layer.domain = domain
+        layer.domain, layer.follows = domain, follows
     try:
         yield
     finally:
         for layer in layers:
-            layer.domain = 1
+            layer.domain, layer.follows = 1, False

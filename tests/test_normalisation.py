@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import dense_head
@@ -122,6 +123,27 @@ def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy, rat
         ends.append([*model.get_weights(), *(value.numpy() for value in model.average.values)])
     for one, two in zip(*ends, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teachers_images_make_the_statistics() -> None:
+    """Augmented images have other statistics than those of prediction."""
+    model = network(
+        kind=MeanTeacher, average_decay=0.9,
+        augmentation=RandomAugmentation(0, brightness=64.0, contrast=0.9),
+    )  # fmt: skip
+    model.compile(keras.optimizers.SGD(0.0))
+    images, labels, domains = batch()
+    for _ in range(20):
+        model.train_step((images, labels, domains))
+    (norm,) = model.norms()
+    convolution = model.feature_extractor.layers[0]
+    kept = 0.99**20
+    for moving, side in zip(norm.moving, (SOURCE, TARGET), strict=True):
+        wanted = statistics(convolution(side).numpy())
+        for statistic, value, first in zip(moving, wanted, (0.0, 1.0), strict=True):
+            expected = kept * first + (1 - kept) * value
+            np.testing.assert_allclose(statistic, expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(model.average.of(statistic), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_statistics_are_averaged_with_the_weights(tmp_path: Path) -> None:
