@@ -105,6 +105,25 @@ def test_standard_output_may_be_named() -> None:
     assert done.stdout == "before\ntable\nafter\n"
 
 
+@pytest.mark.parametrize("reader", ["full disk", "gone"])
+def test_a_terminal_that_takes_nothing_is_told(reader: str) -> None:
+    """`script > log` on a full disk, and `script | head`."""
+    script = "from utils.errors import run_script; run_script(lambda: print('x' * 100_000))"
+    if reader == "gone":
+        end, output = os.pipe()
+        os.close(end)
+    else:
+        output = os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(output)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: what this prints cannot be written: ")
+
+
 def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     model, other = tmp_path / "model.keras", tmp_path / "other.csv"
     model.touch()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import stat
 import sys
 from collections.abc import Callable
@@ -53,8 +55,15 @@ def run_script(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="replace")
     try:
         code = main() or 0
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = MISTAKE
+    except OSError as error:
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        print(f"error: what this prints cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python writes the rest there at its end
         code = MISTAKE
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written half", file=sys.stderr)
