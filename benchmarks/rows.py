@@ -53,7 +53,10 @@ ROWS = {
     "mean_teacher": Row(
         "second stage", "--preset mean_teacher --pre_model_path {start}", after="normalised"
     ),
-    "wide": Row("both stages, wider network", "--preset wide"),
+    "wide": Row(
+        "a wide student of it, then its own second stage", "--preset wide --teacher {start}",
+        after="mean_teacher",
+    ),
     "target_only": Row("trained on target labels", "--preset target_only"),
     "drawings_grey": Row("source only, grey photos", "--method source_only --no_canny"),
     "drawings_source": Row("source only, Canny edges", "--method source_only"),

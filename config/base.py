@@ -116,6 +116,8 @@ class TrainingConfig(Settings):
     """Epochs of the first stage."""
     first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
     """Preset of the first stage. None: the settings of this run."""
+    teacher: Annotated[str | None, only("student", "mean_teacher")] = None
+    """Model whose predictions are the labels of a student's target training images."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The least probability at which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False
@@ -187,14 +189,16 @@ class TrainingConfig(Settings):
             raise UserError("logical_devices: is for several devices; add --strategy mirrored")
         if self.method == "mean_teacher" and not self.average_decay:
             raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
+        if self.method == "student" and self.teacher is None:
+            raise UserError("teacher: a student needs one; name a trained model: --teacher FILE")
 
     def of_first_stage(self: AnyConfig, method: str) -> AnyConfig:
         """Returns the settings of the run that a two-stage run begins with.
 
         Args:
-            method: of that run.
+            method: of that run, if `first_stage` names no preset with one of the same model.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"method": method}
         if self.first_stage:
             preset = read_preset(self.first_stage).settings
             trained = preset.get("method", type(self).method)
@@ -206,7 +210,8 @@ class TrainingConfig(Settings):
             defaults = {field.name: field.default for field in dataclasses.fields(self)}
             values = {name: preset.get(name, defaults[name])
                       for name in HYPERPARAMETERS if name in defaults}  # fmt: skip
-        return dataclasses.replace(self, **{**values, "method": method, "epoch": self.source_epoch})
+            values["method"] = trained
+        return dataclasses.replace(self, **{**values, "epoch": self.source_epoch})
 
     @property
     def num_domains(self) -> int:
@@ -225,5 +230,6 @@ class TrainingConfig(Settings):
 
     def check_paths(self) -> None:
         """Raises `UserError` if something that the run reads is missing."""
-        if self.pre_model_path is not None:
-            existing_file(self.pre_model_path, "pre_model_path", "check it")
+        for name in ("pre_model_path", "teacher"):
+            if getattr(self, name) is not None:
+                existing_file(getattr(self, name), name, "check it")

@@ -106,6 +106,8 @@ class Config(TrainingConfig):
     """Epochs of the first stage."""
     first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
     """Preset of the first stage. None: the settings of this run."""
+    teacher: Annotated[str | None, only("student", "mean_teacher")] = None
+    """Model whose predictions are the labels of a student's target training images."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The least probability at which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False

@@ -23,8 +23,8 @@ class Method:
     """The model of the first stage that the second starts from."""
     folder: str = "first"
     """Where the first stage is recorded, below the run's folders."""
-    labels: Literal["source", "target"] = "source"
-    """The domain whose labels are used in training."""
+    labels: Literal["source", "target", "both"] = "source"
+    """The domains whose labels are used in training. both: those of the target are a teacher's."""
     adversary: bool = True
     """False: a control. λ is 0, so the features never hear of the domains."""
     family: str = "dann"
@@ -51,6 +51,9 @@ METHODS = {
     "source_only": Method("dann.DANN", "the lower bound: λ = 0", adversary=False, remedy=SLOWER),
     "target_only": Method("dann.DANN", "the upper bound: λ = 0, on target labels",
                           adversary=False, labels="target", remedy=SLOWER),
+    "student": Method("dann.DANN", "a new network: λ = 0, on source labels and on the labels that "
+                      "another model gives the target", adversary=False, labels="both",
+                      remedy=SLOWER),
     "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
                            family="adda", domain_hidden=(500, 500), remedy=SLOWER),
 }  # fmt: skip

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from config.base import AnyConfig, TrainingConfig
 from config.methods import METHODS
 from model.adaptation import Adaptation
 from model.augmentation import RandomAugmentation
 from model.networks import Networks, SeenByDomains
-from model.pretrained import start_from
+from model.pretrained import check_classes, load_model, start_from
 from model.schedules import ProgressSchedule
-from utils.data.batches import DomainBatches, block_sizes
+from utils.data.batches import DomainBatches, block_sizes, evaluation_batches
 from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog
@@ -155,14 +156,19 @@ def make_batches(
 ) -> DomainBatches:
     """Returns the training batches: of all domains, with the labels of one side."""
     domains = experiment.domains[: experiment.sources if kind.source_alone else None]
-    on_source = METHODS[settings.method].labels == "source"
-    labels = [domain.train_label if (number < experiment.sources) is on_source else None
-              for number, domain in enumerate(domains)]  # fmt: skip
+    used = METHODS[settings.method].labels
+    labels: list[np.ndarray | None] = []
+    for number, domain in enumerate(domains):
+        is_source = number < experiment.sources
+        if used == "both" and not is_source:
+            labels.append(taught(Path(str(settings.teacher)), domain, experiment.class_names))
+        else:
+            labels.append(domain.train_label if is_source is (used != "target") else None)
     images = [domain.train for domain in domains]
     if not any(label is not None and (label >= 0).any() for label in labels):
         raise UserError(
             f"method: {settings.method} learns from labels of the "
-            f"{'source' if on_source else 'target'}, which has none; choose another method"
+            f"{'target' if used == 'target' else 'source'}, which has none; choose another method"
         )
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets
@@ -175,3 +181,19 @@ def make_batches(
             f"{len(images[0])}; choose at most {settings.batch_size * len(images[0]) // share}"
         )
     return DomainBatches(images, labels, size, settings.seed, ratio)
+
+
+def taught(teacher: Path, domain: Domain[Any], class_names: Sequence[str] | None) -> np.ndarray:
+    """Returns the classes int32 `[N]` or `[N, n]` that a model tells of a domain's training images.
+
+    Raises:
+        UserError: the model is of other images or other classes.
+    """
+    model = load_model(teacher)
+    check_classes(teacher, model, class_names)
+    takes, shape = model.feature_extractor.input_shape[1:], domain.train.shape[-3:]
+    if takes != shape:
+        raise UserError(f"teacher: {teacher} takes images of {takes}, but the target's are {shape}")
+    batches = evaluation_batches(domain.train, np.full(len(domain.train), -1), domain=1)
+    predictions = [model.predict_on_batch(images) for images, _, _ in batches]
+    return np.concatenate(predictions).argmax(axis=-1).astype(np.int32)

@@ -133,13 +133,18 @@ def read_weights(
         with named(path):
             return read_keras2(path)
     saved = load_model(path)
-    if class_names and saved.class_names and list(class_names) != saved.class_names:
-        raise UserError(
-            f"{path}: has the classes {', '.join(saved.class_names)}, but the data have "
-            f"{', '.join(class_names)}; rename the class folders"
-        )
+    check_classes(path, saved, class_names)
     domains = saved.domain_classifier.get_weights() if saved.domain_classifier else []
     return [weight.numpy() for weight in weights_of(*saved.predictors()[-1])], domains
+
+
+def check_classes(path: Path, model: Adaptation, class_names: Sequence[str] | None) -> None:
+    """Raises `UserError` if a model's classes have other names, or another order, than the data."""
+    if class_names and model.class_names and list(class_names) != model.class_names:
+        raise UserError(
+            f"{path}: has the classes {', '.join(model.class_names)}, but the data have "
+            f"{', '.join(class_names)}; rename the class folders"
+        )
 
 
 def weights_of(*parts: keras.Model) -> list[keras.Variable]:
