@@ -24,6 +24,7 @@ from config.config import Config
 from config.methods import METHODS
 from config.presets import presets_of, read_preset
 from config.settings import Settings
+from predict import SHIPPED
 from utils.atomic import whole_file
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -52,6 +53,8 @@ def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     two_stages = METHODS[config.method].first is not None
     epochs = [config.source_epoch, config.epoch] if two_stages else [config.epoch]
     short = ["--epoch", "2", *(["--source_epoch", "2"] if two_stages else [])]
+    if "student" in (config.method, config.first_stage):
+        short += ["--teacher", str(SHIPPED)]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, DIGITS, "--preset", name, *short, *flags_of_folders(folder)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

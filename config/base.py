@@ -189,8 +189,6 @@ class TrainingConfig(Settings):
             raise UserError("logical_devices: is for several devices; add --strategy mirrored")
         if self.method == "mean_teacher" and not self.average_decay:
             raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
-        if self.method == "student" and self.teacher is None:
-            raise UserError("teacher: a student needs one; name a trained model: --teacher FILE")
 
     def of_first_stage(self: AnyConfig, method: str) -> AnyConfig:
         """Returns the settings of the run that a two-stage run begins with.

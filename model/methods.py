@@ -161,7 +161,7 @@ def make_batches(
     for number, domain in enumerate(domains):
         is_source = number < experiment.sources
         if used == "both" and not is_source:
-            labels.append(taught(Path(str(settings.teacher)), domain, experiment.class_names))
+            labels.append(taught(settings.teacher, domain, experiment.class_names))
         else:
             labels.append(domain.train_label if is_source is (used != "target") else None)
     images = [domain.train for domain in domains]
@@ -183,14 +183,18 @@ def make_batches(
     return DomainBatches(images, labels, size, settings.seed, ratio)
 
 
-def taught(teacher: Path, domain: Domain[Any], class_names: Sequence[str] | None) -> np.ndarray:
+def taught(
+    teacher: str | None, domain: Domain[Any], class_names: Sequence[str] | None
+) -> np.ndarray:
     """Returns the classes int32 `[N]` or `[N, n]` that a model tells of a domain's training images.
 
     Raises:
-        UserError: the model is of other images or other classes.
+        UserError: there is no model, or it is of other images or other classes.
     """
-    model = load_model(teacher)
-    check_classes(teacher, model, class_names)
+    if teacher is None:
+        raise UserError("teacher: a student needs one; name a trained model: --teacher FILE")
+    model = load_model(Path(teacher))
+    check_classes(Path(teacher), model, class_names)
     takes, shape = model.feature_extractor.input_shape[1:], domain.train.shape[-3:]
     if takes != shape:
         raise UserError(f"teacher: {teacher} takes images of {takes}, but the target's are {shape}")

@@ -99,9 +99,13 @@ def test_method_on_experiment(
         return signal.SIGINT if len(seen) == 2 else 0
 
     script = SCRIPTS[experiment]
+    flags = [*flags_of(method, experiment), *data[experiment], *run_folders(tmp_path)]
+    if method == "student":
+        lesson = [*flags_of("dann", experiment), *data[experiment], *run_folders(tmp_path / "t")]
+        run(script, *lesson)
+        flags += ["--teacher", model_of(tmp_path / "t", "mine")]
     with monkeypatch.context() as patch:
         patch.setattr(Signals, "seen", third_look)
-        flags = [*flags_of(method, experiment), *data[experiment], *run_folders(tmp_path)]
         done = run(script, *flags, code=130)
     assert "SIGINT: saved at step" in done.stdout
     logs = next(path for path in (tmp_path / "logs").rglob("mine"))

@@ -16,7 +16,9 @@ from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
 from model import methods
+from model.dann import DANN
 from utils.data.domains import Domain, Domains
+from utils.errors import UserError
 from utils.run.devices import prepare_devices
 from utils.run.runs import Run
 from utils.run.trainer import Trainer
@@ -104,6 +106,39 @@ def test_methods_with_one_model(
     assert set(next(iter(trainer.evaluation.unlabelled))[1].numpy()) == {-1}
 
 
+def test_a_student_learns_the_teachers_labels(
+    domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common: dict[str, Any] = {"batch_size": 32, "epoch": 3, "pixel_mean": (1, 2, 3)}
+    (trainer,) = made(Config(**common), domains, tmp_path, monkeypatch)
+    file = tmp_path / "teacher.keras"
+    trainer.model.save(file)
+    settings = Config(method="student", teacher=str(file), network="wide", **common)
+    (student,) = made(settings, domains, tmp_path, monkeypatch)
+    assert student.model.feature_extractor.output_shape != (None, 768)
+    for step in range(3):
+        images, labels, numbers = (part.numpy() for part in student.batches.batch(step))
+        np.testing.assert_array_equal(numbers, np.repeat([0, 1], 16))
+        own = trainer.batches.batch(step)[1].numpy()
+        np.testing.assert_array_equal(labels[:16], own[:16])
+        told = trainer.model.predict(images[16:], verbose=0).argmax(axis=1)
+        np.testing.assert_array_equal(labels[16:], told)
+    assert value(student.model.grl_lambda, student.total_steps) == 0.0
+    assert set(next(iter(student.evaluation.labelled))[2].numpy()) == {0}
+
+
+def test_a_teacher_of_other_images_is_refused(
+    domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    file = tmp_path / "teacher.keras"
+    DANN(extractor, num_labels=10).save(file)
+    for teacher, message in ((str(file), r"takes images of \(8, 8, 1\)"), (None, "needs one")):
+        settings = Config(method="student", teacher=teacher, pixel_mean=(1, 2, 3))
+        with pytest.raises(UserError, match=message):
+            made(settings, domains, tmp_path, monkeypatch)
+
+
 def test_adda_has_two_stages(
     domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +176,7 @@ def test_adda_has_two_stages(
 # first rate, λ at first and last, clip norm, dropout, augmentation, decay, domain loss, epochs.
 PLAIN = (256, 0.01, 0.0, 1.0, 0.0, 0.0, None, 0.0, "mean")
 RECIPE = (64, 0.05, 0.0, 2.0, 1.0, 0.5, (0.5, 64.0), 0.999, "mean")
+STUDENT = (64, 0.05, 0.0, 0.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
 SECOND = (96, 0.03, 2.0, 2.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
 PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "original": [("DANN", *PLAIN, 100)],
@@ -149,7 +185,8 @@ PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "normalised": [("DANN", *RECIPE, 40)],
     "cdan": [("CDAN", *RECIPE, 40)],
     "mean_teacher": [("DANN", *RECIPE, 40), ("MeanTeacher", *SECOND, 20)],
-    "wide": [("DANN", *RECIPE, 25), ("MeanTeacher", *SECOND, 15)],
+    "student": [("DANN", *STUDENT, 10)],
+    "wide": [("DANN", *STUDENT, 10), ("MeanTeacher", *SECOND[:2], 0.2, 0.2, *SECOND[4:], 10)],
     "source_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
     "target_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
 }
@@ -160,6 +197,8 @@ def test_presets_train_with_what_they_say(
     preset: str, domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Config.of({**read_preset(preset).settings, "pixel_mean": (1.0, 2.0, 3.0)})
+    labels = domains[1]["train_label"]
+    monkeypatch.setattr(methods, "taught", lambda teacher, domain, class_names: labels)
     found = []
     for trainer in made(settings, domains, tmp_path, monkeypatch):
         model, end = trainer.model, trainer.total_steps
