@@ -54,7 +54,7 @@ ROWS = {
         "second stage", "--preset mean_teacher --pre_model_path {start}", after="normalised"
     ),
     "wide": Row(
-        "a wide student of it, then its own second stage", "--preset wide --teacher {start}",
+        "a wide student of the second stage, then its own", "--preset wide --teacher {start}",
         after="mean_teacher",
     ),
     "target_only": Row("trained on target labels", "--preset target_only"),

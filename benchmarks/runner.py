@@ -140,8 +140,11 @@ def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: in
     by_name = {training.name: training for training in known}
     with ThreadPoolExecutor(jobs) as pool:
         for wanted in trainings:
-            for training in (by_name.get(wanted.after), wanted):
-                if training and training.name not in running:
+            chain = [wanted]
+            while chain[0].after in by_name:
+                chain.insert(0, by_name[chain[0].after])
+            for training in chain:
+                if training.name not in running:
                     running[training.name] = pool.submit(train, training)
         failures = []
         for future in tqdm(running.values(), desc="trainings", unit="run"):

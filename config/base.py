@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from config.methods import CONTROLS, METHODS
+from config.methods import METHODS, NO_ADVERSARY
 from config.presets import read_preset
 from config.settings import (
     BELOW_1,
@@ -93,11 +93,11 @@ class TrainingConfig(Settings):
     """α of the learning rate schedule. 0 keeps the rate constant."""
     lr_beta: Annotated[float, at_least(0)] = 0.75
     """β of the learning rate schedule."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*CONTROLS)] = 1.0
+    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
     """Highest λ of the gradient reversal. With adda it weighs the adversarial loss."""
-    gamma: Annotated[float, at_least(0), not_by(*CONTROLS, "adda")] = 10.0
+    gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
     """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
-    ramp: Annotated[bool, not_by(*CONTROLS, "adda")] = True
+    ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
     """λ rises with slope gamma. --no_ramp: it is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
     """mean: over the images of all domains. sum: of each domain's mean, as in JMLR 2016, equation
@@ -117,7 +117,7 @@ class TrainingConfig(Settings):
     first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
     """Preset of the first stage. None: the settings of this run."""
     teacher: Annotated[str | None, only("student", "mean_teacher")] = None
-    """Model whose predictions are the labels of a student's target training images."""
+    """Trained model whose predictions are the labels of a student's target images."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The least probability at which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False
@@ -190,26 +190,37 @@ class TrainingConfig(Settings):
         if self.method == "mean_teacher" and not self.average_decay:
             raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
 
+    @property
+    def first_method(self) -> str | None:
+        """The method of this run's first stage; None: it has no first stage.
+
+        Raises:
+            UserError: `first_stage` names a preset that trains something else.
+        """
+        first = METHODS[self.method].first
+        if first is None or self.pre_model_path or not self.first_stage:
+            return None if self.pre_model_path else first
+        trained = read_preset(self.first_stage).settings.get("method", type(self).method)
+        if METHODS[trained].model != METHODS[first].model or METHODS[trained].labels == "target":
+            raise UserError(
+                f"first_stage: {self.first_stage} trains {trained}, but {self.method} starts from "
+                f"{first}"
+            )
+        return str(trained)
+
     def of_first_stage(self: AnyConfig, method: str) -> AnyConfig:
         """Returns the settings of the run that a two-stage run begins with.
 
         Args:
-            method: of that run, if `first_stage` names no preset with one of the same model.
+            method: of that run.
         """
-        values: dict[str, Any] = {"method": method}
+        values: dict[str, Any] = {}
         if self.first_stage:
             preset = read_preset(self.first_stage).settings
-            trained = preset.get("method", type(self).method)
-            if METHODS[trained].model != METHODS[method].model:
-                raise UserError(
-                    f"first_stage: {self.first_stage} trains {trained}, but {self.method} starts "
-                    f"from {method}"
-                )
             defaults = {field.name: field.default for field in dataclasses.fields(self)}
             values = {name: preset.get(name, defaults[name])
                       for name in HYPERPARAMETERS if name in defaults}  # fmt: skip
-            values["method"] = trained
-        return dataclasses.replace(self, **{**values, "epoch": self.source_epoch})
+        return dataclasses.replace(self, **{**values, "method": method, "epoch": self.source_epoch})
 
     @property
     def num_domains(self) -> int:
@@ -231,3 +242,10 @@ class TrainingConfig(Settings):
         for name in ("pre_model_path", "teacher"):
             if getattr(self, name) is not None:
                 existing_file(getattr(self, name), name, "check it")
+        if "student" in (self.method, self.first_method):
+            if self.teacher is None:
+                raise UserError("teacher: a student needs one; name a model: --teacher FILE")
+        elif self.teacher:
+            raise UserError(
+                "teacher: no student learns from it; add --method student or --first_stage student"
+            )

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
 from config.base import TrainingConfig
-from config.methods import CONTROLS, METHODS
+from config.methods import METHODS, NO_ADVERSARY
 from config.settings import BELOW_1, POSITIVE, SEED, at_least, not_by, one_of, only
 
 
@@ -43,7 +43,7 @@ class CaptchaConfig(TrainingConfig):
     steps."""
     lr_alpha: Annotated[float, at_least(0)] = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*CONTROLS)] = 1.0
+    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
     """Weight of the adversarial loss. With adda 0 is the control: the target's statistics alone."""
 
     # recipe: what the paper does not have

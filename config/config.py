@@ -24,7 +24,7 @@ from config.base import (
     TrainingConfig,
     check_images,
 )
-from config.methods import CONTROLS, METHODS
+from config.methods import METHODS, NO_ADVERSARY
 from config.settings import (
     BELOW_1,
     FOLDER_NAME,
@@ -76,12 +76,12 @@ class Config(TrainingConfig):
     """β of the learning rate schedule; ICML 2015, section 4."""
     momentum_rate: Annotated[float, BELOW_1] = 0.9
     """Momentum of SGD; ICML 2015, section 4."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*CONTROLS)] = 1.0
+    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
     """Highest λ of the gradient reversal; 1 in ICML 2015, equation 14. With adda it weighs the
     adversarial loss."""
-    gamma: Annotated[float, at_least(0), not_by(*CONTROLS, "adda")] = 10.0
+    gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
     """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
-    ramp: Annotated[bool, not_by(*CONTROLS, "adda")] = True
+    ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
     """λ rises with slope gamma. --no_ramp: it is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
     """mean: over the images of all domains, as in the original repository. sum: of each domain's
@@ -107,7 +107,7 @@ class Config(TrainingConfig):
     first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
     """Preset of the first stage. None: the settings of this run."""
     teacher: Annotated[str | None, only("student", "mean_teacher")] = None
-    """Model whose predictions are the labels of a student's target training images."""
+    """Trained model whose predictions are the labels of a student's target images."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The least probability at which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from config.base import Augmentation, Features, TrainingConfig, check_images
-from config.methods import CONTROLS, METHODS
+from config.methods import METHODS, NO_ADVERSARY
 from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError, existing_file
 
@@ -28,7 +28,7 @@ class CustomConfig(TrainingConfig):
     """Pictures of a batch, of all domains together. 0: 32 of the source."""
     momentum_rate: Annotated[float, BELOW_1] = 0.9
     """Momentum of SGD; ICML 2015, section 4."""
-    alternating: Annotated[bool, not_by(*CONTROLS, "adda")] = False
+    alternating: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = False
     """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""
 
     # recipe: what the paper does not have

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from config.base import TrainingConfig
-from config.methods import CONTROLS
+from config.methods import NO_ADVERSARY
 from config.settings import POSITIVE, at_least, not_by
 from utils.errors import UserError
 
@@ -34,9 +34,9 @@ class DrawingsConfig(TrainingConfig):
     """Of both Adam optimizers."""
     lr_alpha: Annotated[float, at_least(0)] = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*CONTROLS)] = 0.1
+    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 0.1
     """λ of the second step."""
-    ramp: Annotated[bool, not_by(*CONTROLS, "adda")] = False
+    ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = False
     """Let λ rise as in ICML 2015, equation 14, with slope gamma, instead of being constant."""
 
     # pictures

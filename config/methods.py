@@ -26,7 +26,7 @@ class Method:
     labels: Literal["source", "target", "both"] = "source"
     """The domains whose labels are used in training. both: those of the target are a teacher's."""
     adversary: bool = True
-    """False: a control. λ is 0, so the features never hear of the domains."""
+    """False: λ is 0, so the features never hear of the domains."""
     family: str = "dann"
     """How files of the final model are named: trained_<family>_<data>.keras."""
     remedy: str = "try --clip_norm 1, a smaller --init_learning_rate or a smaller --grl_lambda"
@@ -57,4 +57,4 @@ METHODS = {
     "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
                            family="adda", domain_hidden=(500, 500), remedy=SLOWER),
 }  # fmt: skip
-CONTROLS = tuple(name for name, method in METHODS.items() if not method.adversary)
+NO_ADVERSARY = tuple(name for name, method in METHODS.items() if not method.adversary)

@@ -65,7 +65,6 @@ class MeanTeacher(DANN):
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
         self.confidence = confidence
         self.relative_confidence = relative_confidence
-        self.statistics = {id(one) for norm in self.norms() for pair in norm.moving for one in pair}
         self.pseudo_weight = pseudo_weight
         shape = self.label_predictor.output_shape[1:]
         self.mean_prediction = self.running_mean("mean_prediction", shape, 1 / shape[-1])
@@ -129,14 +128,17 @@ class MeanTeacher(DANN):
         return tf.nn.softmax(self.taught(self.label_predictor, tf.concat(features, 0)))
 
     def taught(self, part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the output of a network with the teacher's weights."""
+        """Returns the output of a network with the teacher's weights.
+
+        What the network's normalisation has measured by then is written down.
+        """
         weights, others = (
             [self.average.of(weight) for weight in kind]
             for kind in (part.trainable_variables, part.non_trainable_variables)
         )
-        outputs, others = part.stateless_call(weights, others, inputs, training=False)
-        for variable, value in zip(part.non_trainable_variables, others, strict=True):
-            if id(variable) in self.statistics:
+        outputs, measured = part.stateless_call(weights, others, inputs, training=False)
+        for variable, value in zip(part.non_trainable_variables, measured, strict=True):
+            if id(variable) in self.average.by_weight:
                 variable.assign(value)
                 self.average.of(variable).assign(value)
         return outputs

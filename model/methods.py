@@ -21,7 +21,12 @@ from model.augmentation import RandomAugmentation
 from model.networks import Networks, SeenByDomains
 from model.pretrained import check_classes, load_model, start_from
 from model.schedules import ProgressSchedule
-from utils.data.batches import DomainBatches, block_sizes, evaluation_batches
+from utils.data.batches import (
+    DomainBatches,
+    block_sizes,
+    evaluation_batches,
+    reading_faults_named,
+)
 from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog
@@ -67,19 +72,19 @@ def stages(
     Raises:
         UserError: several machines, of which only the first would have the first stage's model.
     """
-    method = METHODS[settings.method]
-    if method.first is None or settings.pre_model_path:
+    method, first = METHODS[settings.method], settings.first_method
+    if first is None:
         return [partial(make_trainer, run, settings, experiment, settings.pre_model_path)]
     below = run.below(method.folder)
     start = below.checkpoints / method.start
     if settings.strategy == "multi_worker" and not start.exists():
         raise UserError(
-            f"pre_model_path: with several workers train {method.first} first, on one, and name "
+            f"pre_model_path: with several workers train {first} first, on one, and name "
             "its .keras here"
         )
-    first = settings.of_first_stage(method.first)
+    before = settings.of_first_stage(first)
     return [
-        partial(make_trainer, below, first, experiment, None, name=method.first),
+        partial(make_trainer, below, before, experiment, None, name=first),
         partial(make_trainer, run, settings, experiment, str(start)),
     ]
 
@@ -106,14 +111,15 @@ def make_trainer(
     measured = given.evaluation
     if method.labels == "target":
         measured = dataclasses.replace(measured, labelled=measured.target)
-    batches = make_batches(settings, given, kind)
+    networks = given.networks(kind.domain_input_shape)
+    batches = make_batches(settings, given, kind, networks)
     total_steps = settings.epoch * batches.steps_per_epoch
     if not method.adversary:
         settings = dataclasses.replace(settings, grl_lambda=0.0)
     schedules = kind.schedules(settings, total_steps)
     values = {
         **dataclasses.asdict(settings),
-        **given.networks(kind.domain_input_shape)._asdict(),
+        **networks._asdict(),
         **schedules,
         "augmentation": given.augmentation(batches.num_domains),
         "class_names": given.class_names,
@@ -152,18 +158,17 @@ def model_class(path: str) -> type[Adaptation]:
 
 
 def make_batches(
-    settings: TrainingConfig, experiment: Experiment, kind: type[Adaptation]
+    settings: TrainingConfig, experiment: Experiment, kind: type[Adaptation], networks: Networks
 ) -> DomainBatches:
-    """Returns the training batches: of all domains, with the labels of one side."""
+    """Returns the training batches: of all domains, with the labels that the method learns from."""
     domains = experiment.domains[: experiment.sources if kind.source_alone else None]
     used = METHODS[settings.method].labels
-    labels: list[np.ndarray | None] = []
-    for number, domain in enumerate(domains):
-        is_source = number < experiment.sources
-        if used == "both" and not is_source:
-            labels.append(taught(settings.teacher, domain, experiment.class_names))
-        else:
-            labels.append(domain.train_label if is_source is (used != "target") else None)
+    labels = [domain.train_label if (number < experiment.sources) is (used != "target") else None
+              for number, domain in enumerate(domains)]  # fmt: skip
+    if used == "both":
+        teacher = open_teacher(Path(str(settings.teacher)), networks, experiment.class_names)
+        targets = domains[experiment.sources :]
+        labels[experiment.sources :] = [labels_by(teacher, domain.train) for domain in targets]
     images = [domain.train for domain in domains]
     if not any(label is not None and (label >= 0).any() for label in labels):
         raise UserError(
@@ -183,21 +188,29 @@ def make_batches(
     return DomainBatches(images, labels, size, settings.seed, ratio)
 
 
-def taught(
-    teacher: str | None, domain: Domain[Any], class_names: Sequence[str] | None
-) -> np.ndarray:
-    """Returns the classes int32 `[N]` or `[N, n]` that a model tells of a domain's training images.
+def open_teacher(path: Path, networks: Networks, class_names: Sequence[str] | None) -> Adaptation:
+    """Returns a model that takes the images and tells the classes that other networks do.
 
     Raises:
         UserError: there is no model, or it is of other images or other classes.
     """
-    if teacher is None:
-        raise UserError("teacher: a student needs one; name a trained model: --teacher FILE")
-    model = load_model(Path(teacher))
-    check_classes(Path(teacher), model, class_names)
-    takes, shape = model.feature_extractor.input_shape[1:], domain.train.shape[-3:]
-    if takes != shape:
-        raise UserError(f"teacher: {teacher} takes images of {takes}, but the target's are {shape}")
-    batches = evaluation_batches(domain.train, np.full(len(domain.train), -1), domain=1)
-    predictions = [model.predict_on_batch(images) for images, _, _ in batches]
-    return np.concatenate(predictions).argmax(axis=-1).astype(np.int32)
+    teacher = load_model(path)
+    check_classes(path, teacher, class_names)
+    for what, theirs, ours in (
+        ("takes images of", teacher.feature_extractor.input_shape,
+         networks.feature_extractor.input_shape),
+        ("tells classes of", teacher.label_predictor.output_shape,
+         networks.label_predictor.output_shape),
+    ):  # fmt: skip
+        if theirs[1:] != ours[1:]:
+            raise UserError(f"teacher: {path} {what} {theirs[1:]}, needed is {ours[1:]}")
+    return teacher
+
+
+@reading_faults_named()
+def labels_by(teacher: Adaptation, images: Any) -> np.ndarray:
+    """Returns the classes int32 `[N]` or `[N, n]` that a model tells of a domain's images."""
+    batches = evaluation_batches(images, np.full(len(images), -1), domain=1)
+    # Not by `predict`: under a strategy it repeats what each replica says.
+    predictions = [teacher(some).numpy().argmax(axis=-1) for some, _, _ in batches]
+    return np.concatenate(predictions).astype(np.int32)

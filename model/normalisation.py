@@ -16,8 +16,8 @@ class DomainNormalization(keras.layers.Layer):
 
     A domain's images are normalised by their own mean and variance: in training by those of its
     block of the batch, over all replicas; else by a moving average of them. All targets share
-    their moving average, which follows what passes in training. Which domain it is, `as_domain`
-    says; without it, a target.
+    their moving average. It follows training batches, or what `as_domain` says. Which domain it is,
+    `as_domain` says, too; without it, a target.
 
     Args:
         momentum: of the moving averages, in [0, 1).

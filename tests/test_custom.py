@@ -150,7 +150,8 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
     assert settings.num_domains == 3
     assert list(data.digests()) == ["source", "source 2", "target 1"]
     given = train_custom.experiment(settings, data)
-    batches = methods.make_batches(settings, given, DANN)
+    networks = given.networks(DANN.domain_input_shape)
+    batches = methods.make_batches(settings, given, DANN, networks)
     assert batches.steps_per_epoch == -(-len(data.domains[0].train) // 8)
     for step in range(5):
         _, labels, domains = (part.numpy() for part in batches.batch(step))
@@ -162,7 +163,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
                 (given.evaluation.labelled, given.evaluation.target)]  # fmt: skip
     assert [set(numbers) for numbers in measured] == [{0, 1}, {2}]
     alone = dataclasses.replace(settings, method="source_model")
-    only = methods.make_batches(alone, given, SourceModel).batch(0)
+    only = methods.make_batches(alone, given, SourceModel, networks).batch(0)
     assert set(only[2].numpy()) == {0, 1}
     assert len(only[0]) == 16
     with pytest.raises(UserError, match="target_ratio"):

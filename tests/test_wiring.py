@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import Domains as Arrays
 
 import train_MNIST2MNIST_M as digits
@@ -17,9 +18,11 @@ from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
 from model import methods
 from model.dann import DANN
+from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
 from utils.errors import UserError
 from utils.run.devices import prepare_devices
+from utils.run.launch import digests_of
 from utils.run.runs import Run
 from utils.run.trainer import Trainer
 
@@ -106,6 +109,10 @@ def test_methods_with_one_model(
     assert set(next(iter(trainer.evaluation.unlabelled))[1].numpy()) == {-1}
 
 
+def paper_extractor() -> keras.Model:
+    return mnist_feature_extractor((28, 28, 3), (1.0, 2.0, 3.0))
+
+
 def test_a_student_learns_the_teachers_labels(
     domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,10 +140,52 @@ def test_a_teacher_of_other_images_is_refused(
     extractor = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     file = tmp_path / "teacher.keras"
     DANN(extractor, num_labels=10).save(file)
-    for teacher, message in ((str(file), r"takes images of \(8, 8, 1\)"), (None, "needs one")):
-        settings = Config(method="student", teacher=teacher, pixel_mean=(1, 2, 3))
-        with pytest.raises(UserError, match=message):
-            made(settings, domains, tmp_path, monkeypatch)
+    settings = Config(method="student", teacher=str(file), pixel_mean=(1, 2, 3))
+    with pytest.raises(UserError, match=r"takes images of \(8, 8, 1\)"):
+        made(settings, domains, tmp_path, monkeypatch)
+    DANN(paper_extractor(), num_labels=26).save(file)
+    with pytest.raises(UserError, match=r"tells classes of \(26,\), needed is \(10,\)"):
+        made(settings, domains, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "student"}, "a student needs one"),
+        ({"method": "mean_teacher", "first_stage": "student"}, "a student needs one"),
+        ({"method": "mean_teacher", "teacher": __file__}, "no student learns from it"),
+        ({"teacher": __file__}, "no student learns from it"),
+        ({"method": "mean_teacher", "first_stage": "target_only"}, "trains target_only"),
+    ],
+)
+def test_a_teacher_is_named_where_there_is_a_student(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Config(average_decay=0.9, **settings).check_paths()
+
+
+def test_two_replicas_hear_one_teacher(
+    domains: Arrays, two_replicas: tf.distribute.Strategy
+) -> None:
+    images = np.concatenate([domains[1]["train"]] * 4)  # more than one batch
+    teacher = DANN(paper_extractor(), num_labels=10)
+    alone = methods.labels_by(teacher, images)
+    assert len(alone) == len(images) > 500
+    with two_replicas.scope():
+        np.testing.assert_array_equal(methods.labels_by(teacher, images), alone)
+
+
+def test_another_teacher_is_other_data(tmp_path: Path, domains: Arrays) -> None:
+    file = tmp_path / "teacher.keras"
+    data = Domains([Domain(**one) for one in domains])
+    digests = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        digests.append(digests_of(Config(method="student", teacher=str(file)), data))
+    assert digests[0].keys() == {"source", "target 1", "teacher"}
+    assert [name for name in digests[0] if digests[0][name] != digests[1][name]] == ["teacher"]
+    assert digests_of(Config(), data).keys() == {"source", "target 1"}
 
 
 def test_adda_has_two_stages(
@@ -198,7 +247,8 @@ def test_presets_train_with_what_they_say(
 ) -> None:
     settings = Config.of({**read_preset(preset).settings, "pixel_mean": (1.0, 2.0, 3.0)})
     labels = domains[1]["train_label"]
-    monkeypatch.setattr(methods, "taught", lambda teacher, domain, class_names: labels)
+    monkeypatch.setattr(methods, "open_teacher", lambda *about: None)
+    monkeypatch.setattr(methods, "labels_by", lambda teacher, images: labels)
     found = []
     for trainer in made(settings, domains, tmp_path, monkeypatch):
         model, end = trainer.model, trainer.total_steps

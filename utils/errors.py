@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
@@ -55,17 +54,26 @@ def run_script(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="replace")
     try:
         code = main() or 0
-        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = MISTAKE
-    except OSError as error:
-        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC):
+    except OSError:
+        if printed("\n"):
             raise
-        print(f"error: what this prints cannot be written: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python writes the rest there at its end
         code = MISTAKE
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written half", file=sys.stderr)
         code = CTRL_C
-    sys.exit(code)
+    sys.exit(code if printed() else code or MISTAKE)
+
+
+def printed(more: str = "") -> bool:
+    """Tells whether standard output takes what is printed; if not, says so and closes it."""
+    try:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+    except OSError as error:  # a full disk, or `| head`
+        print(f"error: what this prints cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries again at its end
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 import shlex
 import signal
@@ -88,10 +89,10 @@ def launch(
             return 0
         go_home(run.logs, load_config(kind, start.resume / CONFIG_FILE))
         config, data = read(dataclasses.replace(config, **where))
-        check_data(run, data.digests())
+        check_data(run, digests_of(config, data))
     else:
         config, data = read(make_settings(kind, start, values))
-        run, config = start_run(config, data.digests())
+        run, config = start_run(config, digests_of(config, data))
     try:
         with claim(run) if is_chief(config) else contextlib.nullcontext():
             return train(run, config, data, stages, finish)
@@ -102,6 +103,14 @@ def launch(
             raise
         print(f"\ninterrupted; go on with\n  {command_of(None, '--resume', run.logs)}")
         return CTRL_C
+
+
+def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
+    """Returns the digest of each thing that a run learns from, by its name."""
+    digests = data.digests()
+    if config.teacher:
+        digests["teacher"] = hashlib.sha256(Path(config.teacher).read_bytes()).hexdigest()
+    return digests
 
 
 def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Start, dict[str, Any]]:
@@ -132,10 +141,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if start.preset and start.config:
         raise UserError("--preset and --config: both are whole sets of settings; give one of them")
     if start.preset:
-        preset = read_preset(start.preset)
-        if preset.script != Path(sys.argv[0]).name:
-            raise UserError(f"preset: {start.preset} is one of {preset.script}")
-        values = preset.settings
+        values = preset_of("preset", start.preset)
     if start.config:
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
     if given.get("quick"):
@@ -145,11 +151,21 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     except UserError as error:  # a default that was edited
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     settings = kind.of({**values, **given})
+    if settings.first_stage:
+        preset_of("first_stage", settings.first_stage)
     for name in given:
         used_by = fields_of(kind)[name].used_by
         if used_by and settings.method not in used_by:
             raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
     return settings
+
+
+def preset_of(setting: str, name: str) -> dict[str, Any]:
+    """Returns a preset's settings, or raises `UserError` if it is another script's."""
+    preset = read_preset(name)
+    if preset.script != Path(sys.argv[0]).name:
+        raise UserError(f"{setting}: {name} is one of {preset.script}")
+    return preset.settings
 
 
 def train(
