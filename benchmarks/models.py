@@ -26,6 +26,7 @@ Three lines load one:
 ```python
 from pathlib import Path
 from model.pretrained import load_model
+
 model = load_model(Path("model_data/model_weight/mnist2mnist_m.keras"))
 ```
 
