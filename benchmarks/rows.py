@@ -50,9 +50,7 @@ ROWS = {
     ),
     "recipe": Row("recipe", "--preset recipe"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
-    "mean_teacher": Row(
-        "second stage", "--preset mean_teacher --pre_model_path {start}", after="normalised"
-    ),
+    "mean_teacher": Row("second stage", "--preset mean_teacher"),
     "wide": Row(
         "a wide student of the second stage, then its own", "--preset wide --teacher {start}",
         after="mean_teacher",
