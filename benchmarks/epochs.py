@@ -21,7 +21,6 @@ from benchmarks.report import EPOCHS
 from benchmarks.rows import DIGITS
 from benchmarks.runner import flags_of_folders, seconds_of
 from config.config import Config
-from config.methods import METHODS
 from config.presets import presets_of, read_preset
 from config.settings import Settings
 from predict import SHIPPED
@@ -50,10 +49,10 @@ def main() -> None:
 def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the seconds of an epoch of each stage of a preset, and the minutes of all epochs."""
     config = Config.of(settings)
-    two_stages = METHODS[config.method].first is not None
-    epochs = [config.source_epoch, config.epoch] if two_stages else [config.epoch]
-    short = ["--epoch", "2", *(["--source_epoch", "2"] if two_stages else [])]
-    if "student" in (config.method, config.first_stage):
+    first = config.first_method
+    epochs = [config.source_epoch, config.epoch] if first else [config.epoch]
+    short = ["--epoch", "2", *(["--source_epoch", "2"] if first else [])]
+    if "student" in (config.method, first):
         short += ["--teacher", str(SHIPPED)]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, DIGITS, "--preset", name, *short, *flags_of_folders(folder)]

@@ -197,9 +197,9 @@ class TrainingConfig(Settings):
         Raises:
             UserError: `first_stage` names a preset that trains something else.
         """
-        first = METHODS[self.method].first
-        if first is None or self.pre_model_path or not self.first_stage:
-            return None if self.pre_model_path else first
+        first = None if self.pre_model_path else METHODS[self.method].first
+        if first is None or not self.first_stage:
+            return first
         trained = read_preset(self.first_stage).settings.get("method", type(self).method)
         if METHODS[trained].model != METHODS[first].model or METHODS[trained].labels == "target":
             raise UserError(

@@ -163,7 +163,8 @@ def make_batches(
     """Returns the training batches: of all domains, with the labels that the method learns from."""
     domains = experiment.domains[: experiment.sources if kind.source_alone else None]
     used = METHODS[settings.method].labels
-    labels = [domain.train_label if (number < experiment.sources) is (used != "target") else None
+    on_source = used != "target"
+    labels = [domain.train_label if (number < experiment.sources) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
     if used == "both":
         teacher = open_teacher(Path(str(settings.teacher)), networks, experiment.class_names)
@@ -173,7 +174,7 @@ def make_batches(
     if not any(label is not None and (label >= 0).any() for label in labels):
         raise UserError(
             f"method: {settings.method} learns from labels of the "
-            f"{'target' if used == 'target' else 'source'}, which has none; choose another method"
+            f"{'source' if on_source else 'target'}, which has none; choose another method"
         )
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many as beside the targets

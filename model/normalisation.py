@@ -16,8 +16,8 @@ class DomainNormalization(keras.layers.Layer):
 
     A domain's images are normalised by their own mean and variance: in training by those of its
     block of the batch, over all replicas; else by a moving average of them. All targets share
-    their moving average. It follows training batches, or what `as_domain` says. Which domain it is,
-    `as_domain` says, too; without it, a target.
+    their moving average. It follows the batches of training, or what `as_domain` tells it to
+    follow. `as_domain` says which domain it is; without it, a target.
 
     Args:
         momentum: of the moving averages, in [0, 1).

@@ -20,8 +20,6 @@ from utils.data.pickles import write_pickle
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-# Graphs of a few steps are not worth it. Scripts that a test starts do optimise theirs.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")

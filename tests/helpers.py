@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from utils.errors import run_script
+from utils.run.runs import files_below
 
 ROOT = Path(__file__).parent.parent
 Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -93,7 +94,7 @@ def wait_for_checkpoint(
     folder: Path, *processes: subprocess.Popen[Any], inside: str = "**"
 ) -> None:
     """Waits until a run has saved something; fails if one of its processes ends before."""
-    while not list(folder.rglob(f"{inside}/step-[1-9]*.index")):
+    while not any(path.match(f"{inside}/step-[1-9]*.index") for path in files_below(folder)):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
 

@@ -15,7 +15,6 @@ from helpers import (
     rows_of,
     run,
     run_folders,
-    run_process,
     stop,
 )
 from test_adda import small_adda, small_encoder
@@ -82,19 +81,16 @@ def test_the_second_stage_begins_where_the_first_ended(finished: Path) -> None:
 
 @pytest.mark.long
 def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
-    data_flags: list[str], tmp_path: Path
+    finished: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
-    """All in processes: these optimise their graphs, and the tests' own does not."""
-    script, whole, killed = "train_MNIST2MNIST_M.py", tmp_path / "whole", tmp_path / "killed"
-    common = [*data_flags, *SHORT, "--run_name", "both", "--checkpoint_steps", "7"]
-    run_process(script, *common, *run_folders(whole))
-    flags = [*common, *run_folders(killed)]
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both",
+             "--checkpoint_steps", "7"]  # fmt: skip
     for stage in ("source", "both"):
-        stop(killed, script, *flags, inside=stage)
-        flags = ["--resume", str(next((killed / "logs").rglob("both")))]
-    done = run_process(script, *flags)
+        stop(tmp_path, "train_MNIST2MNIST_M.py", *flags, inside=stage)
+        flags = ["--resume", str(next((tmp_path / "logs").rglob("both")))]
+    done = run("train_MNIST2MNIST_M.py", *flags)
     assert "training: source_model" not in done.stdout
-    assert_same_weights(final_weights(whole, "both"), final_weights(killed, "both"))
+    assert_same_weights(final_weights(finished, "both"), final_weights(tmp_path, "both"))
 
 
 def test_a_run_killed_between_its_stages_ends_with_the_same_bits(

@@ -124,6 +124,13 @@ def test_a_terminal_that_takes_nothing_is_told(reader: str) -> None:
     assert line.startswith("error: what this prints cannot be written: ")
 
 
+def test_a_script_without_a_screen_does_its_work() -> None:
+    """`script >&-`."""
+    script = "from utils.errors import run_script; run_script(lambda: print('x'))"
+    done = subprocess.run(f'{sys.executable} -c "{script}" >&-', shell=True, cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
 def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     model, other = tmp_path / "model.keras", tmp_path / "other.csv"
     model.touch()

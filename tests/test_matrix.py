@@ -12,6 +12,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import Domains, model_of, rows_of, run, run_folders
 
 import train_captcha
@@ -55,8 +56,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_captchas() -> Iterator[None]:
-    """Captchas a third as wide, of a twentieth of the features."""
+def small_and_quick() -> Iterator[None]:
+    """Captchas a third as wide, of a twentieth of the features; graphs are not optimised."""
 
     def smaller(*arguments: Any) -> dict[str, np.ndarray]:
         arrays = captchas.load_captchas(*arguments)
@@ -66,7 +67,9 @@ def small_captchas() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_captcha, "load_captchas", smaller)
         patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         yield
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 def flags_of(method: str, experiment: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from helpers import (
 
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
+from utils.run.runs import files_below
 from utils.run.signals import Signals
 from utils.run.trainer import Trainer
 
@@ -237,3 +239,22 @@ def test_an_interrupt_after_the_last_step_says_how_to_go_on(
     assert f"--resume {logs_of(tmp_path, 'mine')}" in done.stdout
     run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
     assert model_of(tmp_path, "mine").exists()
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorFlow's step-5_temp does, when another run saves a checkpoint."""
+    kept = tmp_path / "run" / "config.json"
+    for file in (kept, tmp_path / "step-5_temp" / "part"):
+        file.parent.mkdir()
+        file.touch()
+    scandir = os.scandir
+
+    def just_gone(folder: Any) -> Any:
+        if Path(folder).name == "step-5_temp":
+            raise FileNotFoundError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", just_gone)
+    assert files_below(tmp_path) == [kept]

@@ -233,9 +233,9 @@ PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "recipe": [("DANN", *RECIPE, 40)],
     "normalised": [("DANN", *RECIPE, 40)],
     "cdan": [("CDAN", *RECIPE, 40)],
-    "mean_teacher": [("DANN", *RECIPE, 40), ("MeanTeacher", *SECOND, 20)],
+    "mean_teacher": [("DANN", *RECIPE, 20), ("MeanTeacher", *SECOND, 40)],
     "student": [("DANN", *STUDENT, 10)],
-    "wide": [("DANN", *STUDENT, 10), ("MeanTeacher", *SECOND[:2], 0.2, 0.2, *SECOND[4:], 10)],
+    "wide": [("DANN", *STUDENT, 10), ("MeanTeacher", *SECOND[:2], 0.2, 0.2, *SECOND[4:], 18)],
     "source_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
     "target_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
 }

@@ -70,8 +70,7 @@ def run_script(main: Callable[[], int | None]) -> None:
 def printed(more: str = "") -> bool:
     """Tells whether standard output takes what is printed; if not, says so and closes it."""
     try:
-        sys.stdout.write(more)
-        sys.stdout.flush()
+        print(more, end="", flush=True)
     except OSError as error:  # a full disk, or `| head`
         print(f"error: what this prints cannot be written: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries again at its end

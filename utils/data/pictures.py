@@ -31,8 +31,8 @@ def find_pictures(place: Path) -> list[Path]:
     if not place.is_dir():
         what = "is neither a picture nor a folder" if place.exists() else "no such file or folder"
         raise UserError(f"{place}: {what}; name a picture or a folder of pictures")
-    seen = [path for path in sorted(place.rglob("*")) if not path.is_dir()
-            and not any(is_hidden(part) for part in path.relative_to(place).parts)]  # fmt: skip
+    files = sorted(Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+    seen = [path for path in files if not any(map(is_hidden, path.relative_to(place).parts))]
     paths = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
     if len(paths) < len(seen):
         others = sorted({path.suffix or "without suffix" for path in {*seen} - {*paths}})

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from utils.errors import UserError, run_script
-from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, Run, claim, size_of
+from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, Run, claim, files_below, size_of
 
 ROOTS = tuple(Path(name) for name in ("logs", "checkpoints", "config"))
 
@@ -37,7 +37,7 @@ def find_runs() -> dict[str, list[Path]]:
     """Returns the folders of each run, by its path below logs, checkpoints and config."""
     runs: dict[str, list[Path]] = {}
     for root in ROOTS:
-        for file in sorted(root.rglob(CONFIG_FILE)):
+        for file in sorted(path for path in files_below(root) if path.name == CONFIG_FILE):
             runs.setdefault(str(file.parent.relative_to(root)), []).append(file.parent)
     return runs
 

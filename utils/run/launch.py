@@ -109,7 +109,12 @@ def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
     """Returns the digest of each thing that a run learns from, by its name."""
     digests = data.digests()
     if config.teacher:
-        digests["teacher"] = hashlib.sha256(Path(config.teacher).read_bytes()).hexdigest()
+        try:
+            digests["teacher"] = hashlib.sha256(Path(config.teacher).read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"teacher: {config.teacher}: {error.strerror}; name a .keras"
+            ) from error
     return digests
 
 

@@ -50,7 +50,7 @@ class Run:
 
     def discard(self) -> None:
         """Removes the folders of a run that could not begin, so that its name is free again."""
-        files = {path for folder in self.folders for path in folder.rglob("*") if path.is_file()}
+        files = [path for folder in self.folders for path in files_below(folder)]
         if {path.name for path in files} <= {CONFIG_FILE, DATA_FILE, LOCK_FILE}:
             for folder in self.folders:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -114,9 +114,14 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
     return run, named
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Returns the files in a folder, at any depth; another process may write there meanwhile."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
 def size_of(folder: Path) -> int:
     """Returns the bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files_below(folder))
 
 
 def claim(run: Run) -> IO[str]:
