@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import signal
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,18 @@ def small_and_quick() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
+@contextmanager
+def eager() -> Iterator[None]:
+    """Inside, nothing is traced: the start of the run did that, and again would take as long."""
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not apply to tf.data functions")
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+
 def flags_of(method: str, experiment: str) -> list[Any]:
     """What the pair has of its own; a flag that the method does not use would be refused."""
     flags: list[Any] = ["--method", method, *COMMON]
@@ -102,14 +116,16 @@ def test_method_on_experiment(
     flags = [*flags_of(method, experiment), *data[experiment], *run_folders(tmp_path)]
     if method == "student":
         lesson = [*flags_of("dann", experiment), *data[experiment], *run_folders(tmp_path / "t")]
-        run(script, *lesson)
+        with eager():
+            run(script, *lesson)
         flags += ["--teacher", model_of(tmp_path / "t", "mine")]
     with monkeypatch.context() as patch:
         patch.setattr(Signals, "seen", third_look)
         done = run(script, *flags, code=130)
     assert "SIGINT: saved at step" in done.stdout
     logs = next(path for path in (tmp_path / "logs").rglob("mine"))
-    done = run(script, "--resume", logs)
+    with eager():
+        done = run(script, "--resume", logs)
     (row,) = [row for row in rows_of(logs) if int(row["epoch"])]
     assert np.isfinite([float(value) for value in row.values()]).all()
     model = model_of(tmp_path, "mine")
