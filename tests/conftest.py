@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,10 +17,19 @@ import tensorflow as tf
 
 from utils.data.mnist import IDX_FILES
 from utils.data.pickles import write_pickle
+from utils.record import embeddings
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_embedding() -> Iterator[None]:
+    """Runs that a test calls in this process end with points at 0; scripts make the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "tsne", lambda features: np.zeros((len(features), 2)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -93,6 +93,7 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
     assert_same_weights(final_weights(finished, "both"), final_weights(tmp_path, "both"))
 
 
+@pytest.mark.long
 def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
     finished: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def batches(images: np.ndarray, num_labels: int, num_domains: int, copies: int =
     return tf.data.Dataset.from_tensors(parts).repeat(copies)
 
 
+@pytest.mark.long
 @quiet
 def test_the_readmes_snippet_runs() -> None:
     backbone = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))

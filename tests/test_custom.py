@@ -112,6 +112,7 @@ def final_model(folder: Path, name: str) -> Path:
     return next(folder.rglob(f"{name}/trained_dann_custom.keras"))
 
 
+@pytest.mark.long
 def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> None:
     flags = ["--source", tree / "source", "--target", tree / "target", "--target", tree / "other",
              *SHORT, "--run_name", "mine"]  # fmt: skip
@@ -170,6 +171,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
         dataclasses.replace(settings, target_ratio=2, batch_size=0)
 
 
+@pytest.mark.long
 def test_another_backbone_with_two_steps(tree: Path, tmp_path: Path) -> None:
     run("train_custom.py", "--source", tree / "source", "--target", tree / "target", *SHORT,
         *run_folders(tmp_path), "--run_name", "mobile", "--backbone", "MobileNetV2",

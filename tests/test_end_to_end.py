@@ -131,6 +131,7 @@ def test_target_labels_never_enter_training(
     assert_same_weights(final_weights(undisturbed, "plain"), final_weights(tmp_path, "shuffled"))
 
 
+@pytest.mark.long
 def test_both_stages_with_the_recipe_on_held_out_images(
     tmp_path: Path, data_flags: list[str], domains: Any
 ) -> None:

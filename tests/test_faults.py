@@ -103,6 +103,7 @@ def test_a_finished_run_resumes_to_nothing(tmp_path: Path, data_flags: list[str]
     assert (logs_of(tmp_path, "mine") / "log.txt").read_text() == lines
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_a_run_which_resumes(tmp_path: Path, data_flags: list[str]) -> None:
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
     done = run_process("train_MNIST2MNIST_M.py", *flags, code=2, preexec_fn=full_disk)
@@ -112,6 +113,7 @@ def test_a_full_disk_ends_a_run_which_resumes(tmp_path: Path, data_flags: list[s
     assert len((logs_of(tmp_path, "mine") / "log.txt").read_text().splitlines()) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["logs", "checkpoints"])
 def test_a_folder_that_goes_ends_the_run_clearly(
     tmp_path: Path, data_flags: list[str], which: str

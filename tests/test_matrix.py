@@ -21,7 +21,6 @@ import train_captcha
 from config.methods import METHODS
 from utils.data import captchas, drawings
 from utils.data.pickles import write_pickle
-from utils.record import embeddings
 from utils.run.signals import Signals
 
 COMMON = ["--epoch", 1, "--source_epoch", 1, "--average_decay", 0.9, "--checkpoint_steps", 2,
@@ -105,7 +104,6 @@ def test_method_on_experiment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(embeddings, "tsne", lambda features: np.zeros((len(features), 2)))
     seen: list[int] = []
 
     def third_look(self: Signals) -> int:

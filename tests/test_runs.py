@@ -164,6 +164,7 @@ def test_the_printed_command_can_be_pasted(
     assert "this run is finished" in again.stdout
 
 
+@pytest.mark.long
 def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Domains) -> None:
     for name, arrays in zip(("source", "target"), domains, strict=True):
         for index in range(60):
