@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -39,18 +38,17 @@ def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     found = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
     for name in tqdm(args.presets, unit="preset"):
-        found[name] = timed(name, read_preset(name).settings)
+        found[name] = seconds_of_stages(name)
     with whole_file(EPOCHS) as path:
         path.write_text(json.dumps(found, indent=2) + "\n")
-    for name, times in found.items():
-        print(f"{name:<16} {times['minutes']:6.1f} min, epochs of {times['seconds']} s")
+    for name, seconds in found.items():
+        print(f"{name:<16} epochs of {seconds} s")
 
 
-def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the seconds of an epoch of each stage of a preset, and the minutes of all epochs."""
-    config = Config.of(settings)
+def seconds_of_stages(name: str) -> list[float]:
+    """Returns the seconds of an epoch of each stage of a preset."""
+    config = Config.of(read_preset(name).settings)
     first = config.first_method
-    epochs = [config.source_epoch, config.epoch] if first else [config.epoch]
     short = ["--epoch", "2", *(["--source_epoch", "2"] if first else [])]
     if "student" in (config.method, first):
         short += ["--teacher", str(SHIPPED)]
@@ -59,9 +57,7 @@ def timed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{name}: ended with code {done.returncode}; {done.stderr[-300:]}")
-    seconds = [all_of_it for all_of_it, _ in seconds_of(done.stdout)[1::2]]
-    total = sum(count * one for count, one in zip(epochs, seconds, strict=True))
-    return {"epochs": epochs, "seconds": seconds, "minutes": total / 60}
+    return [all_of_it for all_of_it, _ in seconds_of(done.stdout)[1::2]]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from benchmarks.rows import PAIRS, ROWS
 from benchmarks.runner import Training
 from config.base import Criterion
 from config.config import Config
-from config.methods import METHODS
 from config.presets import read_preset
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +69,7 @@ def report(runs: Runs, seeds: Sequence[int]) -> str:
     for pair in PAIRS:
         if any(key[0] == pair for key in runs):
             lines += ["", *(captchas(runs) if pair == "captcha" else section(runs, pair))]
-    for part in (time_to_accuracy(runs) if times_of_epochs() else [], criteria(runs), searches()):
+    for part in (time_to_accuracy(runs) if seconds_of_epochs() else [], criteria(runs), searches()):
         lines += ["", *part] if part else []
     return "\n".join(lines) + "\n"
 
@@ -159,15 +158,15 @@ def time_to_accuracy(runs: Runs) -> list[str]:
         "| | seconds an epoch | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
         "| --- | --- |" + " --- |" * len(MARKS),
     ]
-    times = times_of_epochs()
+    seconds = seconds_of_epochs()
     for row in PAIRS["mnist_m"].rows:
         some = runs_of(runs, "mnist_m", row)
-        if not some or row not in times:
+        if not some or row not in seconds:
             continue
-        *before, last = times[row]["seconds"]
-        start = sum(count * one for count, one in zip(times[row]["epochs"], before, strict=False))
+        last = seconds[row][-1]
+        start = sum(times_of_stages(row)[:-1])
         if "--teacher" in ROWS[row].flags:
-            start += 60 * times[ROWS[row].after]["minutes"]
+            start += sum(times_of_stages(ROWS[row].after))
         cells = [f"{last:.1f}"]
         for mark in MARKS:
             epoch = float(np.median([first_epoch(run, mark) for run in some]))
@@ -178,10 +177,18 @@ def time_to_accuracy(runs: Runs) -> list[str]:
     return lines
 
 
-def times_of_epochs() -> dict[str, Any]:
-    """Returns what benchmarks/epochs.py measured, by preset; nothing before it was run."""
-    found: dict[str, Any] = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
+def seconds_of_epochs() -> dict[str, list[float]]:
+    """Returns what benchmarks/epochs.py measured: seconds of an epoch of each stage, by preset."""
+    found: dict[str, list[float]] = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
     return found
+
+
+def times_of_stages(preset: str) -> list[float]:
+    """Returns the seconds of each stage of a preset of the digits; none if not measured."""
+    seconds = seconds_of_epochs().get(preset)
+    if seconds is None:
+        return []
+    return [count * one for count, one in zip(epochs_of(preset), seconds, strict=True)]
 
 
 def fill_preset(name: str, text: str, runs: Runs) -> str:
@@ -206,7 +213,8 @@ def fill_readme(text: str, runs: Runs) -> str:
         minutes = minutes_of(row)
         cells = rf"(\| `{row}` \|[^|]*\|)[^|]*\|[^|]*\|[^|]*\|"
         if re.search(cells, text):
-            filled = rf"\1 {accuracy} | {epochs_of(row)} | {minutes or dash} |"
+            epochs = " + ".join(map(str, epochs_of(row)))
+            filled = rf"\1 {accuracy} | {epochs} | {minutes or dash} |"
             text = re.sub(cells, filled, text)
         for first, second, end in SENTENCES:
             text = re.sub(
@@ -269,17 +277,16 @@ def searches() -> list[str]:
     return lines[:-1]
 
 
-def epochs_of(preset: str) -> str:
-    """Returns the epochs of the stages of a preset of the digits."""
+def epochs_of(preset: str) -> list[int]:
+    """Returns the epochs of each stage of a preset of the digits."""
     config = Config.of(read_preset(preset).settings)
-    first = f"{config.source_epoch} + " if METHODS[config.method].first else ""
-    return f"{first}{config.epoch}"
+    return [config.source_epoch, config.epoch] if config.first_method else [config.epoch]
 
 
 def minutes_of(preset: str) -> str:
     """Returns the minutes of all epochs of a preset; nothing if they were not measured."""
-    times = times_of_epochs()
-    return f"{times[preset]['minutes']:.0f}" if preset in times else ""
+    seconds = sum(times_of_stages(preset))
+    return f"{seconds / 60:.0f}" if seconds else ""
 
 
 def last_accuracies(runs: Runs, pair: str, row: str) -> list[float]:
