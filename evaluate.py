@@ -21,7 +21,7 @@ from config.config import Config
 from config.settings import PIXELS, Settings
 from predict import SHIPPED
 from utils.atomic import is_stream, refuse_inputs, whole_file
-from utils.data.folders import PictureFolder, open_sources, open_target
+from utils.data.folders import PictureFolder, open_target
 from utils.data.pickles import read_pickle
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -85,12 +85,18 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
     from model.pretrained import picture_shape
 
     shape = picture_shape(model, path)
-    classes = model.class_names
+    count = model.label_predictor.output_shape[-1]
+    classes = model.class_names or [str(number) for number in range(count)]
     domains: list[Labelled] = []
     for place in (args.source, args.target):
+        if not place.exists():
+            raise UserError(
+                f"{place}: no such file or folder; create_mnistm.py makes the pickles of the "
+                "digits; others are named by --source and --target"
+            )
         if not place.is_dir():
             try:
-                arrays = read_pickle(place, shape, model.label_predictor.output_shape[-1])
+                arrays = read_pickle(place, shape, count)
             except UserError as error:
                 raise UserError(
                     f"{path}: cannot be measured on these data ({error}); name data of the model's "
@@ -98,17 +104,7 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 ) from error
             domains.append((arrays["val"], arrays["val_label"]))
             continue
-        if classes is None:
-            count = model.label_predictor.output_shape[-1]
-            (folder,), classes = open_sources([place], shape)
-            numbers = [str(number) for number in range(count)]
-            if classes != numbers:
-                raise UserError(
-                    f"{place}: has the class folders {', '.join(classes)}, but the model's classes "
-                    f"have no names; name the folders {', '.join(numbers)}"
-                )
-        else:
-            folder = open_target(place, classes, shape)
+        folder = open_target(place, classes, shape)
         domains.append((folder, folder.labels))
     return domains
 

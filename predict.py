@@ -35,7 +35,7 @@ class Arguments(Settings):
     classes are, the accuracy is told, too."""
     model: Path = SHIPPED
     """A model: .keras from checkpoints/, .weights.h5, or a .h5 of the original repository. By
-    default the best one of docs/results.md, for digits."""
+    default the one of the preset mean_teacher, for digits."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
     """Mean that was subtracted in training, of .weights.h5 and .h5 files, as in evaluate.py."""
     output: Path = Path("predictions.csv")
@@ -90,7 +90,10 @@ def main() -> None:
              if name.parent.name in classes]  # fmt: skip
     if len({folder for folder, _ in known}) > 1:  # one alone may mean something else
         right = np.mean([folder == label for folder, label in known])
-        print(f"accuracy: {right:.4f} on {len(known)} pictures in folders of classes", file=told)
+        others = sorted({name.parent.name for name in names} - {*classes})
+        left = f"; no classes of the model: {', '.join(others)}" if others else ""
+        print(f"accuracy: {right:.4f} on {len(known)} pictures in folders of classes{left}",
+              file=told)  # fmt: skip
 
 
 def row_of(name: Path, row: np.ndarray, classes: list[str], all_of_them: bool) -> list[str]:

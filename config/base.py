@@ -188,7 +188,7 @@ class TrainingConfig(Settings):
         if self.logical_devices and self.strategy != "mirrored":
             raise UserError("logical_devices: is for several devices; add --strategy mirrored")
         if self.method == "mean_teacher" and not self.average_decay:
-            raise UserError("average_decay: mean_teacher needs a teacher; try 0.999")
+            raise UserError("average_decay: the average of the weights is what teaches; try 0.999")
 
     @property
     def first_method(self) -> str | None:
@@ -241,7 +241,8 @@ class TrainingConfig(Settings):
         """Raises `UserError` if something that the run reads is missing."""
         for name in ("pre_model_path", "teacher"):
             if getattr(self, name) is not None:
-                existing_file(getattr(self, name), name, "check it")
+                existing_file(getattr(self, name), name, "name a trained model; a run that is "
+                              "resumed needs the one that it began with")  # fmt: skip
         if "student" in (self.method, self.first_method):
             if self.teacher is None:
                 raise UserError("teacher: a student needs one; name a model: --teacher FILE")

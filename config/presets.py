@@ -22,20 +22,30 @@ class Preset:
     script: str
     """The training script that it is for."""
     settings: dict[str, Any]
-    """Only what differs from the script's defaults."""
+    """What differs from the script's defaults; and, for the digits, the four that README says to
+    edit first, so that a preset stays what it is."""
     accuracy: str = "–"
     """On target test images; `make table` writes it. "–": not measured."""
     minutes: str = "–"
     """On two cores; benchmarks/epochs.py measures them, `make table` writes them."""
 
 
-def read_preset(name: str) -> Preset:
-    """Returns a preset, or raises `UserError` if there is none of that name."""
+def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
+    """Returns a preset.
+
+    Args:
+        name: of its file.
+        setting: what names it.
+        script: the training script that asks for it.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     known = sorted(path.stem for path in FOLDER.glob("*.json"))
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise UserError(f"preset: no {name!r}; {hint}")
+        hint = f"did you mean {', '.join(near or presets_of(script))}?"
+        raise UserError(f"{setting}: no {name!r}; {hint}")
     return Preset(**read_json(FOLDER / f"{name}.json"))
 
 

@@ -95,7 +95,8 @@ class Field:
         value = fitted(value, self.kind, self.name)
         for limit in self.limits:
             if value is not None and not limit.accepts(value):
-                raise UserError(f"{self.name}: {value!r} must be {limit.rule}")
+                shown = str(value) if isinstance(value, Path) else repr(value)
+                raise UserError(f"{self.name}: {shown} must be {limit.rule}")
         return value
 
 

@@ -203,6 +203,9 @@ class Adaptation(keras.Model):
                 raise ValueError(f"{name}: {type(self).__name__} has its own; leave it out")
         names = [name for name in self.weights_of() if name != "optimizer"]
         others = {name: options.pop(name, None) for name in names}
+        for name, other in others.items():
+            if other is optimizer and not isinstance(other, str):
+                raise ValueError(f"{name}: optimizer has other weights; give it one of its own")
         super().compile(optimizer=optimizer, **options)
         for name, other in others.items():
             copy = type(self.optimizer).from_config(self.optimizer.get_config())

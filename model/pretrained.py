@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         raise UserError(f"pixel_mean: {path} has its own; leave it out")
     for method in METHODS.values():  # so that Keras knows the classes
         importlib.import_module(f"model.{method.model.split('.')[0]}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: is no .keras file, or was cut short; name another")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged file
@@ -114,7 +117,7 @@ def start_from(model: Adaptation, path: Path) -> None:
         for weights, arrays in pairs:
             reason = misfit(weights, arrays)
             if reason:
-                raise UserError(f"{path}: {reason}")
+                raise UserError(f"{path}: {reason}; give this run the network of that model")
         for weights, arrays in pairs:
             for weight, array in zip(weights, arrays, strict=True):
                 weight.assign(array)

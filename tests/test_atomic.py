@@ -125,10 +125,11 @@ def test_a_terminal_that_takes_nothing_is_told(reader: str) -> None:
 
 
 def test_a_script_without_a_screen_does_its_work() -> None:
-    """`script >&-`."""
-    script = "from utils.errors import run_script; run_script(lambda: print('x'))"
-    done = subprocess.run(f'{sys.executable} -c "{script}" >&-', shell=True, cwd=ROOT, check=False)
-    assert done.returncode == 0
+    """`script >&- 2>&-`: whatever it does with its streams."""
+    told = "import sys; print('x', file=sys.stderr); sys.stdout.write('x'); sys.stderr.flush()"
+    script = f"from utils.errors import run_script\ndef main(): {told}\nrun_script(main)"
+    closed = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, script]
+    assert subprocess.run(closed, cwd=ROOT, check=False).returncode == 0
 
 
 def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:

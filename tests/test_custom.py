@@ -197,7 +197,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="b: no pictures in it"):
         open_sources([tmp_path / "two"], SHAPE)
     write(tmp_path / "three" / "c", "1.png")
-    with pytest.raises(UserError, match=r"folders c are no classes of the source \(a, b\)"):
+    with pytest.raises(UserError, match=r"folders c are not among the classes a, b"):
         open_target(tmp_path / "three", ("a", "b"), SHAPE)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "1.png").write_bytes(b"no picture")

@@ -155,7 +155,10 @@ def test_both_stages_with_the_recipe_on_held_out_images(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "mean_teacher"], "average_decay: mean_teacher needs a teacher; try 0.999"),
+        (
+            ["--method", "mean_teacher"],
+            "average_decay: the average of the weights is what teaches; try 0.999",
+        ),
         (["--k_d", "2"], "--k_d: is not used by dann; leave it out"),
         (["--lr", "0.1"], "--lr: no such flag; did you mean --init_learning_rate"),
         (["--preset", "recipes"], "preset: no 'recipes'; did you mean recipe?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ def test_folders_of_pictures(
                 for name in ("a.json", "b.json"))  # fmt: skip
     assert one["accuracy"] == two["accuracy"]
     assert one["confusion"] == two["confusion"]
+    # A folder that is no class is named; a class without a folder is no fault.
+    zebra = (tmp_path / "target" / "3").rename(tmp_path / "target" / "zebra")
+    told = run("predict.py", "--images", tmp_path / "target", "--model", model,
+               "--output", tmp_path / "p.csv").stdout  # fmt: skip
+    others = len(list(zebra.iterdir()))
+    assert (
+        f"on {100 - others} pictures in folders of classes; no classes of the model: zebra" in told
+    )
+    flags = ["--models", model, "--source", data_flags[1], "--target", tmp_path / "target"]
+    assert "zebra are not among the classes 0, 1" in the_error(run("evaluate.py", *flags, code=2))
+    shutil.rmtree(zebra)
+    assert f"{100 - others} images" in run("evaluate.py", *flags).stdout
 
 
 def test_the_originals_weights_get_its_pixel_mean(tmp_path: Path, data_flags: list[str]) -> None:
@@ -100,9 +113,12 @@ def test_json_on_standard_output_is_json_alone(model: Path, data_flags: list[str
 def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: list[str]) -> None:
     (tmp_path / "x.keras").write_bytes(b"no model")
     cases: list[tuple[list[Any], str]] = [
-        (["--models", tmp_path / "x.keras"], "x.keras: not a .keras file that can be loaded"),
+        (["--models", tmp_path / "x.keras"], "x.keras: is no .keras file, or was cut short"),
         (["--models", tmp_path], "is a folder"),
-        (["--models", model, "--target", "nowhere.pkl"], "nowhere.pkl: missing"),
+        (
+            ["--models", model, "--target", "nowhere.pkl"],
+            "nowhere.pkl: no such file or folder; create_mnistm.py makes",
+        ),
         (["--models", model, "--pixel_mean", 1, 2, 3], "has its own; leave it out"),
         (["--models", model, "--json", model], "is read by this command"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from helpers import (
     final_weights,
     logs_of,
     model_of,
+    rows_of,
     run,
     run_folders,
     the_error,
@@ -29,7 +31,9 @@ from helpers import (
 
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
-from utils.run.runs import files_below
+from utils.run.checkpoints import Checkpoints
+from utils.run.clean import main as clean
+from utils.run.runs import CONFIG_FILE, files_below
 from utils.run.signals import Signals
 from utils.run.trainer import Trainer
 
@@ -107,7 +111,7 @@ def test_a_run_without_one_of_its_folders_is_refused(
     stopped(tmp_path, data_flags, monkeypatch)
     shutil.rmtree(tmp_path / which)
     done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
-    assert "is missing, or another run's" in the_error(done)
+    assert "is missing; put it back" in the_error(done)
     assert "--config" in the_error(done)
 
 
@@ -121,6 +125,29 @@ def test_checkpoints_that_went_are_no_new_start(
     done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
     assert "holds no checkpoint, but" in the_error(done)
     assert (tmp_path / "logs" / BELOW / "log.csv").read_bytes() == log
+
+
+def test_a_kill_between_an_epochs_record_and_its_checkpoint(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is then one epoch ahead; the first checkpoint is that of step 0."""
+    saved: list[int] = []
+    save = Checkpoints.save
+
+    def die(self: Checkpoints) -> None:
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save(self)
+
+    flags = [*data_flags, *SHORT, "--checkpoint_steps", 100, *run_folders(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", die)
+        run(DIGITS, *flags, "--run_name", "mine", code=130)
+    logs = tmp_path / "logs" / BELOW
+    assert [row["epoch"] for row in rows_of(logs)] == ["001"]
+    run(DIGITS, "--resume", logs)
+    assert [row["epoch"] for row in rows_of(logs)] == ["001", "002"]
 
 
 def test_data_that_changed_are_refused(tmp_path: Path, domains: Domains, monkeypatch: Any) -> None:
@@ -259,3 +286,21 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_passed_over(
 
     monkeypatch.setattr(os, "scandir", just_gone)
     assert files_below(tmp_path) == [kept]
+
+
+def test_clean_tells_what_is_unfinished_and_removes_nothing_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard input is at its end."""
+    for root in ("logs", "checkpoints"):
+        for name in ("whole", "half"):
+            (tmp_path / root / name).mkdir(parents=True)
+            (tmp_path / root / name / CONFIG_FILE).write_text("{}")
+    (tmp_path / "checkpoints" / "whole" / "trained_dann.keras").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    clean()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("MB  ")[1] for line in lines[:2]] == ["half  (not finished)", "whole"]
+    assert lines[-1].endswith("nothing is removed")
+    assert (tmp_path / "logs" / "half").exists()

@@ -49,9 +49,11 @@ def run_script(main: Callable[[], int | None]) -> None:
     Args:
         main: the script's entry. It returns the exit code, None for 0.
     """
-    for stream in (sys.stdout, sys.stderr):  # of a terminal that is not UTF-8
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # `script >&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        if isinstance(getattr(sys, name), io.TextIOWrapper):  # of a terminal that is not UTF-8
+            getattr(sys, name).reconfigure(errors="replace")
     try:
         code = main() or 0
     except UserError as error:

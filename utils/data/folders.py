@@ -127,8 +127,9 @@ def open_target(folder: Path, classes: Sequence[str], shape: Shape) -> PictureFo
     unknown = sorted(set(found) - set(classes))
     if unknown:
         raise UserError(
-            f"{folder}: its folders {', '.join(unknown)} are no classes of the source "
-            f"({', '.join(classes)}); rename them, or put the pictures into {folder} itself"
+            f"{folder}: its folders {', '.join(unknown)} are not among the classes "
+            f"{', '.join(classes)}; rename them, or put the pictures of an unlabelled domain into "
+            f"{folder} itself"
         )
     return open_folder(folder, found, classes, shape)
 

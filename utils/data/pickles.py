@@ -125,7 +125,9 @@ def check_array(
             else type(array).__name__
         )
         wanted = f"{np.dtype(dtype)} {['N', *shape]}".replace("'", "")
-        raise UserError(f"{path}: {key} is {found}, should be {wanted}; {REMEDY}")
+        other_size = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 4
+        remedy = "image_input_shape must be that of the data" if other_size else REMEDY
+        raise UserError(f"{path}: {key} is {found}, should be {wanted}; {remedy}")
     if array.ndim == 0 or len(array) == 0:
         raise UserError(f"{path}: {key} is empty; {REMEDY}")
     if is_label and (array.min() < 0 or array.max() >= num_labels):

@@ -89,7 +89,9 @@ def read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(f"{path}: unpacks to more than {MAX_TEXT} bytes; fetch it again")
         table = np.loadtxt(io.BytesIO(text), ndmin=2)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; the folder must hold both zip.*.gz") from error
+        raise UserError(
+            f"{path}: missing; name a folder with both zip.*.gz, or the file usps.h5"
+        ) from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); fetch it again") from error
     return checked(path, np.round(table[:, 1:], 3), table[:, 0])

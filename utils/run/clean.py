@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from utils.errors import UserError, run_script
@@ -14,15 +15,19 @@ ROOTS = tuple(Path(name) for name in ("logs", "checkpoints", "config"))
 
 
 def main() -> None:
-    runs = {name: folders for name, folders in find_runs().items() if not in_use(folders)}
+    found = find_runs()
+    runs = {name: folders for name, folders in found.items() if not in_use(folders)}
+    for name in sorted({*found} - {*runs}):
+        print(f"  in training  {name}  (is kept)")
     if not runs:
-        print("there are no runs, or they are in training")
+        print("there are no runs to remove")
         return
     for name, folders in runs.items():
         megabytes = sum(size_of(folder) for folder in folders) / 1e6
-        done = any(folder.glob(FINAL) for folder in folders)
+        done = any(list(folder.glob(FINAL)) for folder in folders)
         print(f"{megabytes:8.1f} MB  {name}{'' if done else '  (not finished)'}")
-    if input(f"remove these {len(runs)} runs, with their models? [y/N] ").strip().lower() != "y":
+    print(f"remove these {len(runs)} runs, with their models? [y/N] ", end="", flush=True)
+    if sys.stdin.readline().strip().lower() != "y":
         print("nothing is removed")
         return
     for folders in runs.values():

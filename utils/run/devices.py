@@ -41,6 +41,8 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
             f"as many images of every domain; choose a multiple of {multiple}"
         )
     keras.utils.set_random_seed(config.seed)
+    # Each stage of a run traces graphs of its own, which TensorFlow takes for a mistake.
+    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     return strategy
 
 

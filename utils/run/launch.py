@@ -167,8 +167,9 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
 
 def preset_of(setting: str, name: str) -> dict[str, Any]:
     """Returns a preset's settings, or raises `UserError` if it is another script's."""
-    preset = read_preset(name)
-    if preset.script != Path(sys.argv[0]).name:
+    script = Path(sys.argv[0]).name
+    preset = read_preset(name, setting, script)
+    if preset.script != script:
         raise UserError(f"{setting}: {name} is one of {preset.script}")
     return preset.settings
 
@@ -250,7 +251,8 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
     from utils.run.signals import Interrupted
 
     step = trainer.checkpoints.restore()
-    if not step and any(int(row["epoch"]) for row in read_rows(trainer.log.csv)):
+    begun = any(int(row["epoch"]) for row in read_rows(trainer.log.csv))
+    if begun and not trainer.checkpoints.restored:
         raise UserError(
             f"{trainer.checkpoints_dir}: holds no checkpoint, but {trainer.log.csv} tells of "
             "epochs; put the checkpoints back, or start a new run"

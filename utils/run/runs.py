@@ -179,11 +179,13 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
              and len(set(run.folders)) == len(set(roots))
              and belong_together(run, config, kind)]  # fmt: skip
     if not whole:
-        missing = next(
-            (path for path in found[1].folders if not (path / CONFIG_FILE).is_file()), found[1].logs
-        )
+        there = [path for path in found[1].folders if (path / CONFIG_FILE).is_file()]
+        missing = [path for path in found[1].folders if path not in there]
+        what = f"{missing[0]}: is missing" if missing else (
+            f"{folder}: the {CONFIG_FILE} here is not that of the run's other folders"
+        )  # fmt: skip
         raise UserError(
-            f"{missing}: is missing, or another run's; put it back, or repeat the run: "
+            f"{what}; put it back, or repeat the run: "
             f"{command_of(None, '--config', folder / CONFIG_FILE)}"
         )
     if whole[0] is found[0]:
