@@ -49,6 +49,7 @@ ROWS = {
         "--method adda --epoch 10 --mixed_precision",
     ),
     "recipe": Row("recipe", "--preset recipe"),
+    "recipe_25": Row("recipe, 25 epochs", "--preset recipe --epoch 25"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
     "mean_teacher": Row("second stage", "--preset mean_teacher"),
     "wide": Row(
@@ -70,7 +71,7 @@ ROWS = {
 ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "mean_teacher")
 PAIRS = {
     "mnist_m": Pair(
-        "MNIST → MNIST-M", "", (*ALL, "adda_convolutional", "original", "wide", "target_only")
+        "MNIST → MNIST-M", "", (*ALL, "recipe_25", "adda_convolutional", "original", "wide", "target_only")
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",

@@ -198,9 +198,9 @@ def open_teacher(path: Path, networks: Networks, class_names: Sequence[str] | No
     teacher = load_model(path)
     check_classes(path, teacher, class_names)
     for what, theirs, ours in (
-        ("takes images of the shape", teacher.feature_extractor.input_shape,
+        ("takes images of", teacher.feature_extractor.input_shape,
          networks.feature_extractor.input_shape),
-        ("tells classes of the shape", teacher.label_predictor.output_shape,
+        ("tells classes of", teacher.label_predictor.output_shape,
          networks.label_predictor.output_shape),
     ):  # fmt: skip
         if theirs[1:] != ours[1:]:

@@ -230,7 +230,7 @@ SECOND = (96, 0.03, 2.0, 2.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
 PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "original": [("DANN", *PLAIN, 100)],
     "paper": [("DANN", 128, *PLAIN[1:-1], "sum", 100)],
-    "recipe": [("DANN", *RECIPE, 25)],
+    "recipe": [("DANN", *RECIPE, 40)],
     "normalised": [("DANN", *RECIPE, 40)],
     "cdan": [("CDAN", *RECIPE, 40)],
     "mean_teacher": [("DANN", *RECIPE, 20), ("MeanTeacher", *SECOND, 40)],
