@@ -71,7 +71,8 @@ ROWS = {
 ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "mean_teacher")
 PAIRS = {
     "mnist_m": Pair(
-        "MNIST → MNIST-M", "", (*ALL, "recipe_25", "adda_convolutional", "original", "wide", "target_only")
+        "MNIST → MNIST-M", "",
+        (*ALL, "recipe_25", "adda_convolutional", "original", "wide", "target_only"),
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
