@@ -233,6 +233,7 @@ PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "recipe": [("DANN", *RECIPE, 40)],
     "normalised": [("DANN", *RECIPE, 40)],
     "cdan": [("CDAN", *RECIPE, 40)],
+    "fast": [("DANN", *RECIPE, 2), ("MeanTeacher", *SECOND[:2], 0.0, *SECOND[3:], 20)],
     "mean_teacher": [("DANN", *RECIPE, 20), ("MeanTeacher", *SECOND, 40)],
     "student": [("DANN", *STUDENT, 10)],
     "wide": [("DANN", *STUDENT, 10), ("MeanTeacher", *SECOND[:2], 0.2, 0.2, *SECOND[4:], 18)],
