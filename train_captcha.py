@@ -8,6 +8,7 @@ config/captcha.py, where their defaults can be edited.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[
 
     if config.method == "source_only":
         # Without target images in its batch normalisation, as in ADDA's first stage.
-        config = config.of_first_stage("source_model")
+        config = dataclasses.replace(config, method="source_model")
     return methods.stages(run, config, lambda settings: experiment(settings, data))
 
 

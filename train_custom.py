@@ -41,6 +41,10 @@ def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
     for folder in (*sources, *targets):
         train, val = folder.split(config.validation_share, config.seed)
         domains.append(Domain(train, train.labels, val, val.labels))
+    taught = {label for domain in domains[: len(sources)] for label in domain.train.labels}
+    for number in sorted({*range(len(classes))} - taught):
+        print(f"class {classes[number]}: none of its pictures is trained with; add some, or lower "
+              "--validation_share")  # fmt: skip
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):
@@ -87,8 +91,13 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         domain = dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
         return Networks(extractor, labels, domain)
 
+    shown = data.domains
+    if config.method == "source_only":
+        # The targets stay unseen: a backbone's batch normalisation would learn from them.
+        sources = data.domains[: data.sources]
+        shown = sources + sources[:1] * (len(shown) - len(sources))
     return Experiment(
-        data.domains,
+        shown,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         lambda num_domains: chosen_augmentation(

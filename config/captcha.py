@@ -34,7 +34,7 @@ class CaptchaConfig(TrainingConfig):
     # training
     epoch: Annotated[int, at_least(1)] = 2
     """Epochs of the adaptation; one is a pass over the source captchas."""
-    source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher", "source_only")] = 2
+    source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 2
     """Epochs of the first stage."""
     batch_size: Annotated[int, at_least(2)] = 64
     """Captchas of a batch, half source, half target. adda's first stage has the source half."""

@@ -401,8 +401,14 @@ class Adaptation(keras.Model):
         return losses, labelled
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
-        """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset."""
+        """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset.
+
+        Those of labels are nan if there was no label.
+        """
         results = {name: meter.result() for name, meter in self.meters.items()}
+        known = self.meters["image_cls_acc"].count > 0
+        for name in self.label_metric_names:
+            results[name] = tf.where(known, results[name], math.nan)
         loss = results["image_cls_loss"] + results.get("domain_cls_loss", 0.0)
         return {"loss": loss, **results}
 

@@ -107,7 +107,7 @@ def start_from(model: Adaptation, path: Path) -> None:
         with named(path):
             model.load_weights(path)
     else:
-        predictor, domains = read_weights(path, model.class_names)
+        predictor, domains = read_weights(path, model)
         pairs = [(weights_of(*parts), predictor) for parts in model.predictors()]
         if model.domain_classifier:
             if not misfit(model.domain_classifier.weights, domains):
@@ -124,21 +124,34 @@ def start_from(model: Adaptation, path: Path) -> None:
     model.keep_average()
 
 
-def read_weights(
-    path: Path, class_names: Sequence[str] | None
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def read_weights(path: Path, model: Adaptation) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Returns the weights of what predicts, and of the domain classifier, if there is one.
 
+    Args:
+        path: of a model.
+        model: what they are for. A pixel mean unlike its own is told.
+
     Raises:
-        UserError: the file's classes have other names, or another order, than `class_names`.
+        UserError: the file's classes have other names, or another order, than the model's.
     """
     if path.suffix != ".keras":
         with named(path):
             return read_keras2(path)
     saved = load_model(path)
-    check_classes(path, saved, class_names)
+    check_classes(path, saved, model.class_names)
+    theirs, ours = (pixel_mean_of(one) for one in (saved, model))
+    if theirs != ours:
+        print(f"{path}: was trained with the pixel mean {theirs}; this run subtracts {ours}")
     domains = saved.domain_classifier.get_weights() if saved.domain_classifier else []
     return [weight.numpy() for weight in weights_of(*saved.predictors()[-1])], domains
+
+
+def pixel_mean_of(model: Adaptation) -> str:
+    """Returns what a model subtracts from each channel first, in [0, 255]; "none" if nothing."""
+    for layer in model.feature_extractor.layers:
+        if isinstance(layer, keras.layers.Rescaling):
+            return " ".join(f"{-255 * offset:.2f}" for offset in np.atleast_1d(layer.offset))
+    return "none"
 
 
 def check_classes(path: Path, model: Adaptation, class_names: Sequence[str] | None) -> None:

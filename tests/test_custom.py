@@ -12,7 +12,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import run, run_folders, stop, the_error
+from helpers import Domains, run, run_folders, stop, the_error
 
 import train_custom
 from config.custom import CustomConfig
@@ -131,6 +131,30 @@ def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> Non
         rows = list(csv.DictReader(file))
     assert len(rows) == 100
     assert {row["label"] for row in rows} <= set(NAMES)
+
+
+def test_source_only_never_sees_a_target(tree: Path) -> None:
+    """Batch normalisation of a backbone would learn from it."""
+    source, targets = str(tree / "source"), (str(tree / "target"), str(tree / "other"))
+    for method, unseen in (("source_only", True), ("dann", False)):
+        config = CustomConfig(method, source=(source,), target=targets)
+        config, data = train_custom.read_data(config)
+        first, *shown = train_custom.experiment(config, data).domains
+        assert first is data.domains[0]
+        assert len(shown) == 2
+        assert [domain is first for domain in shown] == [unseen] * 2
+
+
+def test_a_class_without_training_pictures_is_named(
+    tmp_path: Path, domains: Domains, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, name in (("source", "a"), ("source", "b"), ("target", ".")):
+        (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
+        for number in range(2 if place == "target" else 1):
+            cv2.imwrite(str(tmp_path / place / name / f"{number}.png"), domains[0]["train"][number])
+    config = CustomConfig(source=(str(tmp_path / "source"),), target=(str(tmp_path / "target"),))
+    train_custom.read_data(config)
+    assert ": none of its pictures is trained with; add some" in capsys.readouterr().out
 
 
 def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None:

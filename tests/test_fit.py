@@ -45,6 +45,16 @@ def dataset(*parts: np.ndarray, size: int = 32) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(parts or (IMAGES, LABELS, DOMAINS)).batch(size)
 
 
+def test_without_labels_their_metrics_are_unknown() -> None:
+    """So that no callback takes 0 for a perfect loss."""
+    unlabelled = dataset(IMAGES, np.full_like(LABELS, -1), DOMAINS)
+    history = dann().fit(dataset(), validation_data=unlabelled, verbose=0).history
+    for name in ("val_loss", "val_image_cls_loss", "val_image_cls_acc"):
+        assert np.isnan(history[name][0])
+    for name in ("loss", "image_cls_loss", "image_cls_acc", "val_domain_cls_acc"):
+        assert np.isfinite(history[name][0])
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

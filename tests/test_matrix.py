@@ -85,11 +85,10 @@ def eager() -> Iterator[None]:
             tf.config.run_functions_eagerly(False)
 
 
-def flags_of(method: str, experiment: str) -> list[Any]:
+def flags_of(method: str) -> list[Any]:
     """What the pair has of its own; a flag that the method does not use would be refused."""
     flags: list[Any] = ["--method", method, *COMMON]
-    uses_first = METHODS[method].first or (method, experiment) == ("source_only", "captcha")
-    if not uses_first:
+    if not METHODS[method].first:
         at = flags.index("--source_epoch")
         del flags[at : at + 2]
     return flags + (["--confidence", 0.2] if method == "mean_teacher" else [])
@@ -111,9 +110,9 @@ def test_method_on_experiment(
         return signal.SIGINT if len(seen) == 2 else 0
 
     script = SCRIPTS[experiment]
-    flags = [*flags_of(method, experiment), *data[experiment], *run_folders(tmp_path)]
+    flags = [*flags_of(method), *data[experiment], *run_folders(tmp_path)]
     if method == "student":
-        lesson = [*flags_of("dann", experiment), *data[experiment], *run_folders(tmp_path / "t")]
+        lesson = [*flags_of("dann"), *data[experiment], *run_folders(tmp_path / "t")]
         with eager():
             run(script, *lesson)
         flags += ["--teacher", model_of(tmp_path / "t", "mine")]

@@ -15,10 +15,10 @@ from model.pretrained import start_from
 from utils.errors import UserError
 
 
-def make_dann(seed: int, hidden: int = 100) -> DANN:
+def make_dann(seed: int, hidden: int = 100, mean: float = 45.0) -> DANN:
     keras.utils.set_random_seed(seed)
     return DANN(
-        mnist_feature_extractor((28, 28, 3), (45.0, 45.0, 45.0)),
+        mnist_feature_extractor((28, 28, 3), (mean, mean, mean)),
         dense_head("label_predictor", (768,), (hidden, 100), 10),
         dense_head("domain_classifier", (768,), (100,), 2),
     )
@@ -65,6 +65,15 @@ def test_loads_every_format(tmp_path: Path, name: str) -> None:
         write_keras2(path, trained)
     start_from(fresh, path)
     assert_same_weights(fresh.get_weights(), trained.get_weights())
+
+
+def test_another_pixel_mean_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_dann(1).save(tmp_path / "m.keras")
+    start_from(make_dann(2), tmp_path / "m.keras")
+    assert "pixel mean" not in capsys.readouterr().out
+    start_from(make_dann(2, mean=50.0), tmp_path / "m.keras")
+    told = "was trained with the pixel mean 45.00 45.00 45.00; this run subtracts 50.00 50.00 50.00"
+    assert told in capsys.readouterr().out
 
 
 def test_keras2_predictions_are_those_of_the_originals_network(tmp_path: Path) -> None:

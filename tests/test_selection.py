@@ -51,6 +51,10 @@ def test_soft_neighbourhood_density() -> None:
     assert score("soft_neighbourhood_density", probabilities) == pytest.approx(expected, rel=1e-6)
 
 
+def test_one_image_has_no_neighbours() -> None:
+    assert math.isnan(score("soft_neighbourhood_density", np.eye(3)[:1]))
+
+
 def test_soft_neighbourhood_density_prefers_large_clusters() -> None:
     clusters = np.eye(2)[np.arange(40) % 2]
     shattered = np.eye(20)[np.arange(40) % 20]

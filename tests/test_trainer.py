@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -203,6 +204,14 @@ def test_best_is_the_criterions_epoch(tmp_path: Path, domains: Domains, criterio
     assert float(best["val_image_cls_acc"]) == pytest.approx(accuracy, abs=1e-6)
     for name in CRITERIA:
         assert name in best
+
+
+def test_a_criterion_without_a_value_keeps_a_model(
+    tmp_path: Path, domains: Domains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CRITERIA, "soft_neighbourhood_density", lambda source, target: math.nan)
+    make_trainer(tmp_path, domains, select_by="soft_neighbourhood_density").train()
+    assert (tmp_path / "checkpoints/best.keras").exists()
 
 
 def test_the_next_save_removes_what_a_kill_in_mid_save_left(

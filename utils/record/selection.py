@@ -7,6 +7,7 @@ Adaptation", arXiv 2208.07360, compares them.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -101,6 +102,8 @@ def soft_neighbourhood_density(
     via Soft Neighborhood Density", ICCV 2021, equations 1 to 3; temperature 0.05.
     """
     some = evenly(target.probabilities)
+    if len(some) < 2:
+        return math.nan
     vectors = some.reshape(len(some), -1)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = vectors @ vectors.T / temperature  # (N, N)

@@ -149,6 +149,9 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         values = preset_of("preset", start.preset)
     if start.config:
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
+        if values.get("pixel_mean") and "pixel_mean" not in given:
+            mean = " ".join(f"{value:.2f}" for value in values["pixel_mean"])
+            print(f"pixel_mean: {mean}, as in {start.config}; give other data their own")
     if given.get("quick"):
         values = values | kind.QUICK
     try:

@@ -228,9 +228,10 @@ class Trainer:
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
         self.told.append(selection["information_maximisation"])
         best = self.checkpoints.best
-        improved = selection[self.select_by] > float(best.numpy())
+        score, before = selection[self.select_by], float(best.numpy())
+        improved = score > before or before == -math.inf  # of too few images it may be nan
         if improved:
-            best.assign(selection[self.select_by])
+            best.assign(score if math.isfinite(score) else -math.inf)
         if self.chief:
             selection["labelled_image_cls_acc"] = labelled["image_cls_acc"]
             unknown = dict.fromkeys(validation, math.nan)
@@ -268,8 +269,6 @@ class Trainer:
         results = self.model.get_metrics_result()
         values = {name: float(value) for name, value in results.items()}
         self.model.reset_metrics()
-        if (outputs.labels < 0).all():
-            values |= dict.fromkeys(["loss", *self.model.label_metric_names], math.nan)
         return values, outputs
 
     def embedding(self) -> Pair:
