@@ -44,7 +44,7 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
     known = sorted(path.stem for path in FOLDER.glob("*.json"))
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known)
-        hint = f"did you mean {', '.join(near or presets_of(script))}?"
+        hint = f"did you mean {', '.join(near or presets_of(script) or known)}?"
         raise UserError(f"{setting}: no {name!r}; {hint}")
     return Preset(**read_json(FOLDER / f"{name}.json"))
 

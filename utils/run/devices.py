@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -41,9 +42,13 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
             f"as many images of every domain; choose a multiple of {multiple}"
         )
     keras.utils.set_random_seed(config.seed)
-    # Each stage of a run traces graphs of its own, which TensorFlow takes for a mistake.
-    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
+    tf.get_logger().addFilter(is_news)
     return strategy
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Passes over that graphs are traced again: each stage of a run has graphs of its own."""
+    return "retracing" not in record.getMessage()
 
 
 def mixed_policy(gpus: Sequence[Any]) -> str:

@@ -116,7 +116,8 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
 
 def files_below(folder: Path) -> list[Path]:
     """Returns the files in a folder, at any depth; another process may write there meanwhile."""
-    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    paths = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return [path for path in paths if path.is_file()]
 
 
 def size_of(folder: Path) -> int:
