@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.report import Runs, runs_of
 from benchmarks.rows import PAIRS, ROWS
+from benchmarks.runner import Training
 from utils.record.embeddings import LAST, load_pair, save_embedding
 
 # Read off the one run that https://github.com/Daipuwei/DANN-MNIST publishes.
@@ -24,7 +25,7 @@ def draw_curves(runs: Runs, place: Path) -> None:
     figure, axis = plt.subplots(figsize=(10, 4.5), layout="constrained")
     axis.set_prop_cycle(color=plt.get_cmap("tab20")(range(20)))  # there are more rows than ten
     for row in PAIRS["mnist_m"].rows:
-        curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows() if one["epoch"]]
+        curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows if one["epoch"]]
                   for run in runs_of(runs, "mnist_m", row)]  # fmt: skip
         if not curves:
             continue
@@ -41,13 +42,16 @@ def draw_curves(runs: Runs, place: Path) -> None:
     plt.close(figure)
 
 
-def draw_embedding(runs: Runs, place: Path, seeds: Sequence[int]) -> None:
-    """Draws the features without adaptation, with DANN, and after the second stage."""
-    panels = []
-    for row in ("source_only", "recipe", "mean_teacher"):
-        run = runs.get(("mnist_m", row, seeds[0]))
-        file = run.find("logs", LAST) if run else None
-        if file:
-            panels.append((ROWS[row].title, load_pair(file)))
-    if panels:
+def draw_embedding(
+    trainings: Mapping[tuple[str, str, int], Training], place: Path, seed: int
+) -> None:
+    """Draws the features without adaptation, with DANN, and after the second stage.
+
+    Features are no part of the records: if the trainings were not made here, the picture stays.
+    """
+    rows = ("source_only", "recipe", "mean_teacher")
+    files = [trainings["mnist_m", row, seed].find("logs", LAST) for row in rows]
+    panels = [(ROWS[row].title, load_pair(file))
+              for row, file in zip(rows, files, strict=True) if file]  # fmt: skip
+    if len(panels) == len(rows):
         save_embedding(place, panels)

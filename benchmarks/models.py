@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.records import Record
 from benchmarks.report import Runs, data_line, last_accuracies, runs_of, spread
 from benchmarks.rows import ROWS
 from benchmarks.runner import Training
@@ -13,6 +15,7 @@ from config.config import Config
 from config.presets import read_preset
 from predict import SHIPPED
 from utils.atomic import whole_file
+from utils.run.runs import CONFIG_FILE
 
 TAKEN = {  # row → model in model_data/model_weight
     "recipe": "recipe", "normalised": "normalised", "mean_teacher": "mnist2mnist_m",
@@ -54,26 +57,23 @@ confidence and their accuracy.
 """
 
 
-def ship(runs: Runs) -> dict[str, Training]:
-    """Copies the model of each row that the label-free criterion likes best; tells which run."""
+def ship(runs: Runs, trainings: Mapping[tuple[str, str, int], Training]) -> None:
+    """Copies the model of each row that the label-free criterion likes best, if it is here."""
     from model.pretrained import load_model
 
-    shipped = {}
     for row in TAKEN:
-        trained = runs_of(runs, "mnist_m", row)
-        if not trained:
+        best = best_of(runs, row)
+        if best is None:
             continue
-        best = best_of(trained, Config().select_by)
-        model_file, config = (best.find("checkpoints", "best.keras"),
-                              best.find("logs", "config.json"))  # fmt: skip
-        if model_file is None or config is None:
+        trained = next(one for one in trainings.values() if one.name == best.name)
+        model_file, config = (trained.find("checkpoints", "best.keras"),
+                              trained.find("logs", CONFIG_FILE))  # fmt: skip
+        if model_file is None or config is None:  # made in another checkout, and shipped from there
             continue
         with whole_file(place_of(row)) as path:
             load_model(model_file).save(path)  # of older runs without the optimizer
         with whole_file(place_of(row).with_suffix(".json")) as path:
             shutil.copyfile(config, path)
-        shipped[row] = best
-    return shipped
 
 
 def place_of(row: str) -> Path:
@@ -81,12 +81,14 @@ def place_of(row: str) -> Path:
     return SHIPPED.with_stem(TAKEN[row])
 
 
-def best_of(runs: Sequence[Training], criterion: str) -> Training:
-    """Returns the run that ever reached the highest value of a criterion."""
-    return max(runs, key=lambda run: run.pick(criterion)[criterion])
+def best_of(runs: Runs, row: str) -> Record | None:
+    """Returns the run of a row that ever reached the highest value of the criterion."""
+    criterion = Config().select_by
+    trained = runs_of(runs, "mnist_m", row)
+    return max(trained, key=lambda run: run.pick(criterion)[criterion], default=None)
 
 
-def describe(runs: Runs, shipped: Mapping[str, Training]) -> str:
+def describe(runs: Runs) -> str:
     """Returns the page about the models, which are measured anew."""
     from evaluate import measure
     from model.pretrained import load_model
@@ -105,8 +107,14 @@ def describe(runs: Runs, shipped: Mapping[str, Training]) -> str:
     ]
     classes = ["| accuracy of each digit | " + " | ".join(map(str, range(10))) + " |",
                "| --- |" + " --- |" * 10]  # fmt: skip
-    for row, run in shipped.items():
+    by_name = {run.name: run for run in runs.values()}
+    for row in TAKEN:
         place = place_of(row)
+        if not place.exists():
+            continue
+        run = by_name.get(json.loads(place.with_suffix(".json").read_text())["run_name"])
+        if run is None:  # trained with other settings, which the row no longer has
+            continue
         told = measure(load_model(place), source, target)
         epoch = int(run.pick(config.select_by)["epoch"])
         cells = [

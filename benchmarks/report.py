@@ -1,22 +1,17 @@
-"""docs/results.md, from the logs of the runs alone."""
+"""docs/results.md, from the records in docs/runs alone."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
+from benchmarks.records import Record
 from benchmarks.rows import PAIRS, ROWS
-from benchmarks.runner import Training
 from config.base import Criterion
 from config.config import Config
 from config.presets import read_preset
@@ -25,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 EPOCHS = ROOT / "docs" / "epochs.json"
 CRITERIA = get_args(Criterion)
 MARKS = (0.75, 0.90, 0.93, 0.95)
-Runs = Mapping[tuple[str, str, int], Training]  # by pair, row and seed
+Runs = Mapping[tuple[str, str, int], Record]  # by pair, row and seed
 # Of each pair: what its papers report. Source only / the method / trained on target labels.
 PUBLISHED = {
     "mnist_m": (
@@ -49,13 +44,13 @@ def report(runs: Runs, seeds: Sequence[int]) -> str:
     lines = [
         "# Results",
         "",
-        f"`make table` wrote this page on {date.today()} at commit `{commit()}`: {os.cpu_count()} "
-        f"cores, Python {platform.python_version()}, TensorFlow {version('tensorflow')}, Keras "
-        f"{version('keras')}. Each figure is a mean ± standard deviation over seeds "
-        f"{', '.join(map(str, seeds))}; the figures of the single seeds stand beside it. All test "
-        f"images are measured. Epochs are picked without target labels; "
-        "[dann.md](dann.md#who-chose-what) and the searches below tell how the settings were "
-        f"chosen. {data_line()}",
+        "`make table` wrote this page from the records in [runs](runs). The first line of a record "
+        "tells its command, settings, data, commit, date and machine. The machines were: "
+        f"{'; '.join(sorted({run.facts.machine for run in runs.values()}))}. Each figure is a mean "
+        f"± standard deviation over seeds {', '.join(map(str, seeds))}; the figures of the single "
+        "seeds stand beside it. All test images are measured. Epochs are picked without target "
+        "labels; [dann.md](dann.md#who-chose-what) and the searches below tell how the settings "
+        f"were chosen. {data_line()}",
         "",
         "- last epoch: the target accuracy after the last epoch.",
         f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",
@@ -87,7 +82,7 @@ def section(runs: Runs, pair: str) -> list[str]:
         some = runs_of(runs, pair, row)
         if not some:
             continue
-        last = [run.rows()[-1] for run in some]
+        last = [run.rows[-1] for run in some]
         cells = [
             ROWS[row].title,
             spread([one["val_image_cls_acc"] for one in last]),
@@ -97,10 +92,10 @@ def section(runs: Runs, pair: str) -> list[str]:
             "–" if row == "target_only"
             else spread([one["labelled_image_cls_acc"] for one in last]),
             f"{last[0]['epoch']:.0f}",
-            f"{np.mean([run.minutes() for run in some]):.0f}",
+            f"{np.mean([run.facts.minutes for run in some]):.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-        commands.append(f"- {ROWS[row].title}: `{some[0].command}`")
+        commands.append(f"- {ROWS[row].title}: `{some[0].facts.command}`")
     for title, figures in PUBLISHED.get(pair, ()):
         lines.append(f"| *published, {title}* | {figures} | | | | | | |")
     return [*lines, "", "The command of each row, for its first seed:", "", *commands]
@@ -112,15 +107,15 @@ def captchas(runs: Runs) -> list[str]:
                                                            "val_whole_string_acc"]  # fmt: skip
     adapted, statistics, tutorial = (runs_of(runs, "captcha", row)
                                      for row in PAIRS["captcha"].rows)  # fmt: skip
-    before = [run.rows("source/log.csv")[-1] for run in adapted]
-    after = [run.rows()[-1] for run in adapted]
+    before = [run.stages[0][-1] for run in adapted]
+    after = [run.rows[-1] for run in adapted]
     stages = {
         "source only: the first stage": before,
-        ROWS["captcha_statistics"].title: [run.rows()[-1] for run in statistics],
+        ROWS["captcha_statistics"].title: [run.rows[-1] for run in statistics],
         "ADDA, last epoch": after,
         "ADDA, pick": [run.pick(Config().select_by) for run in adapted],
-        "the tutorial's first stage": [run.rows("source/log.csv")[-1] for run in tutorial],
-        ROWS["captcha_tutorial"].title: [run.rows()[-1] for run in tutorial],
+        "the tutorial's first stage": [run.stages[0][-1] for run in tutorial],
+        ROWS["captcha_tutorial"].title: [run.rows[-1] for run in tutorial],
     }
     lines = [
         f"## {PAIRS['captcha'].title[0].upper()}{PAIRS['captcha'].title[1:]}",
@@ -141,7 +136,7 @@ def captchas(runs: Runs) -> list[str]:
         *lines,
         "",
         f"Runs that ended below source only: {worse} of {len(adapted)}. The discriminator's "
-        f"accuracy in the last epoch: {discriminator}. The command: `{adapted[0].command}`.",
+        f"accuracy in the last epoch: {discriminator}. The command: `{adapted[0].facts.command}`.",
     ]
 
 
@@ -291,22 +286,22 @@ def minutes_of(preset: str) -> str:
 
 def last_accuracies(runs: Runs, pair: str, row: str) -> list[float]:
     """Returns the target accuracy of each run of a row after its last epoch."""
-    return [run.rows()[-1]["val_image_cls_acc"] for run in runs_of(runs, pair, row)]
+    return [run.rows[-1]["val_image_cls_acc"] for run in runs_of(runs, pair, row)]
 
 
-def runs_of(runs: Runs, pair: str, row: str) -> list[Training]:
-    """Returns the finished runs of a row, in the order of the seeds."""
+def runs_of(runs: Runs, pair: str, row: str) -> list[Record]:
+    """Returns the runs of a row, in the order of the seeds."""
     return [run for key, run in runs.items() if key[:2] == (pair, row)]
 
 
-def accuracies(run: Training) -> list[float]:
+def accuracies(run: Record) -> list[float]:
     """Returns the target accuracy of each epoch."""
-    return [row["val_image_cls_acc"] for row in run.rows()]
+    return [row["val_image_cls_acc"] for row in run.rows]
 
 
-def first_epoch(run: Training, mark: float) -> float:
+def first_epoch(run: Record, mark: float) -> float:
     """Returns the first epoch with at least this target accuracy; infinity if there is none."""
-    return min((row["epoch"] for row in run.rows() if row["val_image_cls_acc"] >= mark),
+    return min((row["epoch"] for row in run.rows if row["val_image_cls_acc"] >= mark),
                default=float("inf"))  # fmt: skip
 
 
@@ -318,13 +313,6 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 def short(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
-
-
-def commit() -> str:
-    """Returns the commit that the tree stands at."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    return done.stdout.strip() or "unknown"
 
 
 def data_line() -> str:

@@ -1,8 +1,9 @@
-"""Runs trainings, several at a time, goes on with those that were stopped, and reads their logs."""
+"""Runs trainings, several at a time, and goes on with those that were stopped."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -14,9 +15,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.records import (
+    Facts,
+    Record,
+    facts_now,
+    read_facts,
+    read_record,
+    write_facts,
+    write_record,
+)
 from utils.errors import UserError
-from utils.record.rows import pick_of, read_rows
-from utils.run.runs import CONFIG_FILE, FINAL
+from utils.record.rows import read_rows
+from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +81,13 @@ class Training:
 
     def train(self, threads: int) -> None:
         """Trains to the end, from where it stopped if it was begun; on so many threads."""
+        now, before = facts_now(self.command, self.flags), self.facts()
+        if before and not now.same_settings(before):
+            raise UserError(
+                f"{self.name}: was begun with other settings; to train it anew, remove its folders "
+                f"below logs/{self.folder}, checkpoints/{self.folder} and config/{self.folder}, "
+                f"and {self.facts_file.relative_to(ROOT)}"
+            )
         if self.finished:
             return
         start = self.begin()
@@ -78,6 +95,7 @@ class Training:
             raise UserError(f"{self.name}: starts from {self.after}, which has no {self.start}")
         folders = [text for name in ("logs", "checkpoints", "config")
                    for text in (f"--{name}_dir", f"{name}/{self.folder}")]  # fmt: skip
+        minutes = before.minutes if before else 0.0
         begun = self.find("logs", CONFIG_FILE)
         flags = self.flags.format(start=start).split()
         flags = ["--resume", str(begun.parent)] if begun else [
@@ -87,35 +105,43 @@ class Training:
             name: str(threads)
             for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         }
-        output = ROOT / "logs" / self.folder / f"{self.name}.txt"
+        output = self.facts_file.with_suffix(".txt")
         output.parent.mkdir(parents=True, exist_ok=True)
+        write_facts(self.facts_file, dataclasses.replace(now, minutes=minutes))
         began = time.monotonic()
         with output.open("a") as file:
             done = subprocess.run(
                 [sys.executable, self.script, *flags],
                 cwd=ROOT, env=environment, stdout=file, stderr=file, check=False,
             )  # fmt: skip
-        minutes = (self.minutes() if begun else 0.0) + (time.monotonic() - began) / 60
-        output.with_suffix(".minutes").write_text(f"{minutes:.2f}\n")
+        minutes += (time.monotonic() - began) / 60
+        write_facts(self.facts_file, dataclasses.replace(now, minutes=round(minutes, 2)))
         if done.returncode:
             raise UserError(f"{self.name}: ended with code {done.returncode}; see {output}")
 
-    def minutes(self) -> float:
-        """Returns how long it has been trained so far."""
-        file = ROOT / "logs" / self.folder / f"{self.name}.minutes"
-        return float(file.read_text()) if file.exists() else 0.0
+    @property
+    def facts_file(self) -> Path:
+        return ROOT / "logs" / self.folder / f"{self.name}.json"
 
-    def rows(self, file: str = "log.csv") -> list[dict[str, float]]:
-        """Returns its log.csv, or that of its first stage; empty if it has none."""
-        table = self.find("logs", file)
-        if table is None:
-            return []
-        return [{key: float(value or "nan") for key, value in row.items()}
-                for row in read_rows(table)]  # fmt: skip
+    def facts(self) -> Facts | None:
+        """Returns how it was begun, if it was."""
+        return read_facts(self.facts_file.read_text()) if self.facts_file.exists() else None
 
-    def pick(self, criterion: str) -> dict[str, float]:
-        """Returns the row of the epoch that a criterion picks."""
-        return pick_of(self.rows(), criterion)
+    def keep(self) -> Record | None:
+        """Returns the record of this training; writes it first, if the training has just ended.
+
+        None: it has not ended, or it was made with other settings.
+        """
+        now, there = facts_now(self.command, self.flags), read_record(self.name)
+        if there and there.facts.same_settings(now):
+            return there
+        facts, last = self.facts(), self.find("logs", "log.csv")
+        if not self.finished or facts is None or last is None or not facts.same_settings(now):
+            return None
+        digests = json.loads((last.parent / DATA_FILE).read_text())
+        stages = [read_rows(table) for table in (*last.parent.glob("*/log.csv"), last)]
+        write_record(self.name, dataclasses.replace(facts, data=digests), stages)
+        return read_record(self.name)
 
 
 def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: int) -> None:

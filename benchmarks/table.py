@@ -1,7 +1,8 @@
 """Trains every row of the results on every seed and writes the pages of results and models.
 
-What is finished is not trained again, what was interrupted goes on. First: python create_mnistm.py,
-python create_usps.py and, on an idle machine, python benchmarks/epochs.py for the minutes.
+What has a record in docs/runs is not trained again, what was interrupted goes on. First: python
+create_mnistm.py, python create_usps.py and, on an idle machine, python benchmarks/epochs.py for the
+minutes.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ class Arguments(Settings):
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     wanted = grid(args.seeds, args.pairs, args.rows)
+    known = grid(args.seeds)
     if args.train:
-        train_all(list(wanted.values()), list(grid(args.seeds).values()), args.jobs)
-    runs = {name: training for name, training in grid(args.seeds).items() if training.finished}
-    shipped = ship(runs)
-    for name, text in (("models", describe(runs, shipped)), ("results", report(runs, args.seeds))):
+        missing = [training for training in wanted.values() if not training.keep()]
+        train_all(missing, list(known.values()), args.jobs)
+    runs = {key: record for key, training in known.items() if (record := training.keep())}
+    ship(runs, known)
+    for name, text in (("models", describe(runs)), ("results", report(runs, args.seeds))):
         with whole_file(ROOT / "docs" / f"{name}.md") as path:
             path.write_text(text)
     for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
@@ -57,7 +60,7 @@ def main() -> None:
         with whole_file(preset) as path:
             path.write_text(text)
     draw_curves(runs, ROOT / "image" / "results.png")
-    draw_embedding(runs, ROOT / "image" / "embedding.png", args.seeds)
+    draw_embedding(known, ROOT / "image" / "embedding.png", args.seeds[0])
     print("docs/results.md, docs/models.md, both READMEs, the presets and image/*.png are written")
 
 

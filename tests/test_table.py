@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -13,8 +13,9 @@ import pytest
 from helpers import Domains
 from test_pretrained import make_dann
 
-from benchmarks import models, runner
+from benchmarks import models, records, runner
 from benchmarks import report as reported
+from benchmarks.records import Record, facts_now, write_facts, write_record
 from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
@@ -32,48 +33,38 @@ ACCURACIES = {  # of epochs; the criterion likes the middle one
 }
 
 
-def write_log(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as lines:
-        table = csv.DictWriter(lines, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-
-
-def finish(folder: Path, name: str) -> None:
-    place = folder / "checkpoints/table/somewhere" / name
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "trained_dann.keras").touch()
+def keep(key: tuple[str, str, int], *stages: list[dict[str, Any]]) -> None:
+    """Writes the record of a training, as if it had ended."""
+    one = training(*key)
+    write_record(one.name, facts_now(one.command, one.flags, minutes=3.0), stages)
 
 
 @pytest.fixture
-def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Made-up logs of some runs."""
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Made-up records of some runs."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "docs" / "runs")
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(reported, "ROOT", tmp_path)
+    monkeypatch.setattr(reported, "EPOCHS", tmp_path / "docs" / "epochs.json")
     for key, accuracies in ACCURACIES.items():
-        name = training(*key).name
         rows = [
             {"epoch": epoch, "val_image_cls_acc": accuracy, "labelled_image_cls_acc": 0.98,
              **dict.fromkeys(CRITERIA, 0.5 + (epoch == 2))}
             for epoch, accuracy in enumerate(accuracies, 1)
         ]  # fmt: skip
-        write_log(tmp_path / "logs/table/somewhere" / name / "log.csv", rows)
-        finish(tmp_path, name)
+        keep(key, rows)
     data = tmp_path / "model_data" / "dataset"
     data.mkdir(parents=True)
-    record = {"seed": 42, "digits": "MNIST", "photos": "BSDS500 training"}
+    told = {"seed": 42, "digits": "MNIST", "photos": "BSDS500 training"}
     digests = {"digits_sha256": "a" * 64, "photos_sha256": "b" * 64}
-    (data / "mnist_m.json").write_text(json.dumps(record | digests))
+    (data / "mnist_m.json").write_text(json.dumps(told | digests))
     times = {"recipe": [30.0], "cdan": [9.0], "mean_teacher": [6.0, 30.0]}
-    (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "epochs.json").write_text(json.dumps(times))
-    monkeypatch.setattr(runner, "ROOT", tmp_path)
-    monkeypatch.setattr(reported, "ROOT", tmp_path)
-    monkeypatch.setattr(reported, "EPOCHS", tmp_path / "docs" / "epochs.json")
     return tmp_path
 
 
-def finished() -> dict[tuple[str, str, int], Training]:
-    return {key: run for key, run in grid((0, 1)).items() if run.finished}
+def finished() -> dict[tuple[str, str, int], Record]:
+    return {key: record for key, run in grid((0, 1)).items() if (record := run.keep())}
 
 
 def cells_of(text: str, title: str, heading: str = "# ") -> list[str]:
@@ -82,7 +73,7 @@ def cells_of(text: str, title: str, heading: str = "# ") -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_report_says_what_the_logs_say(logged: Path) -> None:
+def test_the_report_says_what_the_records_say(recorded: Path) -> None:
     text = report(finished(), (0, 1))
     recipe = cells_of(text, "recipe")
     assert recipe[1] == f"0.7600 ± {np.std([0.92, 0.6], ddof=1):.4f}"
@@ -103,7 +94,7 @@ def test_the_report_says_what_the_logs_say(logged: Path) -> None:
     assert reached[1:] == ["30.0", "3: 3.5 min", "–", "–", "–"]
 
 
-def test_the_readme_is_filled_from_the_logs(logged: Path) -> None:
+def test_the_readme_is_filled_from_the_records(recorded: Path) -> None:
     text = (
         "The preset `recipe` takes 1 minutes. The target accuracy is ?.\n"
         "| `recipe` | x | ? | 50 | ? |\n| `cdan` | y | ? | 40 | ? |\n"
@@ -114,7 +105,7 @@ def test_the_readme_is_filled_from_the_logs(logged: Path) -> None:
     )
 
 
-def test_presets_tell_what_to_expect(logged: Path) -> None:
+def test_presets_tell_what_to_expect(recorded: Path) -> None:
     text = '{"about": "x", "script": "y", "settings": {"epoch": 3}, "accuracy": ".1"}'
     filled = json.loads(fill_preset("recipe", text, finished()))
     told = {"accuracy": ".760", "minutes": "20"}
@@ -124,7 +115,7 @@ def test_presets_tell_what_to_expect(logged: Path) -> None:
     assert "minutes" not in untrained
 
 
-def test_captchas_are_reported_with_their_control(logged: Path) -> None:
+def test_captchas_are_reported_with_their_control(recorded: Path) -> None:
     """The second character is .1 above the first, the third .2."""
 
     def rows(*accuracies: float) -> list[dict[str, Any]]:
@@ -136,13 +127,9 @@ def test_captchas_are_reported_with_their_control(logged: Path) -> None:
             for epoch, value in enumerate(accuracies, 1)
         ]  # fmt: skip
 
-    folder = logged / "logs/table/captcha"
     for seed, first, second in ((0, 0.3, (0.7, 0.6)), (1, 0.5, (0.5, 0.4))):
-        write_log(folder / f"captcha-captcha-{seed}/source/log.csv", rows(0.1, first))
-        write_log(folder / f"captcha-captcha-{seed}/log.csv", rows(*second))
-        finish(logged, f"captcha-captcha-{seed}")
-    write_log(folder / "captcha-captcha_statistics-0/log.csv", rows(0.55))
-    finish(logged, "captcha-captcha_statistics-0")
+        keep(("captcha", "captcha", seed), rows(0.1, first), rows(*second))
+    keep(("captcha", "captcha_statistics", 0), rows(0.55))
     text = report(finished(), (0, 1))
     deviation = np.std([0.3, 0.5], ddof=1)
     cells = cells_of(text, "source only: the first stage")
@@ -183,17 +170,61 @@ def test_every_row_and_pair_is_named_once() -> None:
         assert all(ROWS[row].after in ("", *pair.rows) for row in pair.rows)
 
 
-def test_what_is_finished_is_not_trained_again(logged: Path, monkeypatch: Any) -> None:
+@pytest.fixture
+def ended(recorded: Path) -> Training:
+    """A training that ended here and has no record yet."""
+    one = training("mnist_m", "mean_teacher", 1)
+    place = recorded / "logs/table/somewhere" / one.name
+    (place / "first").mkdir(parents=True)
+    header = "epoch,val_image_cls_acc,information_maximisation\n"
+    (place / "first" / "log.csv").write_text(header + "001,0.5,1.0\n")
+    (place / "log.csv").write_text(header + "000,0.5,1.0\n001,0.75,1.5\n")
+    (place / "data.json").write_text('{"source": "a", "target": "b"}')
+    models_of_it = recorded / "checkpoints/table/somewhere" / one.name
+    models_of_it.mkdir(parents=True)
+    (models_of_it / "trained_dann.keras").touch()
+    write_facts(one.facts_file, facts_now(one.command, one.flags, minutes=12.5))
+    return one
+
+
+def test_a_training_that_ended_is_kept_as_a_record(ended: Training) -> None:
+    record = ended.keep()
+    assert record is not None
+    assert [len(stage) for stage in record.stages] == [1, 2]
+    assert record.rows[-1]["val_image_cls_acc"] == 0.75
+    assert record.pick("information_maximisation")["epoch"] == 1
+    assert (record.facts.minutes, record.facts.data["target"]) == (12.5, "b")
+    assert set(record.facts.presets) == {"mean_teacher", "normalised"}  # with its first stage's
+    with (records.FOLDER / f"{ended.name}.csv").open() as file:
+        assert [line.split(",")[:2] for line in file][2:] == [["1", "001"], ["2", "000"],
+                                                              ["2", "001"]]  # fmt: skip
+
+
+def test_a_record_of_other_settings_does_not_count(
+    ended: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a preset is edited: the old figures are not its own."""
+    assert ended.keep()
+    assert dataclasses.replace(ended, flags=f"{ended.flags} --epoch 3").keep() is None
+    edited = {"normalised": {"epoch": 40}, "mean_teacher": {"first_stage": "normalised"}}
+    monkeypatch.setattr(records, "presets_used", lambda flags: edited)
+    assert ended.keep() is None
+    with pytest.raises(UserError, match="was begun with other settings"):
+        ended.train(1)
+
+
+def test_what_is_finished_is_not_trained_again(ended: Training, monkeypatch: Any) -> None:
     monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    training("mnist_m", "recipe", 0).train(1)
+    monkeypatch.setattr(runner, "facts_now", lambda *_: ended.facts())
+    ended.train(1)
 
 
-def test_a_failed_training_is_named(logged: Path, monkeypatch: Any) -> None:
+def test_a_failed_training_is_named(recorded: Path, monkeypatch: Any) -> None:
     with pytest.raises(UserError, match="ended with code"):
         Training("bad", "train_MNIST2MNIST_M.py", "--epoch zero").train(1)
 
 
-def test_what_a_training_starts_from_is_trained_first(logged: Path, monkeypatch: Any) -> None:
+def test_what_a_training_starts_from_is_trained_first(recorded: Path, monkeypatch: Any) -> None:
     begun = []
 
     def trained(self: Training, threads: int) -> None:
@@ -206,36 +237,39 @@ def test_what_a_training_starts_from_is_trained_first(logged: Path, monkeypatch:
     assert begun.index("mnist_m-mean_teacher-7") < begun.index("mnist_m-wide-7")
 
 
-def test_without_its_start_nothing_is_trained(logged: Path) -> None:
+def test_without_its_start_nothing_is_trained(recorded: Path) -> None:
     missing = r"starts from mnist_m-mean_teacher-7, which has no best\.keras"
     with pytest.raises(UserError, match=missing):
         training("mnist_m", "wide", 7).train(1)
 
 
 def test_the_best_model_of_a_row_ships_with_a_page(
-    logged: Path, monkeypatch: pytest.MonkeyPatch, domains: Domains
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, domains: Domains
 ) -> None:
     """Which run: the one whose criterion is highest; its accuracy is measured anew."""
-    shipped = logged / "shipped"
+    shipped = recorded / "shipped"
     shipped.mkdir()
     monkeypatch.setattr(models, "SHIPPED", shipped / "mnist2mnist_m.keras")
-    monkeypatch.chdir(logged)
+    monkeypatch.chdir(recorded)
     for name, arrays in zip(("MNIST/mnist_data", "MNIST_M/mnist_m_data"), domains, strict=True):
-        path = logged / "model_data/dataset" / f"{name}.pkl"
+        path = recorded / "model_data/dataset" / f"{name}.pkl"
         path.parent.mkdir(exist_ok=True)
         write_pickle(path, arrays)
     model = make_dann(0)
     for seed in (0, 1):
         name = f"mnist_m-recipe-{seed}"
-        model.save(next((logged / "checkpoints").rglob(name)) / "best.keras")
-        log = next((logged / "logs").rglob(f"{name}/log.csv"))
-        (log.parent / "config.json").write_text(json.dumps({"seed": seed}))
-        better = log.read_text().replace("1.5", "1.75") if seed else log.read_text()
-        log.write_text(better)
-    found = models.ship(finished())
-    assert found["recipe"].name == "mnist_m-recipe-1"
-    assert json.loads((shipped / "recipe.json").read_text()) == {"seed": 1}
-    text = models.describe(finished(), found)
+        checkpoints, logs = (
+            recorded / folder / "table" / name for folder in ("checkpoints", "logs")
+        )
+        checkpoints.mkdir(parents=True)
+        logs.mkdir(parents=True)
+        model.save(checkpoints / "best.keras")
+        (logs / "config.json").write_text(json.dumps({"run_name": name, "seed": seed}))
+        kept = records.FOLDER / f"{name}.csv"
+        kept.write_text(kept.read_text().replace("1.5", "1.75") if seed else kept.read_text())
+    models.ship(finished(), grid((0, 1)))
+    assert json.loads((shipped / "recipe.json").read_text())["seed"] == 1
+    text = models.describe(finished())
     cells = cells_of(text, "`recipe.keras`")
     predicted = model.predict(domains[1]["val"], verbose=0).argmax(axis=1)
     right = predicted == domains[1]["val_label"]

@@ -1,0 +1,141 @@
+"""What stays of a finished training: docs/runs/<name>.csv, which the results are made from.
+
+The first line is a comment with JSON: the command, the presets that it names, as they were, and
+where and when it ran. Below it is the run's log.csv, a row an epoch, of all stages.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from config.presets import read_preset
+from utils.atomic import whole_file
+from utils.record.rows import Row, pick_of
+
+FOLDER = Path(__file__).parent.parent / "docs" / "runs"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a training was made."""
+
+    command: str
+    flags: str
+    """Those of its row; {start} stands for the model that it starts from."""
+    presets: Mapping[str, Mapping[str, Any]]
+    """The settings of each preset that the flags lead to, by its name."""
+    minutes: float
+    """Until now, beside what else ran."""
+    commit: str
+    date: str
+    machine: str
+    data: Mapping[str, str] = field(default_factory=dict)
+    """The digest of each domain, once the training has ended."""
+
+    def same_settings(self, other: Facts) -> bool:
+        return (self.flags, self.presets) == (other.flags, other.presets)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished training."""
+
+    name: str
+    facts: Facts
+    stages: Sequence[Sequence[dict[str, float]]]
+    """The log.csv of each stage; what a run without labels does not know is nan."""
+
+    @property
+    def rows(self) -> Sequence[dict[str, float]]:
+        """The rows of the last stage."""
+        return self.stages[-1]
+
+    def pick(self, criterion: str) -> dict[str, float]:
+        """Returns the row of the epoch that a criterion picks."""
+        return pick_of(self.rows, criterion)
+
+
+def read_facts(text: str) -> Facts:
+    return Facts(**json.loads(text))
+
+
+def text_of(facts: Facts) -> str:
+    return json.dumps(asdict(facts), ensure_ascii=False)
+
+
+def write_facts(path: Path, facts: Facts) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text_of(facts) + "\n")
+
+
+def read_record(name: str) -> Record | None:
+    """Returns the record of a training, if there is one."""
+    path = FOLDER / f"{name}.csv"
+    if not path.exists():
+        return None
+    with path.open(newline="") as file:
+        facts = read_facts(file.readline().removeprefix("#"))
+        rows = [{key: float(value or "nan") for key, value in row.items()}
+                for row in csv.DictReader(file)]  # fmt: skip
+    numbers = sorted({row["stage"] for row in rows})
+    return Record(name, facts, [[row for row in rows if row["stage"] == number]
+                                for number in numbers])  # fmt: skip
+
+
+def facts_now(command: str, flags: str, minutes: float = 0.0) -> Facts:
+    """Returns the facts of a training that is made here and now."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    return Facts(
+        command,
+        flags,
+        presets_used(flags),
+        minutes,
+        commit=done.stdout.strip() or "unknown",
+        date=str(date.today()),
+        machine=f"{os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"TensorFlow {version('tensorflow')}, Keras {version('keras')}",
+    )
+
+
+def write_record(name: str, facts: Facts, stages: Sequence[Sequence[Row]]) -> None:
+    """Writes the record of a training.
+
+    Args:
+        name: of the training.
+        facts: how it was made.
+        stages: the rows of the log.csv of each stage.
+    """
+    rows = [{"stage": str(number), **row} for number, stage in enumerate(stages, 1)
+            for row in stage]  # fmt: skip
+    with whole_file(FOLDER / f"{name}.csv") as path, path.open("w", newline="") as file:
+        file.write(f"# {text_of(facts)}\n")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def presets_used(flags: str) -> dict[str, dict[str, Any]]:
+    """Returns the settings of each preset that a training's flags lead to, by its name."""
+    words = flags.split()
+    used = {}
+    for flag, name in itertools.pairwise(words):
+        if flag in ("--preset", "--first_stage"):
+            used[name] = read_preset(name).settings
+    for settings in list(used.values()):
+        first = settings.get("first_stage")
+        if first and "--pre_model_path" not in words:
+            used[first] = read_preset(first).settings
+    return used
