@@ -101,7 +101,12 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         lambda num_domains: chosen_augmentation(
-            config.augmentation, config.seed, num_domains, config.target_ratio, config.cutout
+            config.augmentation,
+            config.seed,
+            num_domains,
+            config.target_ratio,
+            config.cutout,
+            config.invert,
         ),
         measured(data),
         name="custom",

@@ -42,7 +42,7 @@ Strategy = Literal["default", "mirrored", "multi_worker"]
 HYPERPARAMETERS = (
     "batch_size", "target_ratio", "init_learning_rate", "lr_schedule", "lr_alpha", "lr_beta",
     "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "clip_norm", "dropout",
-    "augmentation", "cutout", "average_decay",
+    "augmentation", "cutout", "invert", "average_decay",
 )  # fmt: skip
 
 

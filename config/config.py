@@ -96,6 +96,8 @@ class Config(TrainingConfig):
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
     cutout: Annotated[int, at_least(0)] = 0
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
+    invert: bool = False
+    """Invert half of the channels of training images, by chance: light and dark change places."""
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 

@@ -38,6 +38,8 @@ class CustomConfig(TrainingConfig):
     """Random changes of training images: turn, stretch, shear, shift; and colours."""
     cutout: Annotated[int, at_least(0)] = 0
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
+    invert: bool = False
+    """Invert half of the channels of training images, by chance: light and dark change places."""
 
     # methods of their own settings
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"

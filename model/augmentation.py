@@ -30,6 +30,7 @@ class RandomAugmentation(keras.layers.Layer):
         cutout: side of the square, in pixels, that is painted over with the image's mean colour; 0:
             none. DeVries & Taylor, arXiv 1708.04552.
         flip: whether half of the images are mirrored, left to right.
+        invert: whether half of the channels are inverted, v to 255 - v, each by its own chance.
         edges: what fills the corners that come in: `"repeat"` the edge pixels, or `"black"`.
 
     Call arguments:
@@ -52,6 +53,7 @@ class RandomAugmentation(keras.layers.Layer):
         brightness: float = 0.0,
         cutout: int = 0,
         flip: bool = False,
+        invert: bool = False,
         edges: Literal["repeat", "black"] = "repeat",
         **layer_options: Any,
     ):
@@ -67,6 +69,7 @@ class RandomAugmentation(keras.layers.Layer):
         self.brightness = brightness
         self.cutout = cutout
         self.flip = flip
+        self.invert = invert
         self.edges = edges
 
     def call(self, images: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -79,6 +82,9 @@ class RandomAugmentation(keras.layers.Layer):
             images = tf.where(sides[:, None, None] < 0, images[:, :, ::-1], images)
         if self.contrast or self.brightness:
             images = self.recolour(images, *tf.split(chances[:, None, None, 6:], 2, axis=-1))
+        if self.invert:
+            sides = self.chances(step, tf.shape(images)[0], channels, stream=3)
+            images = tf.where(sides[:, None, None] < 0, 255.0 - images, images)
         if self.cutout:
             images = self.cut(images, self.chances(step, tf.shape(images)[0], 2, stream=2))
         return images
@@ -139,7 +145,7 @@ class RandomAugmentation(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         names = ("seed", "num_domains", "target_ratio", "rotation", "stretch", "shear", "shift",
-                 "contrast", "brightness", "cutout", "flip", "edges")  # fmt: skip
+                 "contrast", "brightness", "cutout", "flip", "invert", "edges")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -149,11 +155,12 @@ def chosen_augmentation(
     num_domains: int = 2,
     target_ratio: int = 1,
     cutout: int = 0,
+    invert: bool = False,
 ) -> RandomAugmentation | None:
-    """Returns what a run's settings `augmentation` and `cutout` name."""
-    if name == "none" and not cutout:
+    """Returns what a run's settings `augmentation`, `cutout` and `invert` name."""
+    if name == "none" and not cutout and not invert:
         return None
-    options: dict[str, Any] = {"cutout": cutout}
+    options: dict[str, Any] = {"cutout": cutout, "invert": invert}
     if name == "none":
         options |= {"rotation": 0.0, "stretch": 0.0, "shear": 0.0, "shift": 0.0}
     if name == "affine_colour":

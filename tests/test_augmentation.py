@@ -64,6 +64,16 @@ def test_half_are_mirrored_and_corners_may_be_black(monkeypatch: pytest.MonkeyPa
     assert np.abs(layer(images, step=0)[:, :, -2:]).max() < 0.05
 
 
+def test_half_of_the_channels_are_inverted() -> None:
+    images = pictures(200)
+    changed = np.asarray(RandomAugmentation(0, **STILL, invert=True)(images, step=0))
+    same = np.abs(changed - images).max(axis=(1, 2)) < 0.05  # (200, 3)
+    inverted = np.abs(changed - (255.0 - images)).max(axis=(1, 2)) < 0.05
+    assert (same ^ inverted).all()
+    assert 240 < inverted.sum() < 360
+    assert len({tuple(row) for row in inverted}) == 8  # each channel by its own chance
+
+
 def test_chances_follow_seed_step_and_place() -> None:
     images = np.repeat(pictures(1), 8, axis=0)
     layer = RandomAugmentation(4)
