@@ -141,6 +141,8 @@ class TrainingConfig(Settings):
     """Steps of the discriminator for each batch."""
     k_g: Annotated[int, at_least(1), only("adda")] = 2
     """Steps of the target encoder for each batch."""
+    shared_layers: Annotated[int, at_least(0), only("adda")] = 0
+    """The first layers of the encoder that source and target share; they stay as they are."""
     discriminator_steps: Annotated[int, at_least(0), only("adda")] = 0
     """So many batches teach the discriminator alone before the target encoder moves."""
 

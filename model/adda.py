@@ -26,6 +26,7 @@ from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, steps_taken
 from model.schedules import Delayed, ProgressSchedule
+from utils.errors import UserError
 
 SOURCE, TARGET = 0, 1
 # CVPR 2017, section 5, has Adam; the Keras tutorials of ADDA have SGD.
@@ -79,6 +80,8 @@ class ADDA(EarlierNames, Adversarial):
             `"confusion"`: -½ log p_source - ½ log p_target, equation 8.
         k_d: discriminator steps in one training step.
         k_g: target encoder steps in one training step.
+        shared_layers: so many of the first layers with weights are the source encoder's in both
+            encoders, and frozen; CVPR 2017, table 1, has unshared, shared and partially shared.
         options: of `Adversarial`: there λ is the weight of the adversarial loss. While it is 0 the
             discriminator trains alone, and no weight of the target encoder moves. And of
             `Adaptation`: `average_decay` averages the target encoder.
@@ -94,7 +97,7 @@ class ADDA(EarlierNames, Adversarial):
         ```
     """
 
-    knobs = (*Adversarial.knobs, "adversarial_loss", "k_d", "k_g")
+    knobs = (*Adversarial.knobs, "adversarial_loss", "k_d", "k_g", "shared_layers")
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class ADDA(EarlierNames, Adversarial):
         adversarial_loss: AdversarialLoss = "gan",
         k_d: int = 1,
         k_g: int = 2,
+        shared_layers: int = 0,
         **options: Any,
     ):
         if adversarial_loss not in get_args(AdversarialLoss):
@@ -119,12 +123,22 @@ class ADDA(EarlierNames, Adversarial):
         self.adversarial_loss = adversarial_loss
         self.k_d = k_d
         self.k_g = k_g
+        self.shared_layers = shared_layers
         self.source_extractor = feature_extractor
         self.feature_extractor = keras.models.clone_model(
             feature_extractor, clone_function=without_dropout, recursive=True
         )
         self.feature_extractor.set_weights(feature_extractor.get_weights())
         self.feature_extractor.trainable = True  # a frozen encoder's copy begins frozen
+        weighted = [layer for layer in self.feature_extractor._flatten_layers()
+                    if layer.weights and not isinstance(layer, keras.Model)]  # fmt: skip
+        if not 0 <= shared_layers < len(weighted):
+            raise UserError(
+                f"shared_layers: {shared_layers} must be in 0..{len(weighted) - 1}; the encoder "
+                f"has {len(weighted)} layers with weights, and one must be the target's own"
+            )
+        for layer in weighted[:shared_layers]:
+            layer.trainable = False
         self.source_extractor.trainable = False
         self.label_predictor.trainable = False
         self.keep_average()

@@ -14,6 +14,7 @@ from keras import layers
 from model.adda import ADDA, SourceModel
 from model.networks import captcha_classifier, captcha_encoder, dense_head
 from model.schedules import Delayed
+from utils.errors import UserError
 
 RATE, D_RATE = 0.2, 0.3
 LOSSES = ["gan", "minimax", "confusion"]
@@ -88,6 +89,31 @@ def step_by_hand(
         for w, g in zip(encoder.variables, tape.gradient(value, encoder.variables), strict=True):
             w.assign_sub(RATE * g)
     return encoder.get_weights(), judge.get_weights()
+
+
+def test_shared_layers_stay_the_source_encoders(tmp_path: Path) -> None:
+    def deep_adda(shared_layers: int) -> ADDA:
+        encoder = keras.Sequential(
+            [keras.Input((8, 8, 3)), keras.Sequential([layers.Conv2D(4, 3), layers.ReLU()]),
+             layers.BatchNormalization(), layers.Conv2D(3, 3), layers.Flatten()]
+        )  # fmt: skip
+        heads = dense_head("classifier", (48,), (), 5), dense_head("discriminator", (48,), (), 2)
+        model = ADDA(encoder, *heads, shared_layers=shared_layers)
+        model.compile(keras.optimizers.SGD(RATE), keras.optimizers.SGD(D_RATE))
+        return model
+
+    model = deep_adda(2)
+    before = model.feature_extractor.get_weights()  # 2 of the convolution, 4 of the statistics, 2
+    model.train_step(small_batch())
+    after = model.feature_extractor.get_weights()
+    moved = [bool(np.any(old != new)) for old, new in zip(before, after, strict=True)]
+    assert moved == [False] * 6 + [True] * 2
+    model.save(tmp_path / "shared.keras")
+    again = keras.saving.load_model(tmp_path / "shared.keras")
+    assert again.shared_layers == 2
+    assert len(again.predictor_variables) == len(model.predictor_variables) == 2
+    with pytest.raises(UserError, match=r"shared_layers: 3 must be in 0\.\.2"):
+        deep_adda(3)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
