@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from benchmarks.records import Record
+from benchmarks.records import Record, read_record
 from benchmarks.rows import PAIRS, ROWS
 from config.base import Criterion
 from config.config import Config
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 EPOCHS = ROOT / "docs" / "epochs.json"
 CRITERIA = get_args(Criterion)
 MARKS = (0.75, 0.90, 0.93, 0.95)
+PYTORCH = "mnist_m-pytorch"  # the record of benchmarks/pytorch_dann.py, without its seed
 Runs = Mapping[tuple[str, str, int], Record]  # by pair, row and seed
 # Of each pair: what its papers report. Source only / the method / trained on target labels.
 PUBLISHED = {
@@ -168,6 +169,15 @@ def time_to_accuracy(runs: Runs) -> list[str]:
             reached = np.isfinite(epoch)
             cells.append(f"{epoch:.0f}: {(start + epoch * last) / 60:.1f} min" if reached else "–")
         lines.append(f"| {' | '.join([ROWS[row].title, *cells])} |")
+    other = read_record(f"{PYTORCH}-0")
+    if other:  # it ran alone, so its own minutes count
+        end = other.rows[-1]
+        cells = [f"{60 * end['minutes'] / end['epoch']:.1f}"]
+        for mark in MARKS:
+            first = next((row for row in other.rows if row["val_image_cls_acc"] >= mark), None)
+            cells.append(f"{first['epoch']:.0f}: {first['minutes']:.1f} min" if first else "–")
+        name = f"a DANN in PyTorch, {end['epoch']:.0f} epochs: `{other.facts.command}`"
+        lines.append(f"| {' | '.join([name, *cells])} |")
     lines.append("| *the original repository's one run* | | 500 | 1,444 | – | – |")
     return lines
 

@@ -87,11 +87,20 @@ def test_the_report_says_what_the_records_say(recorded: Path) -> None:
     assert cells_of(text, "last epoch")[-1] == "10.0"
     assert ".5749 / .8149 / .9891" in text
     assert "seed 42" in text
+    assert "PyTorch" not in text
     # .75 is reached by one of two seeds: epoch 2; the other never. The median is infinite.
     assert cells_of(text, "recipe", "## Time to")[1:] == ["30.0", "–", "–", "–", "–"]
     # .75 in epoch 3 of 30 s, after 20 epochs of 6 s: 210 s.
     reached = cells_of(text, "second stage", "## Time to")
     assert reached[1:] == ["30.0", "3: 3.5 min", "–", "–", "–"]
+
+
+def test_the_pytorch_run_has_its_own_minutes(recorded: Path) -> None:
+    rows = [{"epoch": str(epoch), "val_image_cls_acc": str(accuracy), "minutes": str(1.5 * epoch)}
+            for epoch, accuracy in enumerate((0.7, 0.76, 0.91), 1)]  # fmt: skip
+    write_record(f"{reported.PYTORCH}-0", facts_now("python x.py", ""), [rows])
+    cells = cells_of(report(finished(), (0, 1)), "a DANN in PyTorch, 3 epochs: `python x.py`")
+    assert cells[1:] == ["90.0", "2: 3.0 min", "3: 4.5 min", "–", "–"]
 
 
 def test_the_readme_is_filled_from_the_records(recorded: Path) -> None:
