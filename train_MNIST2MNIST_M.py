@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,14 +82,7 @@ def experiment(config: Config, data: Domains) -> Experiment:
         data.domains,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
-        lambda num_domains: chosen_augmentation(
-            config.augmentation,
-            config.seed,
-            num_domains,
-            config.target_ratio,
-            config.cutout,
-            config.invert,
-        ),
+        partial(chosen_augmentation, config),
         measured(source, target),
         name=config.pair.lower(),
         extractor_calls="per_domain",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,14 +101,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         shown,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
-        lambda num_domains: chosen_augmentation(
-            config.augmentation,
-            config.seed,
-            num_domains,
-            config.target_ratio,
-            config.cutout,
-            config.invert,
-        ),
+        partial(chosen_augmentation, config),
         measured(data),
         name="custom",
         class_names=data.classes,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from config.methods import METHODS, NO_ADVERSARY
+from config.methods import METHODS, MIXING, NO_ADVERSARY
 from config.presets import read_preset
 from config.settings import (
     BELOW_1,
     FOLDER_NAME,
+    HALF,
     POSITIVE,
     SEED,
     SHARE,
@@ -42,7 +43,7 @@ Strategy = Literal["default", "mirrored", "multi_worker"]
 HYPERPARAMETERS = (
     "batch_size", "target_ratio", "init_learning_rate", "lr_schedule", "lr_alpha", "lr_beta",
     "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "clip_norm", "dropout",
-    "augmentation", "cutout", "invert", "average_decay",
+    "augmentation", "cutout", "invert", "mix", "average_decay",
 )  # fmt: skip
 
 
@@ -252,3 +253,20 @@ class TrainingConfig(Settings):
             raise UserError(
                 "teacher: no student learns from it; add --method student or --first_stage student"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedConfig(TrainingConfig):
+    """Settings of the scripts that change training images by chance."""
+
+    # recipe: what the paper does not have
+    dropout: Annotated[float, BELOW_1] = 0.0
+    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    augmentation: Augmentation = "none"
+    """Random changes of training images: turn, stretch, shear, shift; and colours."""
+    cutout: Annotated[int, at_least(0)] = 0
+    """Side of a square that is painted over in each training image, in pixels. 0: none."""
+    invert: bool = False
+    """Invert half of the channels of training images, by chance: light and dark change places."""
+    mix: Annotated[float, HALF, only(*MIXING)] = 0.0
+    """Largest share of a target image that is mixed into a source image, at most 0.5. 0: none."""

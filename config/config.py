@@ -14,6 +14,7 @@ from config.base import (
     ADDAOptimizer,
     AdversarialLoss,
     Augmentation,
+    AugmentedConfig,
     Criterion,
     DomainLoss,
     Features,
@@ -21,13 +22,13 @@ from config.base import (
     Network,
     Normalisation,
     Strategy,
-    TrainingConfig,
     check_images,
 )
-from config.methods import METHODS, NO_ADVERSARY
+from config.methods import METHODS, MIXING, NO_ADVERSARY
 from config.settings import (
     BELOW_1,
     FOLDER_NAME,
+    HALF,
     PIXELS,
     POSITIVE,
     SEED,
@@ -42,7 +43,7 @@ from utils.errors import UserError, existing_file
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainingConfig):
+class Config(AugmentedConfig):
     """Settings of the digits."""
 
     # what to train
@@ -98,6 +99,8 @@ class Config(TrainingConfig):
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
     invert: bool = False
     """Invert half of the channels of training images, by chance: light and dark change places."""
+    mix: Annotated[float, HALF, only(*MIXING)] = 0.0
+    """Largest share of a target image that is mixed into a source image, at most 0.5. 0: none."""
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 

@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import Augmentation, Features, TrainingConfig, check_images
+from config.base import AugmentedConfig, Features, check_images
 from config.methods import METHODS, NO_ADVERSARY
 from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError, existing_file
 
 
 @dataclasses.dataclass(frozen=True)
-class CustomConfig(TrainingConfig):
+class CustomConfig(AugmentedConfig):
     """Settings of your own pictures."""
 
     # what to train
@@ -30,16 +30,6 @@ class CustomConfig(TrainingConfig):
     """Momentum of SGD; ICML 2015, section 4."""
     alternating: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = False
     """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""
-
-    # recipe: what the paper does not have
-    dropout: Annotated[float, BELOW_1] = 0.0
-    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
-    augmentation: Augmentation = "none"
-    """Random changes of training images: turn, stretch, shear, shift; and colours."""
-    cutout: Annotated[int, at_least(0)] = 0
-    """Side of a square that is painted over in each training image, in pixels. 0: none."""
-    invert: bool = False
-    """Invert half of the channels of training images, by chance: light and dark change places."""
 
     # methods of their own settings
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"

@@ -159,12 +159,15 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     except UserError as error:  # a default that was edited
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     settings = kind.of({**values, **given})
+    unused = [name for name, field in fields_of(kind).items()
+              if field.used_by and settings.method not in field.used_by]  # fmt: skip
+    for name in unused:
+        if name in given:
+            raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
+        values.pop(name, None)  # of a preset for another method
+    settings = kind.of({**values, **given})
     if settings.first_stage:
         preset_of("first_stage", settings.first_stage)
-    for name in given:
-        used_by = fields_of(kind)[name].used_by
-        if used_by and settings.method not in used_by:
-            raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
     return settings
 
 
