@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +100,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         shown,
         networks,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
-        partial(chosen_augmentation, config),
+        functools.partial(chosen_augmentation, config),
         measured(data),
         name="custom",
         class_names=data.classes,
