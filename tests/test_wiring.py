@@ -21,6 +21,7 @@ from model.dann import DANN
 from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
 from utils.errors import UserError
+from utils.run import launch
 from utils.run.devices import prepare_devices
 from utils.run.launch import digests_of
 from utils.run.runs import Run
@@ -356,3 +357,20 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
                     assert getattr(kind(), field) != content, f"{name}: {field}"
                 used_by = fields_of(kind)[field].used_by
                 assert used_by is None or settings.method in used_by, f"{name}: {field}"
+
+
+def test_a_preset_for_another_method_leaves_what_that_does_not_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that source_only never sees a target image in its source images."""
+    monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
+    monkeypatch.setattr(
+        launch, "preset_of", lambda setting, name: {"mix": 0.5, "target_ratio": 2, "batch_size": 96}
+    )
+    start = launch.Start(preset="any")
+    assert launch.make_settings(Config, start, {}).mix == 0.5
+    settings = launch.make_settings(Config, start, {"method": "source_only"})
+    assert (settings.mix, settings.target_ratio, settings.batch_size) == (0.0, 2, 96)
+    assert launch.make_settings(Config, start, {"method": "adda"}).target_ratio == 1
+    with pytest.raises(UserError, match="--mix: is not used by source_only"):
+        launch.make_settings(Config, start, {"method": "source_only", "mix": 0.3})
