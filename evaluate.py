@@ -104,6 +104,11 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 ) from error
             domains.append((arrays["val"], arrays["val_label"]))
             continue
+        if len(model.label_predictor.output_shape) > 2:
+            raise UserError(
+                f"{path}: reads strings of several characters, which no folder of classes has; "
+                "train_captcha.py measures it"
+            )
         folder = open_target(place, classes, shape)
         domains.append((folder, folder.labels))
     return domains

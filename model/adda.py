@@ -129,7 +129,8 @@ class ADDA(EarlierNames, Adversarial):
             feature_extractor, clone_function=without_dropout, recursive=True
         )
         self.feature_extractor.set_weights(feature_extractor.get_weights())
-        self.feature_extractor.trainable = True  # a frozen encoder's copy begins frozen
+        if not self.feature_extractor.trainable:  # a frozen encoder's copy begins frozen
+            self.feature_extractor.trainable = True
         weighted = [layer for layer in self.feature_extractor._flatten_layers()
                     if layer.weights and not isinstance(layer, keras.Model)]  # fmt: skip
         if not 0 <= shared_layers < len(weighted):

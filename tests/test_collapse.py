@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils.record.selection import Outputs, information_maximisation
-from utils.run.collapse import CollapseError, check_alive
+from utils.run.collapse import CollapseError, check_alive, check_finite
 
 
 def told_by(probabilities: np.ndarray) -> float:
@@ -63,3 +63,10 @@ def test_the_numbers_are_what_they_stand_for() -> None:
     assert abs(ONE_CLASS) < 2e-5
     assert 1e-5 * math.log(10) < UNTRAINED < 1e-3 * math.log(10)
     assert 0.05 * math.log(10) < LEARNED
+
+
+def test_a_loss_that_is_no_number_is_seen_unless_there_was_no_label() -> None:
+    check_finite({"loss": 1.0, "image_cls_acc": 0.5}, 1)
+    check_finite({"loss": math.nan, "image_cls_acc": math.nan}, 1)  # no image had a label
+    with pytest.raises(CollapseError, match="epoch 2: the loss is nan"):
+        check_finite({"loss": math.nan, "image_cls_acc": 0.1}, 2)

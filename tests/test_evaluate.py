@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 import pytest
 from helpers import SHORT, Domains, command, model_of, run, run_folders, the_error
 from test_pretrained import make_dann, write_keras2
 
 from evaluate import reliability
+from model.adda import SourceModel
+from model.networks import captcha_classifier
 from model.pretrained import load_model
 
 
@@ -124,3 +127,15 @@ def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: lis
     ]
     for flags, message in cases:
         assert message in the_error(run("evaluate.py", *places(data_flags), *flags, code=2))
+
+
+def test_a_model_of_strings_has_no_folders_of_classes(tmp_path: Path) -> None:
+    features = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model = SourceModel(features, captcha_classifier((192,), 3, 10))
+    model.save(tmp_path / "strings.keras")
+    for name in ("0", "1"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "pictures" / name / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    done = run("evaluate.py", "--models", tmp_path / "strings.keras", "--source",
+               tmp_path / "pictures", "--target", tmp_path / "pictures", code=2)  # fmt: skip
+    assert "reads strings of several characters" in the_error(done)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -162,7 +161,7 @@ def why_unreadable(path: Path, shape: Shape) -> str | None:
     """Returns why a picture cannot be used, or None if it can."""
     try:
         read_picture(path, shape)
-    except (UserError, cv2.error) as error:
+    except UserError as error:
         return str(error)
     return None
 

@@ -54,7 +54,11 @@ def is_hidden(name: str) -> bool:
 def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Reads a picture as uint8 of `shape` (height, width, channels), or raises `UserError`."""
     height, width, channels = shape
-    return resize(decode_picture(read_file(path), str(path), channels), height, width)
+    image = decode_picture(read_file(path), str(path), channels)
+    try:
+        return resize(image, height, width)
+    except cv2.error as error:
+        raise UserError(f"{path}: cannot be resized ({error}); replace or remove it") from error
 
 
 def read_file(path: Path) -> bytes:

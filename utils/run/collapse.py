@@ -18,8 +18,11 @@ class CollapseError(Exception):
 
 
 def check_finite(train: Mapping[str, float], epoch: int) -> None:
-    """Raises `CollapseError` if the loss of training batches is not a number."""
-    if not math.isfinite(train["loss"]):
+    """Raises `CollapseError` if the loss of training batches is not a number.
+
+    Batches without a label have neither a loss nor an accuracy, which is no fault.
+    """
+    if not math.isfinite(train["loss"]) and math.isfinite(train["image_cls_acc"]):
         raise CollapseError(f"epoch {epoch}: the loss is {train['loss']}")
 
 

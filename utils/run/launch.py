@@ -80,7 +80,7 @@ def launch(
     """
     start, values = read_flags(kind, description)
     if start.resume:
-        where = {name: values.pop(name, getattr(kind(), name)) for name in WHERE}
+        where = {name: values.pop(name, getattr(kind, name)) for name in WHERE}
         if values or start.preset or start.config:
             raise UserError(only_its_own(start.resume, values))
         run, config = find_run(start.resume, kind)
