@@ -18,8 +18,9 @@ import numpy as np
 from config.settings import PICTURE, SEED, Settings
 from utils.atomic import refuse_inputs, whole_file
 from utils.data.bsds500 import find_bsds500
+from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
-from utils.data.mnist import Digits, find_mnist
+from utils.data.mnist import find_mnist
 from utils.data.mnist_m import RULE, blend, to_rgb
 from utils.data.pickles import describe, write_pickle
 from utils.errors import UserError, run_script
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def domains(
-    digits: Digits, photos: list[np.ndarray], random: np.random.RandomState
+    digits: Domain, photos: list[np.ndarray], random: np.random.RandomState
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Returns the source and target data sets, ready to be pickled; labels carry over."""
     labels = {

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+from utils.data.domains import Domain
 from utils.data.embedded import COPIES, VAL_SCANS, embedded_digits, embedded_photos
-from utils.data.mnist import Digits
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
+def digits() -> Domain:
     return embedded_digits(np.random.RandomState(42))
 
 
-def test_shapes_and_background(digits: Digits) -> None:
+def test_shapes_and_background(digits: Domain) -> None:
     assert digits.train.shape == ((1797 - VAL_SCANS) * COPIES, 28, 28)
     assert digits.val.shape == (VAL_SCANS * COPIES, 28, 28)
     assert digits.train.dtype == np.uint8
@@ -21,7 +21,7 @@ def test_shapes_and_background(digits: Digits) -> None:
     assert 0.5 < empty < 0.9  # MNIST: 0.81
 
 
-def test_no_scan_is_on_both_sides(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scan_is_on_both_sides(digits: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spells each scan's number in place of its picture, and looks where the numbers go."""
     scans = sklearn.datasets.load_digits()
     numbered = np.zeros((1797, 8, 8))
@@ -36,7 +36,7 @@ def test_no_scan_is_on_both_sides(digits: Digits, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(scans.target[split.val.astype(int)], split.val_label)
 
 
-def test_same_seed_same_digits(digits: Digits) -> None:
+def test_same_seed_same_digits(digits: Domain) -> None:
     assert embedded_digits(np.random.RandomState(42)).digest == digits.digest
     assert embedded_digits(np.random.RandomState(43)).digest != digits.digest
 

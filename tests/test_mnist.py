@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from conftest import idx_bytes
 
-from utils.data.mnist import NPZ_KEYS, Digits, find_mnist, read_idx, read_mnist
+from utils.data.domains import Domain
+from utils.data.mnist import NPZ_KEYS, find_mnist, read_idx, read_mnist
 from utils.errors import UserError
 
 
-def assert_equal(digits: Digits, expected: dict[str, np.ndarray]) -> None:
+def assert_equal(digits: Domain, expected: dict[str, np.ndarray]) -> None:
     for key, array in expected.items():
         np.testing.assert_array_equal(getattr(digits, key), array)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from unittest import mock
 
 import captcha.image
 import matplotlib as mpl
@@ -21,14 +19,14 @@ from PIL.ImageFilter import SMOOTH
 from tqdm import tqdm
 
 from utils.atomic import whole_file
+from utils.data.domains import Domain
+from utils.data.pickles import KEYS
 from utils.errors import UserError
 
 ALPHABET = "0123456789"
 CHARACTERS = 3
 SIZE = 100  # pixels a side
-PARTS = ("train", "train_label", "val", "val_label")
 MATPLOTLIB_FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,34 +61,13 @@ STYLES = {
 }  # fmt: skip
 
 
-class SeededChances:
-    """The three functions of `secrets` that the captcha package draws with, from a seed.
+class Chances(random.Random):
+    """The functions of `secrets` that the captcha package draws with, from a seed.
 
     The package asks the operating system for its chances, which nobody can repeat.
     """
 
-    def __init__(self, seed: str):
-        self.random = random.Random(seed)
-
-    def randbelow(self, end: int) -> int:
-        return self.random.randrange(end)
-
-    def randbits(self, count: int) -> int:
-        return self.random.getrandbits(count)
-
-    def choice(self, items: Sequence[T]) -> T:
-        return self.random.choice(items)
-
-
-@contextlib.contextmanager
-def chances(ours: SeededChances) -> Iterator[None]:
-    """Inside, the captcha package draws from `ours`."""
-    theirs = captcha.image.secrets
-    captcha.image.secrets = ours  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        captcha.image.secrets = theirs
+    randbelow, randbits = random.Random.randrange, random.Random.getrandbits
 
 
 class Artist:
@@ -105,18 +82,14 @@ class Artist:
 
     def draw(self, seed: str) -> tuple[np.ndarray, list[int]]:
         """Returns captcha number `seed`, uint8 `[100, 100, 3]`, and its characters' numbers."""
-        ours = SeededChances(seed)
-        # One stream: what came from it for the characters does not come again for the picture.
+        ours = Chances(seed)
+        # One random stream, so that colours do not depend on the numbers of the characters.
         label = [ours.randbelow(len(ALPHABET)) for _ in range(CHARACTERS)]
         background, ink = (
-            (
-                ours.random.randint(*limits),
-                ours.random.randint(*limits),
-                ours.random.randint(*limits),
-            )
+            (ours.randint(*limits), ours.randint(*limits), ours.randint(*limits))
             for limits in (self.style.background, self.style.ink)
         )
-        with chances(ours):
+        with mock.patch.object(captcha.image, "secrets", ours):
             text = "".join(ALPHABET[number] for number in label)
             image = self.captcha.create_captcha_image(text, ink, background)
             for _ in range(self.style.curves):
@@ -151,7 +124,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
             arrays = make_captchas(style, train, val, seed)
             np.savez_compressed(file, allow_pickle=False, **arrays)
         facts = {
-            "sha256": digest(arrays),
+            "sha256": Domain(**arrays).digest,
             "alphabet": ALPHABET,
             "style": STYLES[style].rules,
             **{name: version(name) for name in ("captcha", "pillow", "matplotlib")},
@@ -162,13 +135,13 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     remedy = "delete it, the next run makes it again"
     try:
         with path.open("rb") as drawn, np.load(drawn) as stored:
-            arrays = {part: stored[part] for part in PARTS}
+            arrays = {part: stored[part] for part in KEYS}
         expected = json.loads(note.read_text())["sha256"]
     except Exception as error:  # NumPy raises many kinds for a damaged file
         raise UserError(
             f"{path}: cannot be read ({error or type(error).__name__}); {remedy}"
         ) from error
-    if digest(arrays) != expected:
+    if Domain(**arrays).digest != expected:
         raise UserError(f"{path}: is not what {note.name} tells of; {remedy}")
     return arrays
 
@@ -186,11 +159,3 @@ def make_captchas(style: str, train: int, val: int, seed: int) -> dict[str, np.n
         "val": images[:val],
         "val_label": labels[:val],
     }
-
-
-def digest(arrays: dict[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of the arrays, in hexadecimal."""
-    total = hashlib.sha256()
-    for part in PARTS:
-        total.update(arrays[part].tobytes())
-    return total.hexdigest()

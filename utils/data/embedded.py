@@ -8,13 +8,13 @@ import numpy as np
 import skimage.data
 import sklearn.datasets
 
-from utils.data.mnist import Digits
+from utils.data.domains import Domain
 
 VAL_SCANS = 397  # of 1,797: about the MNIST proportion that the original holds back, rounded
 COPIES = 4  # augmented versions of each scan: 5,600 for training, 1,588 for validation
 
 
-def embedded_digits(random: np.random.RandomState) -> Digits:
+def embedded_digits(random: np.random.RandomState) -> Domain:
     """Makes MNIST-like digits from scikit-learn's 1,797 handwritten 8×8 scans.
 
     The scans are split into train and val first and augmented (turned, scaled, shifted) after,
@@ -30,7 +30,7 @@ def embedded_digits(random: np.random.RandomState) -> Digits:
         members = random.permutation(np.repeat(scans_of_split, COPIES))
         arrays[split] = np.stack([enlarge(scans.images[scan], random) for scan in members])
         arrays[f"{split}_label"] = scans.target[members].astype(np.uint8)
-    return Digits(**arrays)
+    return Domain(**arrays)
 
 
 def enlarge(scan: np.ndarray, random: np.random.RandomState) -> np.ndarray:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pooch
 
+from utils.data.domains import Domain
 from utils.data.downloads import download
 from utils.errors import UserError, refuse_device
 
 # The file that keras.datasets.mnist loads, and its SHA-256 as Keras publishes it.
 URLS = ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",)
 NPZ_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
-# `Digits.digest` of the official 60,000 + 10,000 images.
+# `Domain.digest` of the official 60,000 + 10,000 images.
 OFFICIAL_DIGEST = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 
 IDX_FILES = {
@@ -37,25 +36,7 @@ NPZ_KEYS = {
 }
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Grey digits: images uint8 `[N, 28, 28]` in [0, 255], labels uint8 `[N]` in 0..9."""
-
-    train: np.ndarray
-    train_label: np.ndarray
-    val: np.ndarray
-    val_label: np.ndarray
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the four arrays' bytes: the same however the digits were packed."""
-        digest = hashlib.sha256()
-        for array in (self.train, self.train_label, self.val, self.val_label):
-            digest.update(array.tobytes())
-        return digest.hexdigest()
-
-
-def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Digits:
+def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Domain:
     """Reads MNIST from `path`, else from `dataset_dir`, else from a download.
 
     Args:
@@ -74,7 +55,7 @@ def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -
     return official(read_mnist(path), "MNIST", OFFICIAL_DIGEST, path, unverified)
 
 
-def official(digits: Digits, name: str, digest: str, path: Path, unverified: bool) -> Digits:
+def official(digits: Domain, name: str, digest: str, path: Path, unverified: bool) -> Domain:
     """Returns digits, or raises `UserError` if they are not the official ones.
 
     Args:
@@ -106,7 +87,7 @@ def holds_mnist(path: Path) -> bool:
     return path.suffix == ".npz" and path.exists()
 
 
-def read_mnist(path: Path) -> Digits:
+def read_mnist(path: Path) -> Domain:
     """Reads the digits of an npz file or of a folder of IDX files, whichever `path` is.
 
     Raises:
@@ -132,7 +113,7 @@ def read_mnist(path: Path) -> Digits:
             )
         if labels.max() > 9:
             raise UserError(f"{path}: a {split} label is {labels.max()}, should be 0..9")
-    return Digits(**arrays)
+    return Domain(**arrays)
 
 
 def find_idx(folder: Path, name: str) -> Path:

@@ -11,8 +11,9 @@ import cv2
 import h5py
 import numpy as np
 
+from utils.data.domains import Domain
 from utils.data.downloads import download
-from utils.data.mnist import Digits, official
+from utils.data.mnist import official
 from utils.errors import UserError, refuse_device
 
 # The site of "The Elements of Statistical Learning" (Hastie, Tibshirani & Friedman).
@@ -21,7 +22,7 @@ SITES = (
     "https://web.stanford.edu/~hastie/ElemStatLearn/datasets/",
 )
 TEXTS = {"train": "zip.train.gz", "val": "zip.test.gz"}
-# `Digits.digest` of the 7,291 + 2,007 digits, enlarged by `enlarge`.
+# `Domain.digest` of the 7,291 + 2,007 digits, enlarged by `enlarge`.
 OFFICIAL_DIGEST = "8fa14d6890c8938458d853302c6122d0d71ff58fb08979ff8ff32f4cf41fe967"
 MAX_TEXT = 2**26  # bytes; zip.train.gz unpacks to 13 MB
 MAX_DIGITS = 100_000
@@ -29,7 +30,7 @@ SIDE = 16
 RULE = "16x16 grey values in [-1, 1] to [0, 255], enlarged to 28x28, bilinear"
 
 
-def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Digits:
+def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Domain:
     """Reads USPS from `path`, else from `dataset_dir`, else from a download.
 
     Args:
@@ -50,7 +51,7 @@ def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) ->
     return official(read_usps(path), "USPS", OFFICIAL_DIGEST, path, unverified)
 
 
-def read_usps(path: Path) -> Digits:
+def read_usps(path: Path) -> Domain:
     """Reads the digits of an `usps.h5` or of a folder of text files, whichever `path` is.
 
     Returns:
@@ -70,7 +71,7 @@ def read_usps(path: Path) -> Digits:
     for split, (values, labels) in parts.items():
         arrays[split] = enlarge(values)
         arrays[f"{split}_label"] = labels.astype(np.uint8)
-    return Digits(**arrays)
+    return Domain(**arrays)
 
 
 def enlarge(values: np.ndarray) -> np.ndarray:
