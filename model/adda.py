@@ -98,6 +98,7 @@ class ADDA(EarlierNames, Adversarial):
     """
 
     knobs = (*Adversarial.knobs, "adversarial_loss", "k_d", "k_g", "shared_layers")
+    alternating = True
 
     def __init__(
         self,
@@ -169,12 +170,6 @@ class ADDA(EarlierNames, Adversarial):
             )
         }
 
-    def weights_of(self) -> dict[str, list[keras.Variable]]:
-        return {
-            "optimizer": self.predictor_variables,
-            "domain_optimizer": self.domain_classifier.trainable_variables,
-        }
-
     def predictors(self) -> list[tuple[keras.Model, keras.Model]]:
         return [(self.source_extractor, self.label_predictor), *super().predictors()]
 
@@ -188,9 +183,7 @@ class ADDA(EarlierNames, Adversarial):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: k_d times the discriminator, then k_g times the target encoder."""
-        images, labels, domains = self.checked(batch)
-        with tf.control_dependencies(self.assertions(labels, domains)):
-            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
+        images, labels, domains = self.verified(batch)
         # The optimizer counts each of its steps, the schedule those of training.
         grl_lambda = self.lambda_at(steps_taken(self.optimizer) // self.k_g)
         if self.average:
@@ -215,7 +208,7 @@ class ADDA(EarlierNames, Adversarial):
             self.descend(self.optimizer, tape, loss, self.predictor_variables)
         return self.get_metrics_result()
 
-    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[tf.Operation]:
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
         return assert_blocks(domains, self.num_domains)
 
     def train_discriminator(

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
-from model.adaptation import Adaptation, check_logits
+from model.adaptation import Adaptation, Batch, check_logits
 from model.losses import UNLABELLED, cross_entropy, is_correct, mean_share
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
@@ -32,6 +32,7 @@ class Adversarial(Adaptation):
     parts = (*Adaptation.parts, "domain_classifier", "grl_lambda")
     knobs = (*Adaptation.knobs, "num_domains", "domain_loss")
     domain_classifier: keras.Model
+    alternating = False  # whether the domain classifier takes steps of its own
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Adversarial(Adaptation):
                 settings of `optimizer`.
             options: of `Adaptation.compile`.
         """
-        if "domain_optimizer" in self.weights_of():
+        if self.alternating:
             options["domain_optimizer"] = domain_optimizer
         elif domain_optimizer is not None:
             raise ValueError("domain_optimizer: this model has no step of its own for domains")
@@ -169,13 +170,28 @@ class Adversarial(Adaptation):
         self.descend(self.domain_optimizer, tape, loss, weights)
         return logits
 
-    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[tf.Operation]:
+    def weights_of(self) -> dict[str, list[keras.Variable]]:
+        if not self.alternating:
+            return super().weights_of()
+        return {
+            "optimizer": self.predictor_variables,
+            "domain_optimizer": self.domain_classifier.trainable_variables,
+        }
+
+    def verified(self, batch: Any) -> Batch:
+        """Returns a training batch; in a graph, its `assertions` come before any weight moves."""
+        images, labels, domains = self.checked(batch)
+        with tf.control_dependencies(self.assertions(labels, domains)):
+            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
+        return images, labels, domains
+
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
         """Raises `tf.errors.InvalidArgumentError` for a class or a domain that does not exist.
 
         Returns:
-            in a graph, the operations that do so.
+            in a graph, the operations that do so; else Nones.
         """
-        num_labels, made = self.label_predictor.output_shape[-1], []
+        num_labels, made = self.label_predictor.output_shape[-1], list[Any]()
         for name, values, lowest, end in (
             ("labels", labels, UNLABELLED, num_labels),
             ("domains", domains, 0, self.num_domains),
@@ -185,7 +201,7 @@ class Adversarial(Adaptation):
                 tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message),
                 tf.debugging.assert_less(values, tf.cast(end, values.dtype), message),
             ]
-        return [one for one in made if one is not None]
+        return made
 
     def measure_features(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor

@@ -104,15 +104,7 @@ class DANN(Adversarial):
         self.alternating = alternating
         self.gradient_reversal = GradientReversal()
 
-    def weights_of(self) -> dict[str, list[keras.Variable]]:
-        if not self.alternating:
-            return super().weights_of()
-        return {
-            "optimizer": self.predictor_variables,
-            "domain_optimizer": self.domain_classifier.trainable_variables,
-        }
-
-    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[tf.Operation]:
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
         made = super().assertions(labels, domains)
         if self.extractor_calls == "per_domain":
             made += assert_blocks(domains, self.num_domains, self.target_ratio)
@@ -136,9 +128,7 @@ class DANN(Adversarial):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: descends the label loss, and the domain loss in a tug of war."""
-        images, labels, domains = self.checked(batch)
-        with tf.control_dependencies(self.assertions(labels, domains)):
-            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
+        images, labels, domains = self.verified(batch)
         grl_lambda = self.lambda_at(steps_taken(self.optimizer))
         if self.average:
             self.average.update()  # first, so that it begins at weights that were loaded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -40,9 +42,7 @@ def clip_together(gradients: list[tf.Tensor], norm: tf.Tensor | float) -> list[t
     ]
 
 
-def assert_blocks(
-    domains: tf.Tensor, num_domains: int, target_ratio: int = 1
-) -> list[tf.Operation]:
+def assert_blocks(domains: tf.Tensor, num_domains: int, target_ratio: int = 1) -> list[Any]:
     """Raises `tf.errors.InvalidArgumentError` unless a batch is a block of each domain, in order.
 
     Args:
@@ -50,7 +50,7 @@ def assert_blocks(
         num_domains, target_ratio: as in `block_sizes`.
 
     Returns:
-        in a graph, the operations that do so.
+        in a graph, the operations that do so; else Nones.
     """
     message = (
         f"a batch must be one block of each of {num_domains} domains, the source first, each "
@@ -60,10 +60,10 @@ def assert_blocks(
     size = tf.shape(domains)[0]
     sizes = block_sizes(size, num_domains, target_ratio)
     whole = tf.debugging.assert_equal(tf.add_n(sizes), size, message)
-    with tf.control_dependencies([whole] if whole is not None else []):
+    with tf.control_dependencies([whole]):
         wanted = tf.repeat(tf.range(num_domains), tf.stack(sizes))
     ordered = tf.debugging.assert_equal(tf.cast(domains, tf.int32), wanted, message)
-    return [one for one in (whole, ordered) if one is not None]
+    return [whole, ordered]
 
 
 def steps_taken(optimizer: keras.Optimizer) -> tf.Tensor:

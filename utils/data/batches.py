@@ -86,14 +86,13 @@ class DomainBatches:
         Returns:
             images uint8 `[B, H, W, C]`, labels int32 `[B]`, domains int32 `[B]`.
         """
+        shares = [block // num_replicas for block in self.blocks]
         chosen = []
-        for domain, block in enumerate(self.blocks):
-            share = block // num_replicas
+        for domain, (block, share) in enumerate(zip(self.blocks, shares, strict=True)):
             first = tf.cast(step, tf.int64) * block + tf.cast(replica, tf.int64) * share
             chosen.append(self.permute(domain, first + tf.range(share, dtype=tf.int64)))
         images = [gather(array, rows) for array, rows in zip(self.images, chosen, strict=True)]
         labels = [tf.gather(array, rows) for array, rows in zip(self.labels, chosen, strict=True)]
-        shares = [block // num_replicas for block in self.blocks]
         domains = np.repeat(np.arange(len(images), dtype=np.int32), shares)
         return tf.concat(images, 0), tf.concat(labels, 0), tf.constant(domains)
 

@@ -56,12 +56,12 @@ class RunLog:
             "validation": epoch,
             ".": epoch,
         }
-        for name, last_step in last.items():
-            kept = rewind_events(self.folder / name, last_step)
+        kept = {name: rewind_events(self.folder / name, end) for name, end in last.items()}
+        for name in last:
             self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
         # One call for all steps of an epoch: each takes 300 microseconds in Python.
         self.write_steps = tf.function(write_steps)
-        if not kept & HPARAMS_TAGS:
+        if not kept["."] & HPARAMS_TAGS:
             self.record_settings()
         self.rows = [row for row in read_rows(self.csv) if int(row["epoch"]) <= epoch]
         self.write_tables()

@@ -203,7 +203,6 @@ class Trainer:
                 self.checkpoints.save()
                 self.signals.obey(signal)
         trained = time.monotonic() - began
-        self.model.reset_metrics()
         with self.model.averaged():
             self.evaluate(epoch + 1, train)
         seconds = time.monotonic() - began
