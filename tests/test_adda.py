@@ -99,8 +99,9 @@ def test_shared_layers_stay_the_source_encoders(tmp_path: Path) -> None:
     def deep_adda(shared_layers: int) -> ADDA:
         keras.utils.set_random_seed(3)
         encoder = keras.Sequential(
-            [keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), keras.Sequential([layers.Conv2D(4, 3), layers.ReLU()]),
-             layers.BatchNormalization(), layers.Conv2D(3, 3), layers.Flatten()]
+            [keras.Input((8, 8, 3)), layers.Rescaling(1 / 255),
+             keras.Sequential([layers.Conv2D(4, 3), layers.ReLU()]), layers.BatchNormalization(),
+             layers.Conv2D(3, 3), layers.Flatten()]
         )  # fmt: skip
         heads = dense_head("classifier", (48,), (), 5), dense_head("discriminator", (48,), (), 2)
         model = ADDA(encoder, *heads, shared_layers=shared_layers)

@@ -6,7 +6,6 @@ import argparse
 import ast
 import dataclasses
 import difflib
-import functools
 import inspect
 import itertools
 import re
@@ -142,7 +141,6 @@ def unknown_flag(flag: str, names: list[str]) -> str:
     return f"{flag.split('=', maxsplit=1)[0]}: no such flag; {hint}"
 
 
-@functools.cache
 def documented(kind: type) -> dict[str, dict[str, str]]:
     """Returns the docstrings of a dataclass's fields, by heading and name.
 
