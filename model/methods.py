@@ -30,7 +30,6 @@ from utils.data.batches import (
 from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog
-from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
 from utils.run.runs import Run
 from utils.run.trainer import EvaluationData, Trainer
@@ -135,17 +134,12 @@ def make_trainer(
     return Trainer(
         model,
         batches,
-        settings.epoch,
+        settings,
         RunLog(run.logs, dataclasses.asdict(settings), command_of(None, *sys.argv[1:])),
         run.checkpoints,
         measured,
         schedules,
-        select_by=settings.select_by,
-        checkpoint_steps=settings.checkpoint_steps,
-        jit_compile=settings.jit_compile,
-        allow_collapse=settings.allow_collapse,
-        chief=is_chief(settings),
-        final_name=name or f"trained_{method.family}_{given.name}",
+        name or f"trained_{method.family}_{given.name}",
         begins_trained=start is not None,
     )
 

@@ -54,7 +54,7 @@ def test_imports_go_down(path: Path) -> None:
 def test_the_training_loop_knows_no_method_and_no_data_set() -> None:
     loop = (ROOT / "utils/run/trainer.py").read_text()
     for method in METHODS:
-        assert not re.search(rf"\b{method}\b", loop.replace("trained_dann_mnist2mnist_m", ""))
+        assert not re.search(rf"\b{method}\b", loop)
     known = {path.stem for path in imports_of(ROOT / "utils/run/trainer.py")}
     assert not known & {"mnist", "mnist_m", "usps", "bsds500", "downloads", "captchas", "drawings"}
 

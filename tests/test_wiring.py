@@ -269,7 +269,7 @@ def test_presets_train_with_what_they_say(
             value(trainer.schedules["learning_rate"], 0),
             *(round(value(model.grl_lambda, step), 3) for step in (0, end)),
             model.clip_norm, *dropout, augmentation, model.average_decay, model.domain_loss,
-            trainer.epochs,
+            trainer.settings.epoch,
         ))  # fmt: skip
     for one, two in zip(found, PRESETS[preset], strict=True):
         for a, b in zip(one, two, strict=True):
@@ -279,7 +279,7 @@ def test_presets_train_with_what_they_say(
 def test_the_preset_adda(domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Config.of({**read_preset("adda").settings, "pixel_mean": (1.0, 2.0, 3.0)})
     first, second = made(settings, domains, tmp_path, monkeypatch)
-    assert (first.epochs, second.epochs) == (10, 5)
+    assert (first.settings.epoch, second.settings.epoch) == (10, 5)
     assert (first.batches.batch_size, second.batches.batch_size) == (32, 64)
     for trainer, rate in ((first, 0.03), (second, 0.0002)):
         half, end = trainer.total_steps // 2, trainer.total_steps

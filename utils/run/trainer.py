@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from config.base import TrainingConfig
 from utils.atomic import whole_file
 from utils.data.batches import DomainBatches, reading_faults_named
 from utils.record.embeddings import (
@@ -31,6 +32,7 @@ from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA, Outputs, outputs_of
 from utils.record.summaries import HEADER, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
+from utils.run.cluster import is_chief
 from utils.run.collapse import check_alive, check_finite
 from utils.run.signals import Signals
 
@@ -55,17 +57,11 @@ class Trainer:
     Args:
         model: a compiled `model.adaptation.Adaptation`.
         batches: batch t as a pure function of t.
-        epochs: how many.
+        settings: of the run.
         log: the run's record.
         checkpoints_dir: where checkpoints, `best.keras` and the final model go.
         evaluation: what is measured after each epoch.
-        select_by: the criterion of `CRITERIA` that chooses `best.keras`.
         schedules: value at any steps of `learning_rate` and `grl_lambda`, for the record.
-        checkpoint_steps: steps between two checkpoints.
-        jit_compile: whether XLA compiles the step.
-        allow_collapse: whether to go on after a collapse.
-        chief: whether this process is the one that writes. Of several workers only one is; the
-            others do the same steps and measurements and leave nothing behind.
         final_name: of the model that the run ends with.
         begins_trained: whether the model begins at one that was trained. It is then measured as
             epoch 0, and kept as `best.keras` until there is a better one.
@@ -77,46 +73,34 @@ class Trainer:
         self,
         model: keras.Model,
         batches: DomainBatches,
-        epochs: int,
+        settings: TrainingConfig,
         log: RunLog,
         checkpoints_dir: Path,
         evaluation: EvaluationData,
         schedules: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-        select_by: str = "information_maximisation",
-        checkpoint_steps: int = 100,
-        jit_compile: bool = False,
-        allow_collapse: bool = False,
-        chief: bool = True,
-        final_name: str = "trained_dann_mnist2mnist_m",
+        final_name: str,
         begins_trained: bool = False,
     ):
         self.model = model
         self.batches = batches
-        self.epochs = epochs
+        self.settings = settings
         self.log = log
         self.checkpoints_dir = checkpoints_dir
         self.evaluation = evaluation
         self.schedules = schedules
-        self.select_by = select_by
-        self.checkpoint_steps = checkpoint_steps
-        self.allow_collapse = allow_collapse
-        self.chief = chief
         self.begins_trained = begins_trained
         self.final_model = checkpoints_dir / f"{final_name}.keras"
+        # Of several workers one writes; the others do the same steps and leave nothing behind.
+        self.chief = is_chief(settings)
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
-        self.total_steps = epochs * self.epoch_steps
-        self.checkpoints = Checkpoints(model, checkpoints_dir, chief)
+        self.total_steps = settings.epoch * self.epoch_steps
+        self.checkpoints = Checkpoints(model, checkpoints_dir, self.chief)
         self.signals = Signals(self.strategy)
         self.told: list[float] = []  # by the predictions, after each epoch
-        self.train_step = tf.function(model.train_step, jit_compile=jit_compile)
+        self.train_step = tf.function(model.train_step, jit_compile=settings.jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
-
-    @property
-    def classes(self) -> int:
-        """How many there are."""
-        return int(self.model.label_predictor.output_shape[-1])
 
     @property
     def step(self) -> int:
@@ -161,7 +145,7 @@ class Trainer:
             dynamic_ncols=True,
         )  # fmt: skip
         with bar, self.signals.noted(), reading_faults_named():
-            for epoch in range(start // self.epoch_steps, self.epochs):
+            for epoch in range(start // self.epoch_steps, self.settings.epoch):
                 self.train_epoch(epoch, iterator, bar)
         if self.chief:
             self.finish()
@@ -186,10 +170,10 @@ class Trainer:
         """Trains to the end of epoch number `epoch` (from 0), measures, records and saves."""
         end = (epoch + 1) * self.epoch_steps
         began = time.monotonic()
-        step = self.step
-        bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
+        step, every = self.step, self.settings.checkpoint_steps
+        bar.set_description(f"epoch {epoch + 1}/{self.settings.epoch}")
         while step < end:
-            boundary = step - step % self.checkpoint_steps + self.checkpoint_steps
+            boundary = step - step % every + every
             count = min(CHUNK, end - step, boundary - step)
             results = self.run_steps(iterator, tf.constant(count))
             step += count
@@ -207,11 +191,12 @@ class Trainer:
             self.evaluate(epoch + 1, train)
         seconds = time.monotonic() - began
         if self.chief:
-            bar.write(table_line(self.log.rows[-1], self.epochs, seconds, trained))
+            bar.write(table_line(self.log.rows[-1], self.settings.epoch, seconds, trained))
             sys.stdout.flush()
         self.checkpoints.save()
-        if not self.allow_collapse:
-            check_alive(self.told, self.classes, epoch + 1, end)
+        if not self.settings.allow_collapse:
+            classes = self.model.label_predictor.output_shape[-1]
+            check_alive(self.told, classes, epoch + 1, end)
         self.signals.obey(self.signals.seen())
 
     def evaluate(self, epoch: int, train: Mapping[str, float]) -> None:
@@ -227,7 +212,7 @@ class Trainer:
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
         self.told.append(selection["information_maximisation"])
         best = self.checkpoints.best
-        score, before = selection[self.select_by], float(best.numpy())
+        score, before = selection[self.settings.select_by], float(best.numpy())
         improved = score > before or before == -math.inf  # of too few images it may be nan
         if improved:
             best.assign(score if math.isfinite(score) else -math.inf)
