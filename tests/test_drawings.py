@@ -12,7 +12,6 @@ import pytest
 from helpers import run, run_folders, the_error
 
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
-from utils.data import drawings
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
 from utils.data.pictures import decode_picture
 from utils.errors import UserError
@@ -21,10 +20,7 @@ from utils.errors import UserError
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawings") / "embedded_drawings"
-    before = drawings.STANDIN_SIZE
-    drawings.STANDIN_SIZE = 240
-    make_standin(folder)
-    drawings.STANDIN_SIZE = before
+    make_standin(folder, size=240)
     return folder
 
 
@@ -43,10 +39,9 @@ def test_the_standin_has_the_homeworks_layout(root: Path) -> None:
     assert not list(root.glob("train_data/*/*.csv"))
 
 
-def test_the_standin_is_seeded(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawings, "STANDIN_SIZE", 240)
+def test_the_standin_is_seeded(root: Path, tmp_path: Path) -> None:
     for seed, same in ((42, True), (43, False)):
-        make_standin(tmp_path / str(seed), seed)
+        make_standin(tmp_path / str(seed), seed, size=240)
         files = [path for path in sorted(root.rglob("*")) if path.is_file()]
         others = [tmp_path / str(seed) / path.relative_to(root) for path in files]
         equal = all(other.is_file() and other.read_bytes() == path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,24 @@ def damage(file: Path, how: str) -> None:
         file.write_bytes(data[:middle] + bytes(64) + data[middle + 64 :])
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> Path:
+    """A run with the checkpoints of steps 7 and 14."""
+    folder = tmp_path_factory.mktemp("killed")
+    trainer = make_trainer(folder, domains)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(trainer, patch, 20)
+        with pytest.raises(Killed):
+            trainer.train()
+    return folder
+
+
 @pytest.mark.parametrize("how", ["truncated", "empty", "gone", "zeroed"])
 @pytest.mark.parametrize("part", ["index", "data-00000-of-00001", "checkpoint"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, domains: Domains, monkeypatch: Any, capsys: Any, how: str, part: str
+    killed: Path, tmp_path: Path, domains: Domains, capsys: Any, how: str, part: str
 ) -> None:
-    trainer = make_trainer(tmp_path, domains)
-    kill_at(trainer, monkeypatch, 20)
-    with pytest.raises(Killed):
-        trainer.train()  # leaves the checkpoints of steps 7 and 14
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     state_file = part == "checkpoint"
     damage(tmp_path / "checkpoints" / ("checkpoint" if state_file else f"step-14.{part}"), how)
     restored = make_trainer(tmp_path, domains).checkpoints.restore()
@@ -63,12 +73,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_all_checkpoints_damaged_is_an_error(
-    tmp_path: Path, domains: Domains, monkeypatch: Any
+    killed: Path, tmp_path: Path, domains: Domains
 ) -> None:
-    trainer = make_trainer(tmp_path, domains)
-    kill_at(trainer, monkeypatch, 20)
-    with pytest.raises(Killed):
-        trainer.train()
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     for file in (tmp_path / "checkpoints").glob("step-*.index"):
         damage(file, "truncated")
     with pytest.raises(UserError, match="all checkpoints are damaged"):
@@ -82,25 +89,21 @@ def test_the_lock_is_held_by_one_and_freed_by_its_end(tmp_path: Path) -> None:
     claim(taken).close()
 
 
-def test_a_second_process_is_refused(tmp_path: Path, data_flags: list[str]) -> None:
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
-    run("train_MNIST2MNIST_M.py", *flags)
-    model_of(tmp_path, "mine").unlink()  # or it would be finished
+def test_a_finished_run_resumes_to_nothing_and_another_process_is_refused(
+    tmp_path: Path, data_flags: list[str]
+) -> None:
+    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
     folder = logs_of(tmp_path, "mine")
+    before, lines = final_weights(tmp_path, "mine"), (folder / "log.txt").read_text()
+    done = run("train_MNIST2MNIST_M.py", "--resume", folder)
+    assert "this run is finished" in done.stdout
+    assert_same_weights(before, final_weights(tmp_path, "mine"))
+    assert (folder / "log.txt").read_text() == lines
+    model_of(tmp_path, "mine").unlink()  # now it is not finished
     with next(tmp_path.rglob("lock")).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = run("train_MNIST2MNIST_M.py", "--resume", folder, code=2)
     assert "another process is training this run" in the_error(done)
-
-
-def test_a_finished_run_resumes_to_nothing(tmp_path: Path, data_flags: list[str]) -> None:
-    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
-    before = final_weights(tmp_path, "mine")
-    lines = (logs_of(tmp_path, "mine") / "log.txt").read_text()
-    done = run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
-    assert "this run is finished" in done.stdout
-    assert_same_weights(before, final_weights(tmp_path, "mine"))
-    assert (logs_of(tmp_path, "mine") / "log.txt").read_text() == lines
 
 
 @pytest.mark.long

@@ -19,8 +19,10 @@ from helpers import Domains, model_of, rows_of, run, run_folders
 
 import train_captcha
 from config.methods import METHODS
-from utils.data import captchas, drawings
+from utils.data import captchas
+from utils.data.drawings import make_standin
 from utils.data.pickles import write_pickle
+from utils.run import trainer
 from utils.run.signals import Signals
 
 COMMON = ["--epoch", 1, "--source_epoch", 1, "--average_decay", 0.9, "--checkpoint_steps", 2,
@@ -42,10 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str
             folder = root / name / f"c{arrays['train_label'][index] % 3}"
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{index}.png"), arrays["train"][index])
-    before = drawings.STANDIN_SIZE
-    drawings.STANDIN_SIZE = 80
-    drawings.make_standin(root / "embedded_drawings", seed=1)
-    drawings.STANDIN_SIZE = before
+    make_standin(root / "embedded_drawings", seed=1, size=80)
     return {
         "digits": ["--batch_size", 16, "--source_dataset_path", root / "source.pkl",
                    "--target_dataset_path", root / "target.pkl"],
@@ -58,7 +57,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str
 
 @pytest.fixture(scope="module", autouse=True)
 def small_and_quick() -> Iterator[None]:
-    """Captchas a third as wide, of a twentieth of the features; graphs are not optimised."""
+    """Captchas a third as wide, of a twentieth of the features; graphs are not optimised.
+
+    Figures are not drawn: other tests look at them.
+    """
 
     def smaller(*arguments: Any) -> dict[str, np.ndarray]:
         arrays = captchas.load_captchas(*arguments)
@@ -68,6 +70,8 @@ def small_and_quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_captcha, "load_captchas", smaller)
         patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
+        for figure in ("save_curves", "save_embedding"):
+            patch.setattr(trainer, figure, lambda *_: None)
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         yield
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
@@ -105,7 +109,7 @@ def test_method_on_experiment(
 ) -> None:
     seen: list[int] = []
 
-    def third_look(self: Signals) -> int:
+    def second_look(self: Signals) -> int:
         seen.append(1)
         return signal.SIGINT if len(seen) == 2 else 0
 
@@ -117,7 +121,7 @@ def test_method_on_experiment(
             run(script, *lesson)
         flags += ["--teacher", model_of(tmp_path / "t", "mine")]
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "seen", third_look)
+        patch.setattr(Signals, "seen", second_look)
         done = run(script, *flags, code=130)
     assert "SIGINT: saved at step" in done.stdout
     logs = next(path for path in (tmp_path / "logs").rglob("mine"))
@@ -135,11 +139,13 @@ def test_method_on_experiment(
     images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
     for index, image in enumerate(images):
         cv2.imwrite(str(pictures / f"{index}.png"), image[..., ::-1])
-    run("predict.py", "--images", pictures, "--model", model, "--output", tmp_path / "p.csv")
+    with eager():
+        run("predict.py", "--images", pictures, "--model", model, "--output", tmp_path / "p.csv")
+        predicted = kept(images).numpy()
     with (tmp_path / "p.csv").open() as file:
         labels = [row["label"] for row in csv.DictReader(file)]
-    classes = kept.class_names or [str(number) for number in range(10)]
-    for label, row in zip(labels, kept.predict(images, verbose=0), strict=True):
+    classes = kept.class_names or "0123456789"
+    for label, row in zip(labels, predicted, strict=True):
         assert label == "".join(classes[number] for number in np.atleast_1d(row.argmax(-1)))
     if experiment == "captcha":
         assert all(len(label) == captchas.CHARACTERS for label in labels)

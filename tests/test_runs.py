@@ -45,13 +45,13 @@ def stopped(folder: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
     """Starts a run in a folder, with relative paths, and stops it in its first epoch."""
     seen: list[int] = []
 
-    def third_look(self: Signals) -> int:
+    def second_look(self: Signals) -> int:
         seen.append(1)
         return signal.SIGINT if len(seen) == 2 else 0
 
     monkeypatch.chdir(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "seen", third_look)
+        patch.setattr(Signals, "seen", second_look)
         run(DIGITS, *data_flags, *SHORT, "--run_name", "mine", code=130)
 
 

@@ -21,7 +21,6 @@ from utils.errors import UserError
 SIDE = 32
 CANNY = (170, 300)  # the homework's thresholds
 LABELS_FILE = "target_labels.csv"  # of a stand-in: for measuring alone
-STANDIN_SIZE = 2000  # photos, and as many drawings
 
 
 def read_photos(root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -81,11 +80,16 @@ def canny(images: np.ndarray, low: int = CANNY[0], high: int = CANNY[1]) -> np.n
     return np.stack([cv2.Canny(image[..., 0], low, high)[..., None] for image in images])
 
 
-def make_standin(root: Path, seed: int = 42) -> None:
+def make_standin(root: Path, seed: int = 42, size: int = 2000) -> None:
     """Makes digits blended over photographs as "photos", outlines of other digits as "drawings".
 
     From scikit-learn's 1,797 scans of digits, one half for each domain, and photographs that ship
     with scikit-image. The drawings' classes go to a file of their own.
+
+    Args:
+        root: the folder.
+        seed: of the chances.
+        size: how many photos, and how many drawings.
     """
     random = np.random.default_rng(seed)
     scans = sklearn.datasets.load_digits()
@@ -98,7 +102,7 @@ def make_standin(root: Path, seed: int = 42) -> None:
         (unfinished / "train_data" / str(number)).mkdir(parents=True)
     (unfinished / "test_data" / "0").mkdir(parents=True)
     labels = []
-    for index in tqdm(range(STANDIN_SIZE), desc="making the stand-in", leave=False, disable=None):
+    for index in tqdm(range(size), desc="making the stand-in", leave=False, disable=None):
         scan = random.choice(halves[0])
         photo = blend(digit(scans.images[scan], SIDE, random), photographs, random)
         folder = unfinished / "train_data" / str(scans.target[scan])
