@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, SETS
 from benchmarks.runner import flags_of_folders
 from utils.record.rows import read_rows
-from utils.run.collapse import CollapseError, check_alive
+from utils.run.collapse import IMAGES, CollapseError, check_alive
 
 DATA = ["--source_dataset_path", f"{SETS}/embedded/MNIST/mnist_data.pkl",
         "--target_dataset_path", f"{SETS}/embedded/MNIST_M/mnist_m_data.pkl"]  # fmt: skip
@@ -78,7 +78,9 @@ def first_alarm(epochs: list[tuple[float, int]]) -> int | None:
     """Returns the epoch in which the check would have ended the run."""
     for count in range(1, len(epochs) + 1):
         try:
-            check_alive([told for told, _ in epochs[:count]], 10, count, epochs[count - 1][1])
+            check_alive(
+                [told for told, _ in epochs[:count]], IMAGES, 10, count, epochs[count - 1][1]
+            )
         except CollapseError:
             return count
     return None

@@ -141,11 +141,15 @@ class Adaptation(keras.Model):
         return {"optimizer": make(cls.schedules(settings, total_steps)["learning_rate"])}
 
     def keep_average(self) -> None:
-        """Begins an average of what predicts, if one is asked for."""
+        """Begins an average of what predicts, if one is asked for; anew if it has other weights.
+
+        As when a backbone was frozen first and trains now.
+        """
         if self.average_decay:
             moving = [weight for norm in self.norms() for weight in norm.non_trainable_variables]
             weights = [*self.predictor_variables, *moving]
-            self.average = WeightAverage(weights, self.average_decay)
+            if self.average is None or not self.average.is_of(weights):
+                self.average = WeightAverage(weights, self.average_decay)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model predicts with the average of its weights, if it keeps one."""
@@ -207,6 +211,7 @@ class Adaptation(keras.Model):
             if other is optimizer and not isinstance(other, str):
                 raise ValueError(f"{name}: optimizer has other weights; give it one of its own")
         super().compile(optimizer=optimizer, **options)
+        self.keep_average()
         for name, other in others.items():
             copy = type(self.optimizer).from_config(self.optimizer.get_config())
             chosen = keras.optimizers.get(other or copy)

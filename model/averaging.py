@@ -39,6 +39,10 @@ class WeightAverage:
             id(one): value for one, value in zip(self.weights, self.values, strict=True)
         }
 
+    def is_of(self, weights: Sequence[keras.Variable]) -> bool:
+        """Tells whether it averages just these weights."""
+        return list(map(id, self.weights)) == list(map(id, weights))
+
     @property
     def begun(self) -> bool:
         """Whether it has seen weights yet, and they are not in the model's place now."""

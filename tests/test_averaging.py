@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from model.averaging import WeightAverage
+from model.dann import DANN
 
 
 def test_average_is_the_formulas() -> None:
@@ -36,3 +37,17 @@ def test_in_place_and_back_even_after_an_error() -> None:
     with pytest.raises(RuntimeError):
         fail()
     np.testing.assert_array_equal(weight, [5.0, 6.0])
+
+
+def test_a_backbone_that_was_frozen_first_is_averaged_when_it_trains() -> None:
+    backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    backbone.trainable = False
+    model = DANN(backbone, num_labels=2, average_decay=0.9)
+    model.compile("sgd")
+    assert model.average is not None
+    first = model.average
+    model.compile("sgd")
+    assert model.average is first  # it goes on
+    backbone.trainable = True
+    model.compile("sgd")
+    assert model.average.is_of(model.predictor_variables)

@@ -39,9 +39,9 @@ LEARNED = told_by(softmax(RANDOM.normal(0, 3.0, (500, 10)).astype(np.float32)))
     ],
 )
 def test_a_collapse_is_seen_within_two_epochs(told: list[float]) -> None:
-    check_alive(told[:-1], 10, len(told) - 1, 500)
+    check_alive(told[:-1], 500, 10, len(told) - 1, 500)
     with pytest.raises(CollapseError, match="every target image gets the same prediction"):
-        check_alive(told, 10, len(told), 500)
+        check_alive(told, 500, 10, len(told), 500)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,14 @@ def test_a_collapse_is_seen_within_two_epochs(told: list[float]) -> None:
 )
 def test_what_only_looks_like_one_is_not(told: list[float], steps: int) -> None:
     for epoch in range(1, len(told) + 1):
-        check_alive(told[:epoch], 10, epoch, steps)
+        check_alive(told[:epoch], 500, 10, epoch, steps)
+
+
+def test_few_images_may_all_be_the_same() -> None:
+    """The information of one image is always 0."""
+    check_alive([0.0] * 9, 19, 10, 9, 5000)
+    with pytest.raises(CollapseError):
+        check_alive([0.0] * 9, 20, 10, 9, 5000)
 
 
 def test_the_numbers_are_what_they_stand_for() -> None:

@@ -82,6 +82,34 @@ def test_all_checkpoints_damaged_is_an_error(
         make_trainer(tmp_path, domains).checkpoints.restore()
 
 
+def test_a_kill_while_tensorflow_writes_leaves_a_folder_that_goes(
+    killed: Path, tmp_path: Path, domains: Domains
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    unfinished = tmp_path / "checkpoints" / "step-21_temp"
+    unfinished.mkdir()
+    (unfinished / "part-00000-of-00001.index").touch()
+    trainer = make_trainer(tmp_path, domains)
+    assert trainer.checkpoints.restore() == 14
+    trainer.checkpoints.save()
+    assert not unfinished.exists()
+    unfinished.mkdir()
+    trainer.checkpoints.remove()
+    assert list((tmp_path / "checkpoints").glob("step-*")) == []
+
+
+@pytest.mark.parametrize("name", ["photos [v1]", "what*", "is it?", "back\\slash"])
+def test_a_path_that_looks_like_a_pattern_is_none(
+    killed: Path, tmp_path: Path, domains: Domains, name: str
+) -> None:
+    shutil.copytree(killed, tmp_path / name)
+    trainer = make_trainer(tmp_path / name, domains)
+    assert trainer.checkpoints.restore() == 14
+    trainer.checkpoints.step.assign(15)
+    trainer.checkpoints.save()
+    assert make_trainer(tmp_path / name, domains).checkpoints.restore() == 15
+
+
 def test_the_lock_is_held_by_one_and_freed_by_its_end(tmp_path: Path) -> None:
     taken = Run(tmp_path, tmp_path, tmp_path)
     with claim(taken), pytest.raises(UserError, match="another process is training this run"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shutil
@@ -29,11 +30,12 @@ from helpers import (
     the_error,
 )
 
+from config.config import Config
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
-from utils.run.runs import CONFIG_FILE, files_below
+from utils.run.runs import CONFIG_FILE, Run, claim, files_below
 from utils.run.signals import Signals
 from utils.run.trainer import Trainer
 
@@ -304,3 +306,25 @@ def test_clean_tells_what_is_unfinished_and_removes_nothing_unasked(
     assert [line.split("MB  ")[1] for line in lines[:2]] == ["half  (not finished)", "whole"]
     assert lines[-1].endswith("nothing is removed")
     assert (tmp_path / "logs" / "half").exists()
+
+
+def test_clean_knows_where_else_a_run_has_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is in training there is kept; one that is finished there is, too."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("busy", "done"):
+        config = Config(logs_dir="logs/mine", checkpoints_dir=str(tmp_path / "far"), run_name=name)
+        run_of = Run.of(config)
+        for folder in run_of.folders:
+            config.save(folder / CONFIG_FILE)
+    (next((tmp_path / "far").rglob("done")) / "trained_dann.keras").touch()
+    busy = Run.of(dataclasses.replace(config, run_name="busy"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with claim(busy):
+        clean()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("  in training  mine/")
+    assert lines[1].endswith("/done")  # finished
+    assert all(folder.exists() for folder in busy.folders)
+    assert not any(list(tmp_path.rglob("done")))

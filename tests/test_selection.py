@@ -101,3 +101,17 @@ def test_deep_embedded_validation_looks_where_the_target_is() -> None:
         )
     assert scores[0] > scores[1]
     assert CRITERIA["deep_embedded_validation"](outputs(right, features), target) == 0.0
+
+
+def test_source_images_without_a_label_are_no_errors() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 3))
+    labels = random.integers(0, 2, 60).astype(np.int32)
+    source = Outputs(features, np.eye(2)[random.integers(0, 2, 60)], labels)
+    target = outputs(PAIR, features[:2] + 1)
+    risk = CRITERIA["deep_embedded_validation"]
+    some = Outputs(source.features, source.probabilities, np.where(np.arange(60) < 40, labels, -1))
+    first = Outputs(features[:40], source.probabilities[:40], labels[:40])
+    assert risk(some, target) == pytest.approx(risk(first, target))
+    none = Outputs(source.features, source.probabilities, np.full(60, -1, np.int32))
+    assert math.isnan(risk(none, target))

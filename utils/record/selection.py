@@ -135,10 +135,14 @@ def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
     most of the variance: R = mean(w·l) + η·mean(w) - η with η = -cov(w·l, w) / var(w).
 
     Reference: You et al., "Towards Accurate Model Selection in Deep Unsupervised Domain
-    Adaptation", ICML 2019, algorithm 2 with the 0-1 loss.
+    Adaptation", ICML 2019, algorithm 2 with the 0-1 loss. Source images without a label do not
+    count; it is nan if none has one.
     """
-    ratio = density_ratio(source.features, target.features)
-    wrong = source.probabilities.argmax(axis=-1) != source.labels
+    known = (source.labels >= 0).reshape(len(source.labels), -1).all(axis=1)
+    if not known.any():
+        return math.nan
+    ratio = density_ratio(source.features[known], target.features)
+    wrong = source.probabilities[known].argmax(axis=-1) != source.labels[known]
     losses = wrong.reshape(len(wrong), -1).mean(axis=1, dtype=np.float64)
     return -controlled_risk(ratio, losses)
 

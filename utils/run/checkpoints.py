@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ class Checkpoints:
         newest_first = sorted(files, key=lambda file: -int(file.stem.removeprefix("step-")))
         for file in newest_first:
             try:
-                self.checkpoint.restore(str(file.with_suffix(""))).assert_consumed()
+                with plain_path(file.with_suffix("")) as path:
+                    self.checkpoint.restore(str(path)).assert_consumed()
             except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
                 reason = str(error).strip().split("\n")[0]
                 print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
@@ -80,16 +82,36 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Removes all checkpoints: a run that is finished needs none."""
-        for file in (*self.folder.glob("step-*"), *self.folder.glob("checkpoint*")):
-            file.unlink()
+        for path in (*self.folder.glob("step-*"), *self.folder.glob("checkpoint*")):
+            remove(path)
 
     def sweep(self) -> None:
         """Removes what a kill in the middle of a save left behind, unknown to the manager."""
         known = {Path(path).name for path in self.manager.checkpoints}
-        leftovers = [file for file in self.folder.glob("step-*")
-                     if file.name.split(".")[0] not in known]  # fmt: skip
-        for file in (*leftovers, *self.folder.glob("checkpoint.tmp*")):
-            file.unlink()
+        leftovers = [path for path in self.folder.glob("step-*")
+                     if path.name.split(".")[0] not in known]  # fmt: skip
+        for path in (*leftovers, *self.folder.glob("checkpoint.tmp*")):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder: TensorFlow writes a checkpoint into one first."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """Yields another path to `path`, which TensorFlow does not take for a pattern.
+
+    It would look for files that match what is in brackets.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(path.parent.resolve())
+        yield link / path.name
 
 
 @contextmanager

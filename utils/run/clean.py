@@ -8,10 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from config.settings import read_json
 from utils.errors import UserError, run_script
 from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, Run, claim, files_below, size_of
 
-ROOTS = tuple(Path(name) for name in ("logs", "checkpoints", "config"))
+ROOTS = {"logs": "logs_dir", "checkpoints": "checkpoints_dir", "config": "config_dir"}
 
 
 def main() -> None:
@@ -39,11 +40,23 @@ def main() -> None:
 
 
 def find_runs() -> dict[str, list[Path]]:
-    """Returns the folders of each run, by its path below logs, checkpoints and config."""
+    """Returns the folders of each run, by its path below logs, checkpoints or config.
+
+    A run's settings tell where its folders are; they need not be below these three.
+    """
     runs: dict[str, list[Path]] = {}
-    for root in ROOTS:
-        for file in sorted(path for path in files_below(root) if path.name == CONFIG_FILE):
-            runs.setdefault(str(file.parent.relative_to(root)), []).append(file.parent)
+    for root, setting in ROOTS.items():
+        for file in sorted(path for path in files_below(Path(root)) if path.name == CONFIG_FILE):
+            folder = file.parent
+            if any(folder in places for places in runs.values()):
+                continue
+            places = [folder]
+            with contextlib.suppress(UserError, KeyError, ValueError, TypeError):  # of no run
+                settings = read_json(file)
+                tail = folder.relative_to(settings[setting])
+                places += [Path(settings[other]) / tail for other in ROOTS.values()]
+            known = runs.setdefault(str(folder.relative_to(root)), [])
+            known += [place for place in dict.fromkeys(places) if place.is_dir()]
     return runs
 
 

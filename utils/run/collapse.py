@@ -10,6 +10,7 @@ DEAD = 1e-5  # nothing but rounding: a network whose ReLUs are off gives every i
 LOST = 1e-3  # next to nothing, for a network that has told much: an untrained one may begin so
 MUCH = 0.05
 MEASUREMENTS = 2  # in a row
+IMAGES = 20  # of fewer the predictions may well be the same
 STEPS = 200  # before them batch normalisation may not know the images yet
 
 
@@ -26,7 +27,7 @@ def check_finite(train: Mapping[str, float], epoch: int) -> None:
         raise CollapseError(f"epoch {epoch}: the loss is {train['loss']}")
 
 
-def check_alive(told: Sequence[float], classes: int, epoch: int, steps: int) -> None:
+def check_alive(told: Sequence[float], images: int, classes: int, epoch: int, steps: int) -> None:
     """Raises `CollapseError` if predictions no longer depend on the image, whatever the method.
 
     The evidence is the information that predictions have of the image: entropy of the mean
@@ -35,13 +36,15 @@ def check_alive(told: Sequence[float], classes: int, epoch: int, steps: int) -> 
 
     Args:
         told: this information after each epoch so far, in nats.
+        images: how many it was measured on.
         classes: how many.
         epoch: number of the epoch, from 1.
         steps: of training, so far.
     """
     most = math.log(classes)
     limit = (LOST if max(told) > MUCH * most else DEAD) * most
-    if len(told) >= MEASUREMENTS and max(told[-MEASUREMENTS:]) <= limit and steps >= STEPS:
+    enough = len(told) >= MEASUREMENTS and images >= IMAGES and steps >= STEPS
+    if enough and max(told[-MEASUREMENTS:]) <= limit:
         raise CollapseError(
             f"epoch {epoch}: every target image gets the same prediction, as {MEASUREMENTS} "
             f"measurements say (they tell {told[-1]:.1e} nats about an image; ln {classes} = "

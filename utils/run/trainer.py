@@ -98,6 +98,7 @@ class Trainer:
         self.checkpoints = Checkpoints(model, checkpoints_dir, self.chief)
         self.signals = Signals(self.strategy)
         self.told: list[float] = []  # by the predictions, after each epoch
+        self.told_by = 0  # so many images
         self.train_step = tf.function(model.train_step, jit_compile=settings.jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
@@ -196,7 +197,7 @@ class Trainer:
         self.checkpoints.save()
         if not self.settings.allow_collapse:
             classes = self.model.label_predictor.output_shape[-1]
-            check_alive(self.told, classes, epoch + 1, end)
+            check_alive(self.told, self.told_by, classes, epoch + 1, end)
         self.signals.obey(self.signals.seen())
 
     def evaluate(self, epoch: int, train: Mapping[str, float]) -> None:
@@ -211,6 +212,7 @@ class Trainer:
         _, unlabelled = self.measure(self.evaluation.unlabelled)
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
         self.told.append(selection["information_maximisation"])
+        self.told_by = len(unlabelled.labels)
         best = self.checkpoints.best
         score, before = selection[self.settings.select_by], float(best.numpy())
         improved = score > before or before == -math.inf  # of too few images it may be nan
