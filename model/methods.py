@@ -31,7 +31,7 @@ from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog
 from utils.run.command_line import command_of
-from utils.run.runs import Run
+from utils.run.runs import Run, first_stage_of
 from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -81,7 +81,7 @@ def stages(
             f"pre_model_path: with several workers train {first} first, on one, and name "
             "its .keras here"
         )
-    before = settings.of_first_stage(first)
+    before = first_stage_of(run.logs, settings, first)
     return [
         partial(make_trainer, below, before, experiment, None, name=first),
         partial(make_trainer, run, settings, experiment, str(start)),

@@ -30,12 +30,15 @@ from helpers import (
     the_error,
 )
 
+from config import base
 from config.config import Config
+from config.presets import Preset, read_preset
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
-from utils.run.runs import CONFIG_FILE, Run, claim, files_below
+from utils.run.launch import Start, make_settings
+from utils.run.runs import CONFIG_FILE, Run, claim, files_below, first_stage_of, start_run
 from utils.run.signals import Signals
 from utils.run.trainer import Trainer
 
@@ -328,3 +331,27 @@ def test_clean_knows_where_else_a_run_has_its_folders(
     assert lines[1].endswith("/done")  # finished
     assert all(folder.exists() for folder in busy.folders)
     assert not any(list(tmp_path.rglob("done")))
+
+
+def test_a_run_keeps_the_first_stage_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its preset is edited while the run is stopped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [DIGITS])
+    preset = read_preset("mean_teacher").settings
+    run_of, config = start_run(Config.of({**preset, "run_name": "mine"}), {})
+    before = first_stage_of(run_of.logs, config, "dann")
+    assert (before.init_learning_rate, before.epoch) == (0.05, config.source_epoch)
+    edited = Preset("", DIGITS, {**read_preset("normalised").settings, "init_learning_rate": 0.01})
+    monkeypatch.setattr(base, "read_preset", lambda *_: edited)
+    assert config.of_first_stage("dann").init_learning_rate == 0.01
+    for folder in run_of.folders:
+        assert first_stage_of(folder, config, "dann") == before
+    repeated = Start(config=run_of.config / CONFIG_FILE)
+    with pytest.raises(UserError, match=r"normalised has changed .* \(init_learning_rate\)"):
+        make_settings(Config, repeated, {})
+    assert make_settings(Config, repeated, {"first_stage": "normalised"}).epoch == config.epoch
+    assert make_settings(Config, repeated, {"pre_model_path": "m.keras"}).epoch == config.epoch
+    run_of.discard()
+    assert not any(tmp_path.rglob("*.json"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from config.base import AnyConfig, TrainingConfig
+from config.base import HYPERPARAMETERS, AnyConfig, TrainingConfig
 from config.methods import METHODS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
@@ -31,6 +31,7 @@ from utils.run.runs import (
     check_data,
     claim,
     find_run,
+    first_stage_of,
     go_home,
     load_config,
     size_of,
@@ -168,7 +169,25 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     settings = kind.of({**values, **given})
     if settings.first_stage:
         preset_of("first_stage", settings.first_stage)
+        if start.config and "first_stage" not in given:
+            check_first_stage(start.config.parent, settings)
     return settings
+
+
+def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
+    """Raises `UserError` if a run that is repeated began with another preset of its first stage."""
+    if settings.first_method is None:
+        return
+    before = first_stage_of(folder, settings, settings.first_method)
+    now = settings.of_first_stage(settings.first_method)
+    changed = [name for name in HYPERPARAMETERS
+               if getattr(before, name, None) != getattr(now, name, None)]  # fmt: skip
+    if changed:
+        raise UserError(
+            f"first_stage: {settings.first_stage} has changed since this run began "
+            f"({', '.join(changed)}); to repeat it as it was, name the model of its first stage: "
+            "--pre_model_path FILE; or add --first_stage to take the preset as it is now"
+        )
 
 
 def preset_of(setting: str, name: str) -> dict[str, Any]:

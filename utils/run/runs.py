@@ -23,6 +23,7 @@ from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
 
 CONFIG_FILE, DATA_FILE, LOCK_FILE = "config.json", "data.json", "lock"
+FIRST_FILE = "first_stage.json"  # the settings of a run's first stage
 FINAL = "trained_*.keras"  # the model that a finished run ends with
 
 
@@ -51,7 +52,7 @@ class Run:
     def discard(self) -> None:
         """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
-        if {path.name for path in files} <= {CONFIG_FILE, DATA_FILE, LOCK_FILE}:
+        if {path.name for path in files} <= {CONFIG_FILE, FIRST_FILE, DATA_FILE, LOCK_FILE}:
             for folder in self.folders:
                 shutil.rmtree(folder, ignore_errors=True)
                 for parent in list(folder.parents)[:4]:  # the experiment's, where they are empty
@@ -88,7 +89,7 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
         named = dataclasses.replace(config, run_name=name if attempt == 1 else f"{name}-{attempt}")
         run = Run.of(named)
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
-        named.save(unnamed / CONFIG_FILE)
+        save_settings(named, unnamed)
         with whole_file(unnamed / DATA_FILE) as path:
             path.write_text(json.dumps(digests, indent=2) + "\n")
         try:
@@ -107,11 +108,33 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             attempt += 1
     try:
         for folder in (run.checkpoints, run.config):
-            named.save(folder / CONFIG_FILE)
+            save_settings(named, folder)
     except UserError:
         run.discard()
         raise
     return run, named
+
+
+def save_settings(config: TrainingConfig, folder: Path) -> None:
+    """Writes a run's settings into one of its folders, and those of its first stage.
+
+    A preset of the first stage may change later; the run keeps what it began with.
+    """
+    config.save(folder / CONFIG_FILE)
+    if config.first_method:
+        config.of_first_stage(config.first_method).save(folder / FIRST_FILE)
+
+
+def first_stage_of(folder: Path, config: AnyConfig, method: str) -> AnyConfig:
+    """Returns the settings of a run's first stage: those that it began with, if it did.
+
+    Args:
+        folder: one of the run's three.
+        config: its settings.
+        method: of its first stage.
+    """
+    place = folder / FIRST_FILE  # runs of earlier versions have none
+    return type(config).load(place) if place.exists() else config.of_first_stage(method)
 
 
 def files_below(folder: Path) -> list[Path]:
