@@ -86,14 +86,22 @@ def main() -> None:
     print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped", file=told)
     print(f"each picture was seen as a whole, at {width}x{height} pixels, "
           f"{'grey' if channels == 1 else 'RGB'}", file=told)  # fmt: skip
-    known = [(name.parent.name, row[1]) for name, row in zip(names, rows, strict=True)
-             if name.parent.name in classes]  # fmt: skip
-    if len({folder for folder, _ in known}) > 1:  # one alone may mean something else
+    told_by = [class_folder(name, args.images, classes) for name in names]
+    known = [(folder, row[1]) for folder, row in zip(told_by, rows, strict=True) if folder]
+    strings = found[0].ndim > 1  # of several characters, which no folder of classes has
+    if len({folder for folder, _ in known}) > 1 and not strings:  # one may mean something else
         right = np.mean([folder == label for folder, label in known])
-        others = sorted({name.parent.name for name in names} - {*classes})
+        others = sorted({name.parent.name for name, folder in zip(names, told_by, strict=True)
+                         if not folder})  # fmt: skip
         left = f"; no classes of the model: {', '.join(others)}" if others else ""
         print(f"accuracy: {right:.4f} on {len(known)} pictures in folders of classes{left}",
               file=told)  # fmt: skip
+
+
+def class_folder(path: Path, root: Path, classes: list[str]) -> str | None:
+    """Returns the uppermost folder of a picture that has the name of a class, if there is one."""
+    parents = path.relative_to(root).parts[:-1]
+    return next((name for name in parents if name in classes), None)
 
 
 def row_of(name: Path, row: np.ndarray, classes: list[str], all_of_them: bool) -> list[str]:

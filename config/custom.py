@@ -81,8 +81,11 @@ class CustomConfig(AugmentedConfig):
 
     @property
     def experiment(self) -> str:
-        sources, targets = ("+".join(Path(each).name for each in folders)
-                            for folders in (self.source, self.target))  # fmt: skip
+        # TensorFlow writes below this folder, and takes UTF-8 alone.
+        sources, targets = (
+            "+".join(Path(each).name for each in folders).encode(errors="replace").decode()
+            for folders in (self.source, self.target)
+        )
         return (
             f"custom/{sources}2{targets}"
             f"/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"

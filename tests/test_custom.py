@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from model.adda import SourceModel
 from model.dann import DANN
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
+from utils.data.pictures import find_pictures
 from utils.errors import UserError
+from utils.record.figures import prediction_picture
 
 SHAPE = (28, 28, 3)
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
@@ -266,6 +270,51 @@ def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
     with pytest.raises(UserError, match="lies in another"):
         nested.check_paths()
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    picture = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    for folder in ("shelf", "other/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(picture)
+    (tmp_path / "shelf" / "more").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "deep" / "round").symlink_to(tmp_path / "shelf")
+    found = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path / "shelf")]
+    assert found == ["shelf/a.png", "shelf/more/deep/a.png"]
+
+
+def test_a_picture_of_the_same_size_is_another_picture(tmp_path: Path) -> None:
+    for number in range(2):
+        image = np.full((4, 4, 3), 60 * number, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.bmp"), image)
+    folder = PictureFolder(np.array([str(tmp_path / "0.bmp")]), np.zeros(1, np.int32), (4, 4, 3))
+    before = folder.fingerprint
+    assert folder.fingerprint == before
+    shutil.copyfile(tmp_path / "1.bmp", tmp_path / "0.bmp")
+    assert folder.fingerprint != before
+
+
+def test_class_names_that_are_not_utf8_are_drawn() -> None:
+    """OpenCV would end the process."""
+    images, labels = np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1], np.int32)
+    names = [os.fsdecode(b"caf\xe9"), "th\u00e9"]
+    assert prediction_picture(images, labels, np.eye(2), names).shape[2] == 3
+    config = CustomConfig(source=("a",), target=(os.fsdecode(b"t\xe9"),))
+    assert config.experiment.encode()
+
+
+def test_predict_and_evaluate_agree_on_folders_of_classes(tmp_path: Path) -> None:
+    """Pictures lie deeper than the class's folder, and some in a folder that is no class."""
+    image = np.zeros((28, 28, 3), np.uint8)
+    for name in ("0/x/a", "0/b", "1/y/c", "1/1/d", "2/e"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        image[:, :, 0] += 40
+        cv2.imwrite(str(tmp_path / "p" / f"{name}.png"), image)
+    done = run("predict.py", "--images", tmp_path / "p", "--output", tmp_path / "p.csv")
+    shown = run("evaluate.py", "--source", tmp_path / "p", "--target", tmp_path / "p",
+                "--json", tmp_path / "e.json")  # fmt: skip
+    (values,) = json.loads((tmp_path / "e.json").read_text()).values()
+    assert f"accuracy: {values['accuracy']:.4f} on 5 pictures" in done.stdout, shown.stdout
 
 
 def test_names_that_are_not_utf8_are_written(tree: Path, tmp_path: Path) -> None:

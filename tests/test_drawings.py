@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ import pytest
 from helpers import run, run_folders, the_error
 
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
+from utils.data import drawings
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
-from utils.data.pictures import decode_picture
+from utils.data.pictures import decode_picture, write_picture
 from utils.errors import UserError
 
 
@@ -112,10 +114,28 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"00000\.bmp: does not decode"):
         read_drawings(tmp_path)
     cv2.imwrite(str(tmp_path / "test_data" / "0" / "00000.bmp"), np.zeros((28, 28), np.uint8))
-    for text, message in (("3\n4\n", "needed is a class"), ("x", "not one class a line")):
+    for text, message in (
+        ("3\n4\n", "needed is a class"),
+        ("3 3\n", "needed is a class"),
+        ("x", "not one class a line"),
+    ):
         (tmp_path / "target_labels.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             read_drawings(tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_standin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, picture: np.ndarray) -> None:
+        if path.stem == "00005":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_picture(path, picture)
+
+    monkeypatch.setattr(drawings, "write_picture", full)
+    with pytest.raises(UserError, match=r"No space left on device.*free some space"):
+        make_standin(tmp_path / "standin", size=20)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_png_that_announces_more_than_it_has_costs_no_memory() -> None:

@@ -29,7 +29,7 @@ class Domain(Generic[Images]):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over images and classes; of pictures on disk, over their names and sizes."""
+        """SHA-256 over images and classes; of pictures on disk, over their names and files."""
         total = hashlib.sha256()
         for images, labels in ((self.train, self.train_label), (self.val, self.val_label)):
             if isinstance(images, PictureFolder):

@@ -14,8 +14,9 @@ import numpy as np
 import sklearn.datasets
 from tqdm import tqdm
 
+from utils.atomic import cannot_write
 from utils.data.embedded import embedded_photos
-from utils.data.pictures import find_pictures, read_picture
+from utils.data.pictures import find_pictures, is_hidden, read_picture, write_picture
 from utils.errors import UserError
 
 SIDE = 32
@@ -30,7 +31,8 @@ def read_photos(root: Path) -> tuple[np.ndarray, np.ndarray]:
         UserError: the class folders are not 0 to 9, one is empty, or a picture does not decode.
     """
     folder = root / "train_data"
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = sorted(path.name for path in folder.iterdir() if not is_hidden(path.name)) \
+        if folder.is_dir() else []  # fmt: skip
     if found != [str(number) for number in range(10)]:
         raise UserError(
             f"{folder}: holds {', '.join(found) or 'nothing'}, needed are the class folders 0 … 9"
@@ -60,7 +62,7 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
         known = np.loadtxt(labels, dtype=np.int32, ndmin=1)
     except ValueError as error:
         raise UserError(f"{labels}: not one class a line ({error})") from error
-    if len(known) != len(images) or not (known.min() >= -1 and known.max() < 10):
+    if known.shape != (len(images),) or not (known.min() >= -1 and known.max() < 10):
         raise UserError(f"{labels}: needed is a class 0 … 9 for each of {len(images)} drawings")
     return images, known
 
@@ -93,26 +95,29 @@ def make_standin(root: Path, seed: int = 42, size: int = 2000) -> None:
     """
     random = np.random.default_rng(seed)
     scans = sklearn.datasets.load_digits()
-    order = random.permutation(len(scans.images))
+    halves = np.array_split(random.permutation(len(scans.images)), 2)
     photographs = embedded_photos()
     unfinished = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    halves = np.array_split(order, 2)
-    for number in range(10):
-        (unfinished / "train_data" / str(number)).mkdir(parents=True)
-    (unfinished / "test_data" / "0").mkdir(parents=True)
     labels = []
-    for index in tqdm(range(size), desc="making the stand-in", leave=False, disable=None):
-        scan = random.choice(halves[0])
-        photo = blend(digit(scans.images[scan], SIDE, random), photographs, random)
-        folder = unfinished / "train_data" / str(scans.target[scan])
-        cv2.imwrite(str(folder / f"{index:05d}.bmp"), photo[..., ::-1])
-        scan = random.choice(halves[1])
-        labels.append(scans.target[scan])
-        drawing = outline(digit(scans.images[scan], 28, random), random)
-        cv2.imwrite(str(unfinished / "test_data" / "0" / f"{index:05d}.bmp"), drawing)
-    np.savetxt(unfinished / LABELS_FILE, labels, fmt="%d")
-    unfinished.rename(root)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for name in (*(f"train_data/{number}" for number in range(10)), "test_data/0"):
+            (unfinished / name).mkdir(parents=True)
+        for index in tqdm(range(size), desc="making the stand-in", leave=False, disable=None):
+            name = f"{index:05d}.bmp"
+            scan = random.choice(halves[0])
+            photo = blend(digit(scans.images[scan], SIDE, random), photographs, random)
+            folder = unfinished / "train_data" / str(scans.target[scan])
+            write_picture(folder / name, photo[..., ::-1])
+            scan = random.choice(halves[1])
+            labels.append(scans.target[scan])
+            drawing = outline(digit(scans.images[scan], 28, random), random)
+            write_picture(unfinished / "test_data" / "0" / name, drawing)
+        np.savetxt(unfinished / LABELS_FILE, labels, fmt="%d")
+        unfinished.rename(root)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise cannot_write(root, error) from error
 
 
 def digit(scan: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:

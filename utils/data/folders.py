@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.pictures import SUFFIXES, find_pictures, is_hidden, read_picture
+from utils.data.pictures import SUFFIXES, find_pictures, is_hidden, read_file, read_picture
 from utils.errors import UserError
 
 Shape = tuple[int, int, int]
@@ -46,11 +47,12 @@ class PictureFolder:
 
     @property
     def fingerprint(self) -> bytes:
-        """Of the pictures' names and sizes, from the folder that they share."""
+        """Of the pictures' names and contents, from the folder that they share."""
         paths = [Path(path) for path in self.paths]
         root = os.path.commonpath([path.parent for path in paths])
-        files = [(str(path.relative_to(root)), path.stat().st_size) for path in paths]
-        return repr(files).encode()
+        digests = READERS.map(lambda path: hashlib.sha256(read_file(path)).hexdigest(), paths)
+        names = (str(path.relative_to(root)) for path in paths)
+        return repr(list(zip(names, digests, strict=True))).encode()
 
     def split(self, share: float, seed: int) -> tuple[PictureFolder, PictureFolder]:
         """Returns the rest, and a random `share` (at least one picture) for measuring."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,8 @@ PNG = b"\x89PNG\r\n\x1a\n"  # what one begins with
 def find_pictures(place: Path) -> list[Path]:
     """Returns the picture `place`, or the pictures at any depth below it, sorted by name.
 
+    Links to folders are followed, each folder once.
+
     Only regular files: a pipe named like a picture would never end. Hidden files and folders, and
     those that macOS and Windows leave behind, are passed over.
     """
@@ -31,8 +34,8 @@ def find_pictures(place: Path) -> list[Path]:
     if not place.is_dir():
         what = "is neither a picture nor a folder" if place.exists() else "no such file or folder"
         raise UserError(f"{place}: {what}; name a picture or a folder of pictures")
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(place) for name in names)
-    seen = [path for path in files if not any(map(is_hidden, path.relative_to(place).parts))]
+    seen = [path for path in sorted(walk(place))
+            if not any(map(is_hidden, path.relative_to(place).parts))]  # fmt: skip
     paths = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
     if len(paths) < len(seen):
         others = sorted({path.suffix or "without suffix" for path in {*seen} - {*paths}})
@@ -44,6 +47,27 @@ def find_pictures(place: Path) -> list[Path]:
     if not paths:
         raise UserError(f"{place}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
     return paths
+
+
+def walk(place: Path) -> Iterator[Path]:
+    """Yields the files at any depth below a folder, or raises `UserError`."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); name other folders")
+
+    been = set()
+    for folder, below, names in os.walk(place, onerror=refuse, followlinks=True):
+        if (here := os.path.realpath(folder)) in been:  # a link to a folder above
+            below.clear()
+            continue
+        been.add(here)
+        below.sort()  # so that of two ways to a folder it is always the same
+        yield from (Path(folder, name) for name in names)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture as OpenCV has it, uint8 `[H, W]` or `[H, W, 3]` BGR, or raises `OSError`."""
+    path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
 
 
 def is_hidden(name: str) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.atomic import whole_file
 from utils.data.drawings import canny, grey
+from utils.data.pictures import write_picture
 
 Values = Sequence[float] | np.ndarray
 
@@ -72,6 +73,7 @@ def prediction_picture(
         tile = cv2.copyMakeBorder(tile, 2, 18, 2, 2, cv2.BORDER_CONSTANT, value=colour)
         word = "".join(str(number) if class_names is None else class_names[number]
                        for number in predicted)  # fmt: skip
+        word = word.encode("ascii", "replace").decode()  # OpenCV has no other letters
         text = f"{word}  {row.max(axis=-1).prod():.2f}"
         cv2.putText(
             tile,
@@ -110,7 +112,7 @@ def confusion_picture(matrix: np.ndarray) -> np.ndarray:
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Writes a picture, uint8 `[H, W, 3]` RGB."""
     with whole_file(path) as temporary:
-        cv2.imwrite(str(temporary), picture[..., ::-1])
+        write_picture(temporary, picture[..., ::-1])
 
 
 def save_certainty(
