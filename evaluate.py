@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -139,7 +140,8 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
         "calibration_error": sum(share * abs(accuracy - sure) for share, accuracy, sure in bins)
         if len(right) else None,
         "domain_accuracy": float(np.mean(told)) if two else None,
-        **{name: score(of_source, of_target) for name, score in CRITERIA.items()},
+        **{name: None if math.isnan(value := score(of_source, of_target)) else value
+           for name, score in CRITERIA.items()},
         "classes": model.class_names or [str(number) for number in range(len(matrix))],
         "class_accuracy": [float(row[number] / row.sum()) if row.sum() else None
                            for number, row in enumerate(matrix)],
@@ -163,14 +165,19 @@ def reliability(right: np.ndarray, confidence: np.ndarray) -> list[tuple[float, 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Returns a line for each model, of at most 80 columns."""
     lines = [f"{'model':<16}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
-    for path, values in found.items():
-        cells = ["–" if values[name] is None else f"{values[name] + 0.0:.4f}" for name in COLUMNS]
-        lines.append(f"{Path(path).stem[:15]:<16}" + "".join(f"{cell:>8}" for cell in cells))
-    for path, values in found.items():
-        classes = "  ".join(f"{name} {'–' if share is None else f'{share:.3f}'}"
-                            for name, share in zip(values["classes"], values["class_accuracy"],
+    names = [Path(path).stem for path in found]
+    if len({*names}) < len(names):  # such as several best.keras: their folders are the runs'
+        names = [
+            f"{Path(path).parent.name}/{name}" for path, name in zip(found, names, strict=True)
+        ]
+    for name, values in zip(names, found.values(), strict=True):
+        cells = ["–" if values[key] is None else f"{values[key] + 0.0:.4f}" for key in COLUMNS]
+        lines.append(f"{name[-15:]:<16}" + "".join(f"{cell:>8}" for cell in cells))
+    for name, values in zip(names, found.values(), strict=True):
+        classes = "  ".join(f"{each} {'–' if share is None else f'{share:.3f}'}"
+                            for each, share in zip(values["classes"], values["class_accuracy"],
                                                    strict=True))  # fmt: skip
-        lines.append(f"{Path(path).stem}, {values['images']} images, by class: {classes}")
+        lines.append(f"{name}, {values['images']} images, by class: {classes}")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +42,22 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
     Raises:
         UserError: there is none of that name.
     """
-    known = sorted(path.stem for path in FOLDER.glob("*.json"))
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), known)
-        hint = f"did you mean {', '.join(near or presets_of(script) or known)}?"
+    names = sorted(path.stem for path in FOLDER.glob("*.json"))
+    if name not in names:
+        near = difflib.get_close_matches(name.lower(), names)
+        hint = f"did you mean {', '.join(near or presets_of(script) or names)}?"
         raise UserError(f"{setting}: no {name!r}; {hint}")
-    return Preset(**read_json(FOLDER / f"{name}.json"))
+    path = FOLDER / f"{name}.json"
+    values = read_json(path)
+    known = {field.name: str for field in dataclasses.fields(Preset)} | {"settings": dict}
+    wrong = [key for key in values if key not in known or not isinstance(values[key], known[key])]
+    missing = {"about", "script", "settings"} - values.keys()
+    if wrong or missing:
+        raise UserError(
+            f"{path}: {', '.join([*wrong, *missing])}: a preset has the texts about and script, "
+            "and the object settings; mend the file, or move it elsewhere"
+        )
+    return Preset(**values)
 
 
 def presets_of(script: str) -> dict[str, Preset]:

@@ -160,6 +160,12 @@ class Settings:
         for name, value in vars(type(self)).items():
             if name[0] != "_" and name.islower() and name not in annotated and not is_code(value):
                 raise UserError(f"{name}: write its type, too, as in {name}: int = 1")
+        above = {name for base in type(self).__bases__ if dataclasses.is_dataclass(base)
+                 for name in fields_of(base)}  # fmt: skip
+        for name in annotated.keys() - above:  # a new one, or one that was meant to be another
+            near = difflib.get_close_matches(name, above - annotated.keys(), 1, cutoff=0.85)
+            if near:
+                raise UserError(f"{name}: no such setting; did you mean {near[0]}?")
         for field in fields.values():
             object.__setattr__(self, field.name, field.checked(getattr(self, field.name)))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from config import presets
 from config.base import Criterion, TrainingConfig
 from config.captcha import CaptchaConfig
 from config.config import Config
@@ -16,7 +17,9 @@ from config.drawings import DrawingsConfig
 from config.settings import Settings, fields_of
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
+from utils.run import launch
 from utils.run.command_line import documented
+from utils.run.launch import Start, make_settings
 from utils.run.runs import find_run, start_run
 
 
@@ -165,3 +168,57 @@ def test_cutout_leaves_something_of_an_image(tmp_path: Path) -> None:
         Config(
             source_dataset_path=str(tmp_path / "x.pkl"), target_dataset_path=str(tmp_path / "x.pkl")
         ).check_paths()
+
+
+def test_a_setting_that_is_misspelt_in_the_file_is_named() -> None:
+    """It would be a new setting, and the one that is meant would keep its default."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Misspelt(TrainingConfig):
+        batchsize: int = 64
+
+    with pytest.raises(UserError, match="batchsize: no such setting; did you mean batch_size"):
+        Misspelt()
+
+
+def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train_captcha.py"])
+
+    @dataclasses.dataclass(frozen=True)
+    class Edited(CaptchaConfig):
+        quick: bool = True
+
+    assert make_settings(Edited, Start(), {}).captchas == CaptchaConfig.QUICK["captchas"]
+    assert make_settings(Edited, Start(), {"quick": False}).captchas == CaptchaConfig.captchas
+
+
+def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
+    start, given = Start(preset="mean_teacher"), {"pre_model_path": "m.keras"}
+    assert make_settings(Config, start, given).first_method is None
+    for name, value in (("first_stage", "recipe"), ("source_epoch", 3)):
+        with pytest.raises(UserError, match=f"--{name}: --pre_model_path replaces"):
+            make_settings(Config, start, {**given, name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"epoch": 3}', "x.json: epoch, .*: a preset has the texts about and script"),
+        ('{"about": "", "script": "s", "settings": ["epoch"]}', "x.json: settings: a preset has"),
+        ('{"about": "",', "x.json: not a config file"),
+        (
+            '{"about": "", "script": "s", "settings": {"epochs": 3}}',
+            r"x.json: unknown key 'epochs'",
+        ),
+    ],
+)
+def test_presets_that_are_none_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    (tmp_path / "x.json").write_text(text)
+    for module in (presets, launch):
+        monkeypatch.setattr(module, "FOLDER" if module is presets else "PRESETS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["s"])
+    with pytest.raises(UserError, match=message):
+        make_settings(Config, Start(preset="x"), {})

@@ -15,7 +15,7 @@ import pytest
 from helpers import SHORT, Domains, command, model_of, run, run_folders, the_error
 from test_pretrained import make_dann, write_keras2
 
-from evaluate import reliability
+from evaluate import COLUMNS, reliability, table
 from model.adda import SourceModel
 from model.networks import captcha_classifier
 from model.pretrained import load_model
@@ -127,6 +127,16 @@ def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: lis
     ]
     for flags, message in cases:
         assert message in the_error(run("evaluate.py", *places(data_flags), *flags, code=2))
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    values: dict[str, Any] = dict.fromkeys(COLUMNS, 0.5) | {
+        "soft_neighbourhood_density": None, "images": 1, "classes": ["a"], "class_accuracy": [None],
+    }  # fmt: skip
+    text = table({"runs/one/best.keras": values, "runs/two/best.keras": values})
+    assert [line.split()[0] for line in text.splitlines()[1:3]] == ["one/best", "two/best"]
+    assert "two/best, 1 images" in text
+    assert table({"runs/one/best.keras": values}).splitlines()[1].startswith("best ")
 
 
 def test_a_model_of_strings_has_no_folders_of_classes(tmp_path: Path) -> None:

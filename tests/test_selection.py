@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from utils.record.rows import pick_of
 from utils.record.selection import CRITERIA, Outputs, controlled_risk, density_ratio
 
 PAIR = np.array([[0.9, 0.1], [0.1, 0.9]])
@@ -115,3 +116,10 @@ def test_source_images_without_a_label_are_no_errors() -> None:
     assert risk(some, target) == pytest.approx(risk(first, target))
     none = Outputs(source.features, source.probabilities, np.full(60, -1, np.int32))
     assert math.isnan(risk(none, target))
+
+
+def test_what_is_never_known_picks_the_last_epoch() -> None:
+    """As best.keras does, which is written anew after each epoch then."""
+    rows = [{"epoch": "1", "a": "nan", "b": "0.5"}, {"epoch": "2", "a": "", "b": "nan"}]
+    assert pick_of(rows, "a")["epoch"] == "2"
+    assert pick_of(rows, "b")["epoch"] == "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -31,5 +32,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def pick_of(rows: Sequence[AnyRow], criterion: str) -> AnyRow:
-    """Returns the row that a criterion picks."""
-    return max(rows, key=lambda row: float(row[criterion]))
+    """Returns the row that a criterion picks: the last one if it is nan throughout."""
+    known = [row for row in rows if not math.isnan(float(row[criterion] or "nan"))]
+    return max(known, key=lambda row: float(row[criterion])) if known else rows[-1]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from config.base import HYPERPARAMETERS, AnyConfig, TrainingConfig
 from config.methods import METHODS
+from config.presets import FOLDER as PRESETS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
 from utils.data.domains import Domains
@@ -148,20 +149,25 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         raise UserError("--preset and --config: both are whole sets of settings; give one of them")
     if start.preset:
         values = preset_of("preset", start.preset)
+        kind.of(values, f"{PRESETS / start.preset}.json: ")
     if start.config:
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
         if values.get("pixel_mean") and "pixel_mean" not in given:
             mean = " ".join(f"{value:.2f}" for value in values["pixel_mean"])
             print(f"pixel_mean: {mean}, as in {start.config}; give other data their own")
-    if given.get("quick"):
-        values = values | kind.QUICK
     try:
-        kind()
+        defaults = kind()
     except UserError as error:  # a default that was edited
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
+    if given.get("quick", getattr(defaults, "quick", False)):
+        values = values | kind.QUICK
     settings = kind.of({**values, **given})
     unused = [name for name, field in fields_of(kind).items()
               if field.used_by and settings.method not in field.used_by]  # fmt: skip
+    replaced = [name for name in ("first_stage", "source_epoch")
+                if name in given and settings.pre_model_path]  # fmt: skip
+    if replaced:
+        raise UserError(f"--{replaced[0]}: --pre_model_path replaces the first stage; leave it out")
     for name in unused:
         if name in given:
             raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
