@@ -167,9 +167,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'model':<16}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
     names = [Path(path).stem for path in found]
     if len({*names}) < len(names):  # such as several best.keras: their folders are the runs'
-        names = [
-            f"{Path(path).parent.name}/{name}" for path, name in zip(found, names, strict=True)
-        ]
+        names = [str(Path(Path(path).parent.name, Path(path).stem)) for path in found]
     for name, values in zip(names, found.values(), strict=True):
         cells = ["–" if values[key] is None else f"{values[key] + 0.0:.4f}" for key in COLUMNS]
         lines.append(f"{name[-15:]:<16}" + "".join(f"{cell:>8}" for cell in cells))

@@ -436,13 +436,18 @@ class Adaptation(keras.Model):
 
 
 def check_logits(head: keras.Model, name: str) -> None:
-    """Raises `ValueError` if a network gives probabilities and no logits."""
+    """Raises `ValueError` if a network gives probabilities and no logits, or in half precision."""
     last = head.layers[-1]
     squashing = (keras.activations.softmax, keras.activations.sigmoid)
     if getattr(last, "activation", None) in squashing or isinstance(last, keras.layers.Softmax):
         raise ValueError(
             f"{name} must give logits, but its last layer {last.name!r} gives probabilities; leave "
             "the activation out"
+        )
+    if head.outputs[0].dtype in ("float16", "bfloat16"):
+        raise ValueError(
+            f"{name} gives logits of {head.outputs[0].dtype}, too coarse for a softmax; give its "
+            'last layer dtype="float32"'
         )
 
 

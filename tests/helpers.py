@@ -41,7 +41,7 @@ def run(script: str, *flags: Any, code: int = 0) -> Done:
     """Calls a script's `main` in this process, as `python script flags` would."""
     module = importlib.import_module(script.removesuffix(".py"))
     out, err, ended = io.StringIO(), io.StringIO(), 0
-    before = sys.argv
+    before, handler = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = [script, *map(str, flags)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -50,6 +50,7 @@ def run(script: str, *flags: Any, code: int = 0) -> Done:
         ended = int(end.code or 0)
     finally:
         sys.argv = before
+        signal.signal(signal.SIGTERM, handler)
         keras.mixed_precision.set_global_policy("float32")
     assert ended == code, f"{ended}\n{out.getvalue()}\n{err.getvalue()}"
     return Done(ended, out.getvalue(), err.getvalue())

@@ -207,10 +207,7 @@ def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch
         ('{"epoch": 3}', "x.json: epoch, .*: a preset has the texts about and script"),
         ('{"about": "", "script": "s", "settings": ["epoch"]}', "x.json: settings: a preset has"),
         ('{"about": "",', "x.json: not a config file"),
-        (
-            '{"about": "", "script": "s", "settings": {"epochs": 3}}',
-            r"x.json: unknown key 'epochs'",
-        ),
+        ('{"about": "", "script": "s", "settings": {"epochs": 3}}', "x.json: unknown key"),
     ],
 )
 def test_presets_that_are_none_are_named(

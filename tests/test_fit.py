@@ -112,6 +112,16 @@ def test_impossible_arguments_are_named(options: dict[str, Any], message: str) -
         DANN(extractor(), **{"num_labels": 3, **options})
 
 
+def test_heads_in_half_precision_are_told_to_end_in_float32() -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        head = keras.Sequential([keras.Input((16,)), keras.layers.Dense(3)])
+        with pytest.raises(ValueError, match=r'logits of bfloat16.*dtype="float32"'):
+            DANN(extractor(), head)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
 def test_losses_and_metrics_are_the_methods_own() -> None:
     with pytest.raises(ValueError, match="metrics: DANN has its own"):
         DANN(extractor(), num_labels=3).compile("sgd", metrics=["accuracy"])

@@ -35,6 +35,7 @@ from config.config import Config
 from config.presets import Preset, read_preset
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
+from utils.run import launch
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
 from utils.run.launch import Start, make_settings
@@ -259,16 +260,17 @@ def test_a_start_with_other_classes_is_refused(tmp_path: Path) -> None:
     start_from(dann(class_names=["a", "b", "c"]), place)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_an_interrupt_after_the_last_step_says_how_to_go_on(
-    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     flags = [*data_flags, *SHORT, "--epoch", 1, *run_folders(tmp_path), "--run_name", "mine"]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "finish", interrupted)
-        done = run("train_MNIST2MNIST_M.py", *flags, code=130)
+        done = run("train_MNIST2MNIST_M.py", *flags, code=code)
     assert f"--resume {logs_of(tmp_path, 'mine')}" in done.stdout
     run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
     assert model_of(tmp_path, "mine").exists()
@@ -355,3 +357,13 @@ def test_a_run_keeps_the_first_stage_that_it_began_with(
     assert make_settings(Config, repeated, {"pre_model_path": "m.keras"}).epoch == config.epoch
     run_of.discard()
     assert not any(tmp_path.rglob("*.json"))
+
+
+def test_sigterm_before_training_is_as_sigterm_in_it(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that has not begun is gone, and its name is free; a scheduler may start it again."""
+    monkeypatch.setattr(launch, "train", lambda *_: signal.raise_signal(signal.SIGTERM))
+    done = run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=75)
+    assert "interrupted" in done.stderr
+    assert not list(tmp_path.rglob("mine"))

@@ -1,4 +1,4 @@
-"""One module per job. Set before any of them imports OpenCV, which reads it when loaded:"""
+"""One module per job. Set before any of them imports OpenCV or Keras, which read it when loaded:"""
 
 import os
 
@@ -6,3 +6,5 @@ import os
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 # A picture that unpacks to more pixels than a 64-megapixel camera's is refused, not decoded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))
+# Whatever ~/.keras/keras.json says: the training steps are TensorFlow's.
+os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 MISTAKE, COLLAPSED, TRY_AGAIN, CTRL_C = 2, 3, 75, 130
 EXIT_CODES = f"""exit codes:
@@ -23,6 +25,15 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))  # libraries' reasons may have several lines
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, before or after training, where nothing else notes it."""
+
+
+def terminated(number: int, frame: object) -> NoReturn:
+    """Raises `Terminated`, as Python itself raises `KeyboardInterrupt` for SIGINT."""
+    raise Terminated
 
 
 def existing_file(path: str, name: str, remedy: str) -> None:
@@ -55,6 +66,7 @@ def run_script(main: Callable[[], int | None]) -> None:
         if isinstance(getattr(sys, name), io.TextIOWrapper):  # of a terminal that is not UTF-8
             getattr(sys, name).reconfigure(errors="replace")
     try:
+        signal.signal(signal.SIGTERM, terminated)
         code = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,9 +75,9 @@ def run_script(main: Callable[[], int | None]) -> None:
         if printed("\n"):
             raise
         code = MISTAKE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("\ninterrupted; nothing was written half", file=sys.stderr)
-        code = CTRL_C
+        code = TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
     sys.exit(code if printed() else code or MISTAKE)
 
 

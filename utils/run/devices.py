@@ -29,6 +29,7 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
     gpus = tf.config.list_physical_devices("GPU")
     policy = mixed_policy(gpus) if config.mixed_precision else "float32"
     keras.mixed_precision.set_global_policy(policy)
+    keras.config.set_image_data_format("channels_last")  # ~/.keras/keras.json may say otherwise
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not config.jit_compile:

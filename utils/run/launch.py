@@ -20,7 +20,7 @@ from config.presets import FOLDER as PRESETS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
 from utils.data.domains import Domains
-from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, UserError
+from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, Terminated, UserError
 from utils.record.rows import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of, parse
@@ -104,7 +104,7 @@ def launch(
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
             raise
         print(f"\ninterrupted; go on with\n  {command_of(None, '--resume', run.logs)}")
-        return CTRL_C
+        return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
 
 
 def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
