@@ -99,7 +99,7 @@ class TrainingConfig(Settings):
     gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
     """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
-    """λ rises with slope gamma. --no_ramp: it is grl_lambda from the start."""
+    """λ rises with slope gamma. Off: it is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
     """mean: over the images of all domains. sum: of each domain's mean, as in JMLR 2016, equation
     18."""

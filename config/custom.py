@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from config.base import AugmentedConfig, Features, check_images
 from config.methods import METHODS, NO_ADVERSARY
-from config.settings import BELOW_1, PIXELS, SIDES, UNITS, Limit, at_least, not_by, only
+from config.settings import BELOW_1, PIXELS, SEED, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError, existing_file
 
 
@@ -22,6 +22,10 @@ class CustomConfig(AugmentedConfig):
     a pass over the first one."""
     target: tuple[str, ...] = ()
     """Folders of the domains to adapt to. Class folders, if there are any, serve for measuring."""
+
+    # machine
+    seed: Annotated[int, SEED] = 0
+    """Of the initial weights, of the order of the pictures, and of which are kept for measuring."""
 
     # training
     batch_size: Annotated[int, at_least(0)] = 0

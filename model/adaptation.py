@@ -81,6 +81,11 @@ class Adaptation(keras.Model):
             raise ValueError(f"clip_norm must be 0 or more, got {clip_norm}")
         if not 0 <= average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), got {average_decay}")
+        if augmentation is not None and len(feature_extractor.inputs) > 1:
+            raise ValueError(
+                "augmentation: changes images, but feature_extractor has "
+                f"{len(feature_extractor.inputs)} inputs; change them in the dataset instead"
+            )
         num_labels = label_predictor.output_shape[-1]
         if class_names is not None and len(class_names) != num_labels:
             raise ValueError(
@@ -180,14 +185,18 @@ class Adaptation(keras.Model):
         if not self.encodes_by_domain:
             return self.feature_extractor(images, training=False)
         sides = tf.cast(domains > 0, tf.int32)
-        places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), sides, 2)
+        places = tf.dynamic_partition(tf.range(tf.size(domains)), sides, 2)
+
+        def some(rows: tf.Tensor) -> Any:
+            return tf.nest.map_structure(lambda one: tf.gather(one, rows), images)
+
         output = self.feature_extractor.outputs[0]
         # There may be no image of a side, and convolutions refuse that.
         nothing = tf.zeros([0, *output.shape[1:]], output.dtype)
         parts = [
             tf.cond(
                 tf.size(rows) > 0,
-                lambda rows=rows, side=side: self.encode_as(tf.gather(images, rows), side),
+                lambda rows=rows, side=side: self.encode_as(some(rows), side),
                 lambda: nothing,
             )
             for side, rows in enumerate(places)

@@ -24,7 +24,7 @@ from config.base import AdversarialLoss, TrainingConfig
 from model.adaptation import Adaptation, Batch, rate
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
-from model.losses import assert_blocks, mean_share, steps_taken
+from model.losses import assert_blocks, mean_share, split_batch, steps_taken
 from model.schedules import Delayed, ProgressSchedule
 from utils.errors import UserError
 
@@ -188,7 +188,8 @@ class ADDA(EarlierNames, Adversarial):
         grl_lambda = self.lambda_at(steps_taken(self.optimizer) // self.k_g)
         if self.average:
             self.average.update()
-        source_images, target_images = tf.split(self.augment(images), 2)
+        half = tf.shape(domains)[0] // 2
+        source_images, target_images = split_batch(self.augment(images), [half, half])
         source = self.source_extractor(source_images, training=False)
         source_logits = self.label_predictor(source, training=False)
         self.measure_labels(source_logits, tf.split(labels, 2)[0])

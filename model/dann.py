@@ -14,7 +14,7 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
-from model.losses import assert_blocks, mean_share, steps_taken
+from model.losses import assert_blocks, mean_share, split_batch, steps_taken
 from model.networks import dense_head, with_flat_features
 from model.normalisation import as_domain
 from utils.data.batches import block_sizes
@@ -114,9 +114,10 @@ class DANN(Adversarial):
         """Returns the images of each domain, with its number; all as one in `"joint"` batches."""
         if self.extractor_calls == "joint":
             return [(1, images)]
-        size = images.shape[0] or tf.shape(images)[0]
+        first = tf.nest.flatten(images)[0]
+        size = first.shape[0] or tf.shape(first)[0]
         sizes = block_sizes(size, self.num_domains, self.target_ratio)
-        return list(enumerate(tf.split(images, sizes)))
+        return list(enumerate(split_batch(images, sizes)))
 
     def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the features of a training batch; each image passes the extractor once."""

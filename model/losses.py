@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -64,6 +65,12 @@ def assert_blocks(domains: tf.Tensor, num_domains: int, target_ratio: int = 1) -
         wanted = tf.repeat(tf.range(num_domains), tf.stack(sizes))
     ordered = tf.debugging.assert_equal(tf.cast(domains, tf.int32), wanted, message)
     return [whole, ordered]
+
+
+def split_batch(images: Any, sizes: Sequence[tf.Tensor | int]) -> list[Any]:
+    """Returns blocks of a batch; of several inputs, each block has its part of all of them."""
+    parts = [tf.split(one, sizes) for one in tf.nest.flatten(images)]
+    return [tf.nest.pack_sequence_as(images, block) for block in zip(*parts, strict=True)]
 
 
 def steps_taken(optimizer: keras.Optimizer) -> tf.Tensor:

@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras import layers
 from test_dann import LAMBDA, RATE, small_batch, small_dann
 
+from model.adda import ADDA
+from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.networks import dense_head
 
@@ -261,3 +263,36 @@ def test_classes_and_domains_that_do_not_exist(
         model.train_step((tf.constant(images), tf.constant(labels), tf.constant(domains)))
     for one, two in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def two_inputs() -> tuple[keras.Model, tuple[tf.Tensor, tf.Tensor]]:
+    """A network of an image and of numbers beside it, and a batch of them."""
+    image, beside = keras.Input((4, 4, 1)), keras.Input((3,))
+    both = layers.Concatenate()([layers.Flatten()(image), beside])
+    random = np.random.default_rng(0)
+    values = (random.normal(size=(12, 4, 4, 1)), random.normal(size=(12, 3)))
+    return keras.Model((image, beside), layers.Dense(5)(both)), tuple(
+        tf.constant(value, tf.float32) for value in values
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning")
+@pytest.mark.parametrize("kind", ["joint", "per_domain", "adda"])
+def test_several_inputs_go_through_every_method(kind: Any) -> None:
+    """In one call or in blocks; features of a half are those of that half by itself."""
+    network, values = two_inputs()
+    if kind == "adda":
+        model: Any = ADDA(network, dense_head("l", (5,), (), 3), dense_head("d", (5,), (), 2))
+    else:
+        model = DANN(network, num_labels=3, extractor_calls=kind)
+    model.compile("sgd")
+    labels, domains = tf.constant([0, 1, 2] * 2 + [-1] * 6), tf.constant([0] * 6 + [1] * 6)
+    before = model.get_weights()
+    data = tf.data.Dataset.from_tensors((values, labels, domains))
+    model.fit(data, verbose=0)
+    assert any(np.any(old != new) for old, new in zip(before, model.get_weights(), strict=True))
+    features, _ = model.examine((values, labels, domains))
+    source = tuple(value[:6] for value in values)
+    np.testing.assert_allclose(features[:6], model.encode_as(source, 0), rtol=1e-6)
+    with pytest.raises(ValueError, match="feature_extractor has 2 inputs"):
+        DANN(two_inputs()[0], num_labels=3, augmentation=RandomAugmentation(0))
