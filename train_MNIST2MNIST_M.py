@@ -74,7 +74,7 @@ def experiment(config: Config, data: Domains) -> Experiment:
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
         extractor, labels = deepened(extractor, labels, config.adda_features)
         seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
-        hidden = METHODS[config.method].domain_hidden
+        hidden = config.domain_hidden or METHODS[config.method].domain_hidden
         return Networks(extractor, labels, dense_head("domain_classifier", seen, hidden, outputs=2))
 
     source, target = data.domains

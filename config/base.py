@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from config.methods import METHODS, MIXING, NO_ADVERSARY
+from config.methods import METHODS, NO_ADVERSARY
 from config.presets import read_preset
 from config.settings import (
     BELOW_1,
     FOLDER_NAME,
-    HALF,
     POSITIVE,
     SEED,
     SHARE,
@@ -42,8 +41,8 @@ Strategy = Literal["default", "mirrored", "multi_worker"]
 # What a preset of the first stage says; in the rest both stages of a run are the same.
 HYPERPARAMETERS = (
     "batch_size", "target_ratio", "init_learning_rate", "lr_schedule", "lr_alpha", "lr_beta",
-    "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "clip_norm", "dropout",
-    "augmentation", "cutout", "invert", "mix", "average_decay",
+    "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "domain_weight", "clip_norm",
+    "dropout", "augmentation", "cutout", "invert", "average_decay",
 )  # fmt: skip
 
 
@@ -256,8 +255,8 @@ class TrainingConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentedConfig(TrainingConfig):
-    """Settings of the scripts that change training images by chance."""
+class RecipeConfig(TrainingConfig):
+    """Settings of the scripts that have all of the recipe: digits and your own pictures."""
 
     # recipe: what the paper does not have
     dropout: Annotated[float, BELOW_1] = 0.0
@@ -268,5 +267,6 @@ class AugmentedConfig(TrainingConfig):
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
     invert: bool = False
     """Invert half of the channels of training images, by chance: light and dark change places."""
-    mix: Annotated[float, HALF, only(*MIXING)] = 0.0
-    """Largest share of a target image that is mixed into a source image, at most 0.5. 0: none."""
+    domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
+    """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
+    feature extractor is λ times the loss all the same."""

@@ -14,26 +14,26 @@ from config.base import (
     ADDAOptimizer,
     AdversarialLoss,
     Augmentation,
-    AugmentedConfig,
     Criterion,
     DomainLoss,
     Features,
     LearningRate,
     Network,
     Normalisation,
+    RecipeConfig,
     Strategy,
     check_images,
 )
-from config.methods import METHODS, MIXING, NO_ADVERSARY
+from config.methods import METHODS, NO_ADVERSARY
 from config.settings import (
     BELOW_1,
     FOLDER_NAME,
-    HALF,
     PIXELS,
     POSITIVE,
     SEED,
     SHARE,
     SIDES,
+    UNITS,
     at_least,
     not_by,
     one_of,
@@ -43,7 +43,7 @@ from utils.errors import UserError, existing_file
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AugmentedConfig):
+class Config(RecipeConfig):
     """Settings of the digits."""
 
     # what to train
@@ -99,8 +99,9 @@ class Config(AugmentedConfig):
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
     invert: bool = False
     """Invert half of the channels of training images, by chance: light and dark change places."""
-    mix: Annotated[float, HALF, only(*MIXING)] = 0.0
-    """Largest share of a target image that is mixed into a source image, at most 0.5. 0: none."""
+    domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
+    """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
+    feature extractor is λ times the loss all the same."""
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 
@@ -168,6 +169,9 @@ class Config(AugmentedConfig):
     """paper: of ICML 2015, figure 4 (a). wide: more filters, and a third convolution."""
     normalisation: Annotated[Normalisation, not_by("adda", "source_model")] = "none"
     """per_domain: batch normalisation after each pooling, with statistics of each domain."""
+    domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
+    """Units of the domain classifier's hidden layers. None: 100, as in ICML 2015, figure 4 (a);
+    with adda 500 500, as in CVPR 2017, section 5."""
     image_input_shape: Annotated[tuple[int, int, int], SIDES] = (28, 28, 3)
     """Height, width (pixels) and channels of an image."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None

@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import AugmentedConfig, Features, check_images
+from config.base import Features, RecipeConfig, check_images
 from config.methods import METHODS, NO_ADVERSARY
 from config.settings import BELOW_1, PIXELS, SEED, SIDES, UNITS, Limit, at_least, not_by, only
 from utils.errors import UserError, existing_file
 
 
 @dataclasses.dataclass(frozen=True)
-class CustomConfig(AugmentedConfig):
+class CustomConfig(RecipeConfig):
     """Settings of your own pictures."""
 
     # what to train
@@ -75,6 +75,8 @@ class CustomConfig(AugmentedConfig):
             raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
         if len(self.source) > 1 and self.target_ratio > 1:
             raise UserError("target_ratio: is of one source, but several are named; leave it at 1")
+        if self.alternating and self.domain_weight != 1:
+            raise UserError("domain_weight: is of one step for all; leave it at 1 with alternating")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
         check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)

@@ -58,4 +58,3 @@ METHODS = {
                            family="adda", domain_hidden=(500, 500), remedy=SLOWER),
 }  # fmt: skip
 NO_ADVERSARY = tuple(name for name, method in METHODS.items() if not method.adversary)
-MIXING = ("dann", "cdan", "mean_teacher", "student")  # whose source images may hold target images

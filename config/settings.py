@@ -63,7 +63,6 @@ def not_by(*methods: str) -> UsedBy:
 POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "a number above 0")
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
 SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
-HALF = Limit(lambda value: 0 <= value <= 0.5, "in [0, 0.5]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
 PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
 SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")

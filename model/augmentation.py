@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from config.base import AugmentedConfig
+from config.base import RecipeConfig
 from utils.data.batches import block_sizes
 
 
@@ -32,9 +32,6 @@ class RandomAugmentation(keras.layers.Layer):
             none. DeVries & Taylor, arXiv 1708.04552.
         flip: whether half of the images are mirrored, left to right.
         invert: whether half of the channels are inverted, v to 255 - v, each by its own chance.
-        mix: largest share of a target image in a source image; 0: none. The shares are uniform
-            below it. Xu et al., "Adversarial Domain Adaptation with Domain Mixup", AAAI 2020, mix
-            both domains, too; here the label stays the source's, so `mix` is at most 0.5.
         edges: what fills the corners that come in: `"repeat"` the edge pixels, or `"black"`.
 
     Call arguments:
@@ -58,7 +55,6 @@ class RandomAugmentation(keras.layers.Layer):
         cutout: int = 0,
         flip: bool = False,
         invert: bool = False,
-        mix: float = 0.0,
         edges: Literal["repeat", "black"] = "repeat",
         **layer_options: Any,
     ):
@@ -75,7 +71,6 @@ class RandomAugmentation(keras.layers.Layer):
         self.cutout = cutout
         self.flip = flip
         self.invert = invert
-        self.mix = mix
         self.edges = edges
 
     def call(self, images: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -91,8 +86,6 @@ class RandomAugmentation(keras.layers.Layer):
         if self.invert:
             sides = self.chances(step, tf.shape(images)[0], channels, stream=3)
             images = tf.where(sides[:, None, None] < 0, 255.0 - images, images)
-        if self.mix:
-            images = self.mixed(images, self.chances(step, tf.shape(images)[0], 1, stream=4))
         if self.cutout:
             images = self.cut(images, self.chances(step, tf.shape(images)[0], 2, stream=2))
         return images
@@ -151,28 +144,16 @@ class RandomAugmentation(keras.layers.Layer):
         square = inside[0][:, :, None, None] & inside[1][:, None, :, None]
         return tf.where(square, tf.reduce_mean(images, axis=[1, 2], keepdims=True), images)
 
-    def mixed(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
-        """Mixes each source image with a target image, of one target after the other."""
-        sizes = block_sizes(tf.shape(images)[0], self.num_domains, self.target_ratio)
-        source, *targets = tf.split(images, sizes)
-        rows = tf.range(sizes[0])
-        others = tf.stack(targets, axis=1)  # (B_target, targets, H, W, C)
-        partners = tf.gather_nd(
-            others, tf.stack([rows * self.target_ratio, rows % len(targets)], axis=-1)
-        )
-        share = self.mix * (chances[: sizes[0], :, None, None] + 1.0) / 2.0
-        return tf.concat([source + share * (partners - source), *targets], 0)
-
     def get_config(self) -> dict[str, Any]:
         names = ("seed", "num_domains", "target_ratio", "rotation", "stretch", "shear", "shift",
-                 "contrast", "brightness", "cutout", "flip", "invert", "mix", "edges")  # fmt: skip
+                 "contrast", "brightness", "cutout", "flip", "invert", "edges")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def chosen_augmentation(settings: AugmentedConfig, num_domains: int) -> RandomAugmentation | None:
+def chosen_augmentation(settings: RecipeConfig, num_domains: int) -> RandomAugmentation | None:
     """Returns what a run's settings name, for batches of so many domains."""
     options: dict[str, Any] = {
-        "cutout": settings.cutout, "invert": settings.invert, "mix": settings.mix,
+        "cutout": settings.cutout, "invert": settings.invert,
     }  # fmt: skip
     if settings.augmentation == "none":
         if not any(options.values()):

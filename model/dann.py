@@ -6,6 +6,7 @@ Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import keras
@@ -49,6 +50,9 @@ class DANN(Adversarial):
         alternating: False: one step for all, as in the paper. True: the domain classifier takes
             its step first, on features that it cannot change; then the extractor and the label
             predictor take theirs against the new domain classifier, as in a GAN.
+        domain_weight: w > 0, of the domain loss for the domain classifier, which so learns faster
+            than the rest with SGD. The extractor gets -λ times the gradient of the loss, whatever
+            w is. In two-step updates give `domain_optimizer` another rate instead.
         options: of `Adversarial` (`grl_lambda`, `domain_loss`) and `Adaptation` (`clip_norm`,
             `augmentation`, `average_decay`, `class_names`).
 
@@ -60,7 +64,7 @@ class DANN(Adversarial):
         ```
     """
 
-    knobs = (*Adversarial.knobs, "extractor_calls", "target_ratio", "alternating")
+    knobs = (*Adversarial.knobs, "extractor_calls", "target_ratio", "alternating", "domain_weight")
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class DANN(Adversarial):
         feature_layer: str | None = None,
         pooling: Literal["flatten", "average", "none"] = "flatten",
         alternating: bool = False,
+        domain_weight: float = 1.0,
         **options: Any,
     ):
         feature_extractor = with_flat_features(feature_extractor, feature_layer, pooling)
@@ -101,7 +106,14 @@ class DANN(Adversarial):
         if self.norms() and extractor_calls == "joint":
             raise ValueError('DomainNormalization needs extractor_calls="per_domain"')
         self.target_ratio = target_ratio
+        if not (math.isfinite(domain_weight) and domain_weight > 0):
+            raise ValueError(f"domain_weight must be above 0, got {domain_weight}")
+        if alternating and domain_weight != 1:
+            raise ValueError(
+                "domain_weight: in two-step updates give domain_optimizer another rate instead"
+            )
         self.alternating = alternating
+        self.domain_weight = domain_weight
         self.gradient_reversal = GradientReversal()
 
     def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
@@ -139,10 +151,11 @@ class DANN(Adversarial):
             if self.alternating:
                 with tape.stop_recording():
                     self.step_domain_classifier(features, domains, label_logits)
-            reversed_features = self.gradient_reversal(features, grl_lambda=grl_lambda)
+            scale = grl_lambda / self.domain_weight
+            reversed_features = self.gradient_reversal(features, grl_lambda=scale)
             domain_logits = self.classify_domains(reversed_features, label_logits, training=True)
             loss = mean_share(*self.measure_labels(label_logits, labels))
-            loss += self.domain_share(domain_logits, domains, label_logits)
+            loss += self.domain_weight * self.domain_share(domain_logits, domains, label_logits)
             loss += self.unlabelled_loss(images, labels, label_logits)
             loss += self.layer_losses()
         self.measure_domains(domain_logits, domains)

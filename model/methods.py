@@ -126,7 +126,8 @@ def make_trainer(
         "extractor_calls": given.extractor_calls,
         "alternating": given.alternating,
     }
-    wanted = (*kind.parts, *kind.knobs)
+    # What a script has no setting for keeps the method's default.
+    wanted = [argument for argument in (*kind.parts, *kind.knobs) if argument in values]
     model = kind(**{argument: values[argument] for argument in wanted}, name=settings.method)
     if start:
         start_from(model, Path(start))

@@ -92,6 +92,24 @@ def test_step_is_the_papers(num_domains: int, extractor_calls: Any, grl_lambda: 
         assert np.abs(value - old).max() > 1e-4, f"{weight.path} did not move: proves nothing"
 
 
+def test_the_domain_weight_moves_the_domain_classifier_alone() -> None:
+    model = small_dann(domain_weight=3.0)
+    model.compile(optimizer=keras.optimizers.SGD(RATE))
+    batch = small_batch()
+    expected = by_hand(model, batch, LAMBDA)
+    before = [weight.numpy() for weight in model.trainable_variables]
+    model.train_step(batch)
+    judges = {id(weight) for weight in model.domain_classifier.trainable_variables}
+    for weight, value, old in zip(model.trainable_variables, expected, before, strict=True):
+        weighted = old + (3.0 if id(weight) in judges else 1.0) * (value - old)
+        np.testing.assert_allclose(weight, weighted, rtol=2e-5, atol=2e-6, err_msg=weight.path)
+    for wrong in (0.0, -1.0, np.inf):
+        with pytest.raises(ValueError, match="domain_weight must be above 0"):
+            small_dann(domain_weight=wrong)
+    with pytest.raises(ValueError, match="domain_optimizer another rate"):
+        small_dann(domain_weight=2.0, alternating=True)
+
+
 def test_lambda_zero_is_source_only_training() -> None:
     """The control: with λ = 0 the target images change nothing but the domain classifier."""
     images, labels, domains = small_batch()

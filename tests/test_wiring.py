@@ -362,15 +362,15 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
 def test_a_preset_for_another_method_leaves_what_that_does_not_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So that source_only never sees a target image in its source images."""
     monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
-    monkeypatch.setattr(
-        launch, "preset_of", lambda setting, name: {"mix": 0.5, "target_ratio": 2, "batch_size": 96}
-    )
+    preset = {"confidence": 0.5, "target_ratio": 2, "batch_size": 96, "average_decay": 0.9}
+    monkeypatch.setattr(launch, "preset_of", lambda setting, name: preset)
+    monkeypatch.setattr(launch, "PRESETS", Path())
     start = launch.Start(preset="any")
-    assert launch.make_settings(Config, start, {}).mix == 0.5
+    teacher = {"method": "mean_teacher"}
+    assert launch.make_settings(Config, start, teacher).confidence == 0.5
     settings = launch.make_settings(Config, start, {"method": "source_only"})
-    assert (settings.mix, settings.target_ratio, settings.batch_size) == (0.0, 2, 96)
+    assert (settings.confidence, settings.target_ratio) == (Config.confidence, 2)
     assert launch.make_settings(Config, start, {"method": "adda"}).target_ratio == 1
-    with pytest.raises(UserError, match="--mix: is not used by source_only"):
-        launch.make_settings(Config, start, {"method": "source_only", "mix": 0.3})
+    with pytest.raises(UserError, match="--confidence: is not used by source_only"):
+        launch.make_settings(Config, start, {"method": "source_only", "confidence": 0.3})
