@@ -14,13 +14,7 @@ import tensorflow as tf
 from config.base import TrainingConfig
 from model.augmentation import RandomAugmentation
 from model.averaging import WeightAverage
-from model.losses import (
-    UNLABELLED,
-    clip_together,
-    cross_entropy,
-    is_correct,
-    steps_taken,
-)
+from model.losses import UNLABELLED, clip_together, cross_entropy, is_correct, steps_taken
 from model.networks import Shape, in_float32
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule

@@ -21,12 +21,7 @@ from model.augmentation import RandomAugmentation
 from model.networks import Networks, SeenByDomains
 from model.pretrained import check_classes, load_model, start_from
 from model.schedules import ProgressSchedule
-from utils.data.batches import (
-    DomainBatches,
-    block_sizes,
-    evaluation_batches,
-    reading_faults_named,
-)
+from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
 from utils.data.domains import Domain
 from utils.errors import UserError
 from utils.record.summaries import RunLog

@@ -8,15 +8,7 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
-from helpers import (
-    assert_same_weights,
-    events,
-    final_weights,
-    rows_of,
-    run,
-    run_folders,
-    stop,
-)
+from helpers import assert_same_weights, events, final_weights, rows_of, run, run_folders, stop
 from test_adda import small_adda, small_encoder
 from test_dann import small_dann
 

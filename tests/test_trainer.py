@@ -47,10 +47,7 @@ def make_trainer(
     source, target = domains
     keras.utils.set_random_seed(1)
     total = EPOCHS * EPOCH_STEPS
-    schedules = {
-        "learning_rate": AnnealedLearningRate(total, rate),
-        "grl_lambda": GRLLambda(total),
-    }
+    schedules = {"learning_rate": AnnealedLearningRate(total, rate), "grl_lambda": GRLLambda(total)}
     parts = (
         mnist_feature_extractor((28, 28, 3), (20.0, 20.0, 20.0)),
         dense_head("label_predictor", (768,), (20,), 10, dropout=0.5 * recipe),

@@ -55,10 +55,7 @@ def find_bsds500(path: Path | None, dataset_dir: Path, unverified: bool = False)
     """
     if path is None:
         names = ("BSR_bsds500.tgz", "BSR_bsds500.tar", "BSDS500.zip", "BSR", "BSDS500")
-        path = next(
-            (dataset_dir / name for name in names if (dataset_dir / name).exists()),
-            None,
-        )
+        path = next((dataset_dir / name for name in names if (dataset_dir / name).exists()), None)
     if path is None:
         # An archive says by its first bytes what it is, so one name serves for every mirror.
         path = download(URLS, dataset_dir / "BSR_bsds500.tgz", read_official)
@@ -135,10 +132,7 @@ def training_files(path: Path) -> Iterator[tuple[str, bytes]]:
                 match = TRAINING_PHOTO.fullmatch(safe_name(path, info.name))
                 member_file = tar.extractfile(info) if match and info.isfile() else None
                 if match and member_file:
-                    yield (
-                        match[1],
-                        checked_size(member_file.read(MAX_PHOTO_BYTES + 1), info.name),
-                    )
+                    yield (match[1], checked_size(member_file.read(MAX_PHOTO_BYTES + 1), info.name))
 
 
 def safe_name(path: Path, name: str) -> str:

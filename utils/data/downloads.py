@@ -16,10 +16,7 @@ TIMEOUT = 20.0  # seconds without a byte before an attempt is given up
 
 
 def download(
-    urls: Sequence[str],
-    path: Path,
-    check: Callable[[Path], object],
-    timeout: float = TIMEOUT,
+    urls: Sequence[str], path: Path, check: Callable[[Path], object], timeout: float = TIMEOUT
 ) -> Path:
     """Fetches `path` from the first address that delivers a file which passes `check`.
 

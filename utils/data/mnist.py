@@ -28,12 +28,7 @@ IDX_FILES = {
     "val_label": "t10k-labels-idx1-ubyte",
 }
 MAX_BYTES = 2**28  # five times MNIST; a header that announces more is damaged or hostile
-NPZ_KEYS = {
-    "train": "x_train",
-    "train_label": "y_train",
-    "val": "x_test",
-    "val_label": "y_test",
-}
+NPZ_KEYS = {"train": "x_train", "train_label": "y_train", "val": "x_test", "val_label": "y_test"}
 
 
 def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -> Domain:

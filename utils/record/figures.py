@@ -75,16 +75,7 @@ def prediction_picture(
                        for number in predicted)  # fmt: skip
         word = word.encode("ascii", "replace").decode()  # OpenCV has no other letters
         text = f"{word}  {row.max(axis=-1).prod():.2f}"
-        cv2.putText(
-            tile,
-            text,
-            (6, 92),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.42,
-            (255,) * 3,
-            1,
-            cv2.LINE_AA,
-        )
+        cv2.putText(tile, text, (6, 92), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)
         tiles.append(tile)
     blank = np.full((96, 80, 3), 255, np.uint8)
     tiles += [blank] * (-len(tiles) % columns)
@@ -219,10 +210,7 @@ def save_curves(
                 places = range(1, len(values) + 1) if figure_name == "hyperparameter" else epochs
                 axis.plot(places, values, label=label or None,
                           marker="." if len(values) < 40 else None)  # fmt: skip
-            axis.set(
-                title=title,
-                xlabel="step" if figure_name == "hyperparameter" else "epoch",
-            )
+            axis.set(title=title, xlabel="step" if figure_name == "hyperparameter" else "epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
             axis.grid(alpha=0.3)
             if len(curves) > 1:
