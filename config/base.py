@@ -38,7 +38,7 @@ Features = Literal["convolutional", "hidden", "logits"]
 Network = Literal["paper", "wide"]
 Normalisation = Literal["none", "per_domain"]
 Strategy = Literal["default", "mirrored", "multi_worker"]
-# What a preset of the first stage says; in the rest both stages of a run are the same.
+# A first stage takes these settings from its preset, and the rest from the run.
 HYPERPARAMETERS = (
     "batch_size", "target_ratio", "init_learning_rate", "lr_schedule", "lr_alpha", "lr_beta",
     "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "domain_weight", "clip_norm",
@@ -177,10 +177,10 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size % self.shares:
+        if self.batch_size % self.smallest_batch:
             raise UserError(
-                f"batch_size: {self.batch_size!r} must be a multiple of {self.shares}, for the "
-                f"{self.num_domains} domains"
+                f"batch_size: {self.batch_size!r} must be a multiple of {self.smallest_batch}, for "
+                f"the {self.num_domains} domains"
                 + (f" at target_ratio {self.target_ratio}" if self.target_ratio > 1 else "")
             )
         if self.method == "adda" and self.num_domains != 2:
@@ -230,12 +230,12 @@ class TrainingConfig(Settings):
         return 2
 
     @property
-    def shares(self) -> int:
-        """Images of a batch for one of the source, with it: the batch is a multiple of this."""
+    def smallest_batch(self) -> int:
+        """One source image and `target_ratio` of each target: a batch is a multiple of this."""
         return 1 + (self.num_domains - 1) * self.target_ratio
 
     @property
-    def experiment(self) -> str:
+    def run_path(self) -> str:
         """The run's folder below logs, checkpoints and config."""
         raise NotImplementedError
 

@@ -25,7 +25,7 @@ class CaptchaConfig(TrainingConfig):
     captchas: Annotated[int, at_least(100)] = 15000
     """Captchas of each style to train with; they are drawn once and kept."""
     captcha_seed: Annotated[int, SEED] = 42
-    """Of the captchas."""
+    """Seed of the captchas."""
     captcha_root: str = "model_data/dataset/captcha"
     """Where the captchas are kept."""
     quick: bool = False
@@ -57,7 +57,7 @@ class CaptchaConfig(TrainingConfig):
     """Of the discriminator."""
 
     @property
-    def experiment(self) -> str:
+    def run_path(self) -> str:
         adda = self.method == "adda"
         name = "SGD" if adda and self.adda_optimizer == "sgd" else "Adam"
         rate = self.adda_learning_rate if adda else self.init_learning_rate

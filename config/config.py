@@ -197,7 +197,7 @@ class Config(RecipeConfig):
         check_images(self.image_input_shape, self.pixel_mean, self.cutout, " of image_input_shape")
 
     @property
-    def experiment(self) -> str:
+    def run_path(self) -> str:
         """The run's folder below logs, checkpoints and config, as in the original repository."""
         return (
             f"{self.pair}/SGD-lr={self.init_learning_rate}-momentum={self.momentum_rate}"

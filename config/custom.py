@@ -70,7 +70,7 @@ class CustomConfig(RecipeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.batch_size:
-            object.__setattr__(self, "batch_size", 32 * self.shares)
+            object.__setattr__(self, "batch_size", 32 * self.smallest_batch)
         if self.frozen and not self.bottleneck and METHODS[self.method].adversary:
             raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
         if len(self.source) > 1 and self.target_ratio > 1:
@@ -86,7 +86,7 @@ class CustomConfig(RecipeConfig):
         return max(1, len(self.source)) + len(self.target)
 
     @property
-    def experiment(self) -> str:
+    def run_path(self) -> str:
         # TensorFlow writes below this folder, and takes UTF-8 alone.
         sources, targets = (
             "+".join(Path(each).name for each in folders).encode(errors="replace").decode()

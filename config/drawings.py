@@ -56,7 +56,7 @@ class DrawingsConfig(TrainingConfig):
         return root.with_name("embedded_drawings") if self.embedded else root
 
     @property
-    def experiment(self) -> str:
+    def run_path(self) -> str:
         return f"real2drawing/Adam-lr={self.init_learning_rate}/batch_size={self.batch_size}"
 
     def check_paths(self) -> None:

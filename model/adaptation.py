@@ -96,7 +96,7 @@ class Adaptation(keras.Model):
         self.meters = {name: keras.metrics.Mean(name) for name in self.metric_names}
         self.traced = ""
         self.keep_average()
-        self.built = True  # all parts are
+        self.built = True  # its parts are built already
 
     @property
     def predictor_variables(self) -> list[keras.Variable]:
@@ -121,7 +121,7 @@ class Adaptation(keras.Model):
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
         """Returns what changes over a run, for its record: `learning_rate`, `grl_lambda`."""
-        return {"learning_rate": rate(total_steps, settings.init_learning_rate, settings)}
+        return {"learning_rate": rate_schedule(total_steps, settings.init_learning_rate, settings)}
 
     @classmethod
     def optimizers_for(
@@ -454,7 +454,7 @@ def check_logits(head: keras.Model, name: str) -> None:
         )
 
 
-def rate(total_steps: int, first: float, settings: TrainingConfig) -> ProgressSchedule:
+def rate_schedule(total_steps: int, first: float, settings: TrainingConfig) -> ProgressSchedule:
     """Returns the schedule of a learning rate that begins at `first`."""
     if settings.lr_schedule == "cosine":
         return CosineLearningRate(total_steps, first)

@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from config.base import AdversarialLoss, TrainingConfig
-from model.adaptation import Adaptation, Batch, rate
+from model.adaptation import Adaptation, Batch, rate_schedule
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
@@ -148,7 +148,7 @@ class ADDA(EarlierNames, Adversarial):
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
         return {
-            "learning_rate": rate(total_steps, settings.adda_learning_rate, settings),
+            "learning_rate": rate_schedule(total_steps, settings.adda_learning_rate, settings),
             "grl_lambda": Delayed(total_steps, settings.grl_lambda, settings.discriminator_steps),
         }
 
@@ -163,7 +163,7 @@ class ADDA(EarlierNames, Adversarial):
         new = OPTIMIZERS[settings.adda_optimizer]
         # An optimizer counts its own steps, of which a training step has several.
         return {
-            name: new(rate(steps * total_steps, value, settings))
+            name: new(rate_schedule(steps * total_steps, value, settings))
             for name, steps, value in (
                 ("optimizer", settings.k_g, settings.adda_learning_rate),
                 ("domain_optimizer", settings.k_d, settings.discriminator_learning_rate),

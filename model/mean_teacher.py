@@ -72,7 +72,7 @@ class MeanTeacher(DANN):
             self.source_confidence = self.running_mean("source_confidence", (), 1.0)
 
     def running_mean(self, name: str, shape: tuple[int, ...], first: float) -> keras.Variable:
-        """Returns a variable that `follow` moves."""
+        """Returns a variable that `move_mean` moves."""
         return self.add_weight(
             shape=shape,
             initializer=keras.initializers.Constant(first),
@@ -104,18 +104,18 @@ class MeanTeacher(DANN):
         self, images: tf.Tensor, unlabelled: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the teacher's classes int32 `[B]` or `[B, n]`, and where it is confident 1."""
-        predictions = self.teach(images)  # (B, num_labels), or (B, n, num_labels)
+        predictions = self.teacher_predictions(images)  # (B, num_labels), or (B, n, num_labels)
         aligned = predictions / self.mean_prediction
         aligned /= tf.reduce_sum(aligned, axis=-1, keepdims=True)
-        self.follow(self.mean_prediction, predictions, unlabelled[..., None])
+        self.move_mean(self.mean_prediction, predictions, unlabelled[..., None])
         threshold = self.confidence
         if self.relative_confidence:
-            self.follow(self.source_confidence, tf.reduce_max(predictions, -1), 1.0 - unlabelled)
+            self.move_mean(self.source_confidence, tf.reduce_max(predictions, -1), 1.0 - unlabelled)
             threshold *= self.source_confidence
         confident = tf.reduce_max(aligned, axis=-1) > threshold
         return tf.argmax(aligned, -1, tf.int32), tf.cast(confident, tf.float32)
 
-    def teach(self, images: tf.Tensor) -> tf.Tensor:
+    def teacher_predictions(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the teacher's class probabilities of a training batch.
 
         The moving statistics of normalisation follow these images, which are as in prediction; what
@@ -124,10 +124,10 @@ class MeanTeacher(DANN):
         features = []
         for domain, block in self.blocks(images):
             with as_domain(self.norms(), domain, follows=True):
-                features.append(self.taught(self.feature_extractor, block))
-        return tf.nn.softmax(self.taught(self.label_predictor, tf.concat(features, 0)))
+                features.append(self.as_teacher(self.feature_extractor, block))
+        return tf.nn.softmax(self.as_teacher(self.label_predictor, tf.concat(features, 0)))
 
-    def taught(self, part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+    def as_teacher(self, part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the output of a network with the teacher's weights.
 
         What the network's normalisation has measured by then is written down.
@@ -143,7 +143,7 @@ class MeanTeacher(DANN):
                 self.average.of(variable).assign(value)
         return outputs
 
-    def follow(self, mean: keras.Variable, values: tf.Tensor, weights: tf.Tensor) -> None:
+    def move_mean(self, mean: keras.Variable, values: tf.Tensor, weights: tf.Tensor) -> None:
         """Moves a running mean towards the weighted mean of a batch's values."""
         context = tf.distribute.get_replica_context()
         weights *= tf.ones_like(values)

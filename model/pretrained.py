@@ -108,7 +108,7 @@ def start_from(model: Adaptation, path: Path) -> None:
             model.load_weights(path)
     else:
         predictor, domains = read_weights(path, model)
-        pairs = [(weights_of(*parts), predictor) for parts in model.predictors()]
+        pairs = [(all_weights(*parts), predictor) for parts in model.predictors()]
         if model.domain_classifier:
             if not misfit(model.domain_classifier.weights, domains):
                 pairs.append((model.domain_classifier.weights, domains))
@@ -143,7 +143,7 @@ def read_weights(path: Path, model: Adaptation) -> tuple[list[np.ndarray], list[
     if theirs != ours:
         print(f"{path}: was trained with the pixel mean {theirs}; this run subtracts {ours}")
     domains = saved.domain_classifier.get_weights() if saved.domain_classifier else []
-    return [weight.numpy() for weight in weights_of(*saved.predictors()[-1])], domains
+    return [weight.numpy() for weight in all_weights(*saved.predictors()[-1])], domains
 
 
 def pixel_mean_of(model: Adaptation) -> str:
@@ -163,7 +163,7 @@ def check_classes(path: Path, model: Adaptation, class_names: Sequence[str] | No
         )
 
 
-def weights_of(*parts: keras.Model) -> list[keras.Variable]:
+def all_weights(*parts: keras.Model) -> list[keras.Variable]:
     """Returns the weights of networks, one after the other."""
     return [weight for part in parts for weight in part.weights]
 

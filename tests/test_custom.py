@@ -300,7 +300,7 @@ def test_class_names_that_are_not_utf8_are_drawn() -> None:
     names = [os.fsdecode(b"caf\xe9"), "th\u00e9"]
     assert prediction_picture(images, labels, np.eye(2), names).shape[2] == 3
     config = CustomConfig(source=("a",), target=(os.fsdecode(b"t\xe9"),))
-    assert config.experiment.encode()
+    assert config.run_path.encode()
 
 
 def test_predict_and_evaluate_agree_on_folders_of_classes(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)
     replicas = strategy.num_replicas_in_sync
-    multiple = config.shares * replicas
+    multiple = config.smallest_batch * replicas
     if config.batch_size % multiple:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {replicas} replicas, each with "

@@ -38,7 +38,7 @@ class Run:
     @classmethod
     def of(cls, config: TrainingConfig) -> Run:
         """Returns the folders of a run whose `run_name` is set."""
-        tail = Path(config.experiment) / str(config.run_name)
+        tail = Path(config.run_path) / str(config.run_name)
         return cls(*(Path(root) / tail for root in roots_of(config)))
 
     def below(self, name: str) -> Run:
@@ -191,7 +191,7 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
         )
     config = load_config(kind, folder / CONFIG_FILE)
     place = folder.resolve()
-    depth = len(Path(config.experiment).parts) + 1
+    depth = len(Path(config.run_path).parts) + 1
     root, tail = Path(*place.parts[:-depth]), Path(*place.parts[-depth:])
     roots = roots_of(config)
     found = [Run.of(config), *(
@@ -240,7 +240,7 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
     except UserError:
         if Path(config.logs_dir).is_absolute():
             raise
-        depth = len(Path(config.experiment).parts) + 1 + len(Path(config.logs_dir).parts)
+        depth = len(Path(config.run_path).parts) + 1 + len(Path(config.logs_dir).parts)
         home = Path(*folder.resolve().parts[:-depth])
         print(f"the run's data are looked for from {home}")
         os.chdir(home)

@@ -97,8 +97,8 @@ class Trainer:
         self.total_steps = settings.epoch * self.epoch_steps
         self.checkpoints = Checkpoints(model, checkpoints_dir, self.chief)
         self.signals = Signals(self.strategy)
-        self.told: list[float] = []  # by the predictions, after each epoch
-        self.told_by = 0  # so many images
+        self.information: list[float] = []  # that predictions have of an image, by epoch
+        self.images_measured = 0
         self.train_step = tf.function(model.train_step, jit_compile=settings.jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
@@ -130,7 +130,7 @@ class Trainer:
         if self.chief:
             self.log.open(-1 if fresh else start // self.epoch_steps, self.epoch_steps)
             if self.strategy.cluster_resolver is None:  # all workers must come to the same end
-                self.told = [float(row["information_maximisation"]) for row in self.log.rows]
+                self.information = [float(row["information_maximisation"]) for row in self.log.rows]
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: self.batches.dataset(start, self.total_steps, context)
         )
@@ -197,7 +197,7 @@ class Trainer:
         self.checkpoints.save()
         if not self.settings.allow_collapse:
             classes = self.model.label_predictor.output_shape[-1]
-            check_alive(self.told, self.told_by, classes, epoch + 1, end)
+            check_alive(self.information, self.images_measured, classes, epoch + 1, end)
         self.signals.obey(self.signals.seen())
 
     def evaluate(self, epoch: int, train: Mapping[str, float]) -> None:
@@ -211,8 +211,8 @@ class Trainer:
         labelled, source = self.measure(self.evaluation.labelled)
         _, unlabelled = self.measure(self.evaluation.unlabelled)
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
-        self.told.append(selection["information_maximisation"])
-        self.told_by = len(unlabelled.labels)
+        self.information.append(selection["information_maximisation"])
+        self.images_measured = len(unlabelled.labels)
         best = self.checkpoints.best
         score, before = selection[self.settings.select_by], float(best.numpy())
         improved = score > before or before == -math.inf  # of too few images it may be nan
