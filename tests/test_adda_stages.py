@@ -21,8 +21,9 @@ from utils.run import launch
 from utils.run.runs import Run
 from utils.run.trainer import Trainer
 
-SHORT = ["--method", "adda", "--epoch", "2", "--source_epoch", "3", "--batch_size", "32",
-         "--k_g", "1", "--discriminator_steps", "30"]  # fmt: skip
+SECOND = ["--method", "adda", "--epoch", "2", "--batch_size", "32", "--k_g", "1",
+          "--discriminator_steps", "30"]  # fmt: skip
+SHORT = [*SECOND, "--source_epoch", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_source_model_can_be_shared(
     finished: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
     source = next((finished / "checkpoints").rglob("source_model.keras"))
-    done = run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path),
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *SECOND, *run_folders(tmp_path),
                "--pre_model_path", source, "--adversarial_loss", "minimax",
                "--discriminator_steps", "99")  # fmt: skip
     assert "training: source_model" not in done.stdout

@@ -265,6 +265,8 @@ def test_an_interrupt_after_the_last_step_says_how_to_go_on(
     tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     def interrupted(*_: object) -> None:
+        if number == signal.SIGINT:  # shells start what is in the background deaf to it
+            raise KeyboardInterrupt
         signal.raise_signal(number)
 
     flags = [*data_flags, *SHORT, "--epoch", 1, *run_folders(tmp_path), "--run_name", "mine"]

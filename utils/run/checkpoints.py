@@ -59,16 +59,17 @@ class Checkpoints:
         """
         files = self.folder.glob("step-*.index")
         newest_first = sorted(files, key=lambda file: -int(file.stem.removeprefix("step-")))
-        for file in newest_first:
-            try:
-                with plain_path(file.with_suffix("")) as path:
-                    self.checkpoint.restore(str(path)).assert_consumed()
-            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
-                reason = str(error).strip().split("\n")[0]
-                print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
-            else:
-                self.restored = True
-                return int(self.step.numpy())
+        # One link for all: after a failure TensorFlow looks at the file before once more.
+        with plain_path(self.folder) as folder:
+            for file in newest_first:
+                try:
+                    self.checkpoint.restore(str(folder / file.stem)).assert_consumed()
+                except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+                    reason = str(error).strip().split("\n")[0]
+                    print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
+                else:
+                    self.restored = True
+                    return int(self.step.numpy())
         if newest_first:
             raise UserError(f"{self.folder}: all checkpoints are damaged; start a new run")
         return 0
@@ -103,15 +104,15 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def plain_path(path: Path) -> Iterator[Path]:
-    """Yields another path to `path`, which TensorFlow does not take for a pattern.
+def plain_path(folder: Path) -> Iterator[Path]:
+    """Yields another path to `folder`, which TensorFlow does not take for a pattern.
 
     It would look for files that match what is in brackets.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "checkpoints"
-        link.symlink_to(path.parent.resolve())
-        yield link / path.name
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "checkpoints"
+        link.symlink_to(folder.resolve())
+        yield link
 
 
 @contextmanager
