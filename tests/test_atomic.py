@@ -140,3 +140,17 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     for name in ("model.keras", "link.csv"):
         with pytest.raises(UserError, match="is read by this command"):
             refuse_inputs(tmp_path / name, tmp_path / "x", model)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_standard_output_goes_on_where_it_stands(name: str, tmp_path: Path) -> None:
+    """As with >> in a shell: what stood there before stays, and what comes after is after."""
+    program = (
+        "from utils.atomic import whole_file\nprint('printed')\n"
+        f"with whole_file({name!r}) as path:\n    path.write_text('written\\n')\nprint('after')"
+    )
+    place = tmp_path / "out.csv"
+    place.write_text("before\n")
+    with place.open("a") as file:
+        subprocess.run([sys.executable, "-c", program], stdout=file, cwd=ROOT, check=True)
+    assert place.read_text().splitlines() == ["before", "printed", "written", "after"]

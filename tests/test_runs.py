@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from helpers import (
     ROOT,
@@ -39,7 +38,7 @@ from utils.run import launch
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
 from utils.run.launch import Start, make_settings
-from utils.run.runs import CONFIG_FILE, Run, claim, files_below, first_stage_of, start_run
+from utils.run.runs import CONFIG_FILE, Run, claim, files_below, find_run, first_stage_of, start_run
 from utils.run.signals import Signals
 from utils.run.trainer import Trainer
 
@@ -47,7 +46,7 @@ DIGITS = "train_MNIST2MNIST_M.py"
 BELOW = "MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/mine"
 
 
-def stopped(folder: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped(folder: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts a run in a folder, with relative paths, and stops it in its first epoch."""
     seen: list[int] = []
 
@@ -56,75 +55,60 @@ def stopped(folder: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
         return signal.SIGINT if len(seen) == 2 else 0
 
     monkeypatch.chdir(folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(Signals, "seen", second_look)
-        run(DIGITS, *data_flags, *SHORT, "--run_name", "mine", code=130)
+    monkeypatch.setattr(Signals, "seen", second_look)
+    run(DIGITS, *flags, *SHORT, "--run_name", "mine", code=130)
 
 
-@pytest.fixture
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run(DIGITS, *data_flags, *SHORT, *run_folders(folder), "--run_name", "mine")
+@pytest.fixture(scope="module")
+def halted(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
+    """A run that was stopped."""
+    folder = tmp_path_factory.mktemp("halted")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(folder, data_flags, patch)
     return folder
 
 
-@pytest.mark.parametrize("root", ["logs", "checkpoints", "config"])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
+    """The same run, to its end."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(DIGITS, *data_flags, *SHORT, "--run_name", "mine")
+    return folder
+
+
 def test_resume_acts_on_the_named_run_from_anywhere(
-    root: str, undisturbed: Path, tmp_path: Path, data_flags: list[str], monkeypatch: Any
+    halted: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A copy goes on, whichever of its folders is named; the original is left alone."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
-    for folder in (home, elsewhere):
-        folder.mkdir()
-    stopped(home, data_flags, monkeypatch)
+    shutil.copytree(halted, home)
+    elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    run(DIGITS, "--resume", home / root / BELOW)
+    found = [find_run(home / root / BELOW, Config)[0] for root in ("logs", "checkpoints", "config")]
+    assert {run_of.logs.resolve() for run_of in found} == {(home / "logs" / BELOW).resolve()}
+    before = sorted((halted / "checkpoints").rglob("*"))
+    run(DIGITS, "--resume", home / "checkpoints" / BELOW)
     assert list(elsewhere.iterdir()) == []
+    assert sorted((halted / "checkpoints").rglob("*")) == before
     assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
-
-
-def test_a_run_that_is_moved_as_a_whole_goes_on(
-    undisturbed: Path, tmp_path: Path, data_flags: list[str], monkeypatch: Any
-) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    stopped(home, data_flags, monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    home.rename(tmp_path / "moved")
-    run(DIGITS, "--resume", tmp_path / "moved" / "logs" / BELOW)
-    assert not home.exists()
-    assert_same_weights(final_weights(tmp_path / "moved", "mine"),
-                        final_weights(undisturbed, "mine"))  # fmt: skip
-
-
-def test_a_copy_leaves_the_original_alone(
-    tmp_path: Path, data_flags: list[str], monkeypatch: Any
-) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    stopped(home, data_flags, monkeypatch)
-    before = sorted((home / "checkpoints").rglob("step-*"))
-    shutil.copytree(home, tmp_path / "copy")
-    run(DIGITS, "--resume", tmp_path / "copy" / "logs" / BELOW)
-    assert sorted((home / "checkpoints").rglob("step-*")) == before
-    assert not list((home / "checkpoints").rglob("trained_*.keras"))
-    assert list((tmp_path / "copy" / "checkpoints").rglob("trained_*.keras"))
 
 
 @pytest.mark.parametrize("which", ["checkpoints", "config"])
 def test_a_run_without_one_of_its_folders_is_refused(
-    which: str, tmp_path: Path, data_flags: list[str], monkeypatch: Any
+    which: str, halted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped(tmp_path, data_flags, monkeypatch)
+    shutil.copytree(halted, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     shutil.rmtree(tmp_path / which)
     done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
     assert "is missing; put it back" in the_error(done)
     assert "--config" in the_error(done)
 
 
-def test_checkpoints_that_went_are_no_new_start(
-    tmp_path: Path, data_flags: list[str], monkeypatch: Any
-) -> None:
-    run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
+def test_checkpoints_that_went_are_no_new_start(undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     log = (tmp_path / "logs" / BELOW / "log.csv").read_bytes()
     for file in (tmp_path / "checkpoints").rglob("*.keras"):
         file.unlink()
@@ -219,21 +203,6 @@ def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Do
     assert "cannot be read" in stderr
     assert "Traceback" not in stderr
     assert len(stderr.strip().splitlines()) == 1, stderr
-
-
-@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
-def test_standard_output_goes_on_where_it_stands(name: str, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((28, 28, 3), np.uint8))
-    place = tmp_path / "out.csv"
-    place.write_text("before\n")
-    with place.open("a") as file:
-        subprocess.run(
-            command("predict.py", "--images", tmp_path / "a.png", "--output", name),
-            stdout=file, stderr=subprocess.DEVNULL, check=True,
-        )  # fmt: skip
-    lines = place.read_text().splitlines()
-    assert lines[:2] == ["before", "file,label,probability"]
-    assert len(lines) == 3
 
 
 def test_an_unlabelled_target_cannot_teach(tmp_path: Path, domains: Domains) -> None:
