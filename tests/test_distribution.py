@@ -141,21 +141,21 @@ def test_the_launcher_needs_a_number_and_a_script() -> None:
     assert "python -m utils.run.workers 2 train" in done.stderr
 
 
+def test_a_batch_that_replicas_cannot_share_is_named(tmp_path: Path, data_flags: list[str]) -> None:
+    flags = ["--strategy", "mirrored", "--logical_devices", "3", *run_folders(tmp_path)]
+    done = run_process("train_MNIST2MNIST_M.py", *data_flags, *flags, code=2)
+    assert "batch_size: 256 cannot be shared by 3" in the_error(done)
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("strategy", "message"),
     [
-        (
-            ["--strategy", "mirrored", "--logical_devices", "3"],
-            "batch_size: 256 cannot be shared by 3",
-        ),
-        (["--strategy", "mirrored"], "strategy: mirrored finds no GPU"),
-        (["--strategy", "multi_worker"], "TF_CONFIG: missing or not as TensorFlow documents it"),
+        ("mirrored", "strategy: mirrored finds no GPU"),
+        ("multi_worker", "TF_CONFIG: missing or not as TensorFlow documents it"),
     ],
 )
-def test_what_is_wrong_is_named(
-    tmp_path: Path, data_flags: list[str], flags: list[str], message: str
+def test_what_is_not_there_is_named(
+    tmp_path: Path, data_flags: list[str], strategy: str, message: str
 ) -> None:
-    done = run_process(
-        "train_MNIST2MNIST_M.py", *data_flags, *run_folders(tmp_path), *flags, code=2
-    )
-    assert message in the_error(done)
+    flags = [*data_flags, *run_folders(tmp_path), "--strategy", strategy]
+    assert message in the_error(run("train_MNIST2MNIST_M.py", *flags, code=2))

@@ -35,6 +35,8 @@ from helpers import (
     wait_for_checkpoint,
 )
 
+from utils.run import collapse
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
@@ -324,27 +326,22 @@ def test_train_names_what_is_wrong(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_collapse_ends_the_run_in_words(tmp_path: Path, data_flags: list[str]) -> None:
+def test_collapse_ends_the_run_in_words(
+    undisturbed: Path, tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights that kill every ReLU, as a learning rate too high does."""
-    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "a")
-    good = next((tmp_path / "checkpoints").rglob("trained*.keras"))
-    model = keras.saving.load_model(good)
+    monkeypatch.setattr(collapse, "STEPS", 0)
+    model = keras.saving.load_model(model_of(undisturbed, "plain"))
     kernel, bias = model.feature_extractor.get_layer("conv2").weights
     kernel.assign(np.zeros(kernel.shape))
     bias.assign(np.full(bias.shape, -100.0))
     model.save(tmp_path / "dead.keras")
-    flags = [
-        *data_flags,
-        *SHORT,
-        *run_folders(tmp_path),
-        "--pre_model_path",
-        tmp_path / "dead.keras",
-    ]
-    flags += ["--epoch", 5]  # 200 steps
-    done = run("train_MNIST2MNIST_M.py", *flags, "--run_name", "b", code=3)
-    assert "The network has collapsed: epoch 5: " in done.stdout
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "b"]
+    done = run(
+        "train_MNIST2MNIST_M.py", *flags, "--pre_model_path", tmp_path / "dead.keras", code=3
+    )
+    assert "The network has collapsed: epoch 1: " in done.stdout
     assert "--clip_norm 1" in done.stdout
-    run("train_MNIST2MNIST_M.py", *flags, "--run_name", "c", "--allow_collapse")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)
