@@ -21,7 +21,7 @@ from utils.data.bsds500 import find_bsds500
 from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import find_mnist
-from utils.data.mnist_m import RULE, blend, to_rgb
+from utils.data.mnist_m import RULE, blend, to_arrays
 from utils.data.pickles import describe, write_pickle
 from utils.errors import UserError, run_script
 from utils.record.figures import save_samples
@@ -94,15 +94,11 @@ def domains(
     digits: Domain, photos: list[np.ndarray], random: np.random.RandomState
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Returns the source and target data sets, ready to be pickled; labels carry over."""
-    labels = {
-        "train_label": digits.train_label.astype(np.int32),
-        "val_label": digits.val_label.astype(np.int32),
-    }
-    mnist = {"train": to_rgb(digits.train), "val": to_rgb(digits.val), **labels}
+    mnist = to_arrays(digits)
     mnist_m = {
+        **mnist,
         "train": blend(digits.train, photos, random),
         "val": blend(digits.val, photos, random),
-        **labels,
     }
     return mnist, mnist_m
 

@@ -11,11 +11,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-
 from config.settings import Settings
 from utils.atomic import whole_file
-from utils.data.mnist_m import to_rgb
+from utils.data.mnist_m import to_arrays
 from utils.data.pickles import describe, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
@@ -35,12 +33,7 @@ class Arguments(Settings):
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     digits = find_usps(args.usps, args.output_dir, args.unverified)
-    arrays = {
-        "train": to_rgb(digits.train),
-        "train_label": digits.train_label.astype(np.int32),
-        "val": to_rgb(digits.val),
-        "val_label": digits.val_label.astype(np.int32),
-    }
+    arrays = to_arrays(digits)
     path = args.output_dir / "USPS" / "usps_data.pkl"
     with contextlib.ExitStack() as files:  # both of them appear, or none
         write_pickle(files.enter_context(whole_file(path)), arrays)

@@ -87,7 +87,7 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
 
     shape = picture_shape(model, path)
     count = model.label_predictor.output_shape[-1]
-    classes = model.class_names or [str(number) for number in range(count)]
+    classes = model.classes()
     domains: list[Labelled] = []
     for place in (args.source, args.target):
         if not place.exists():
@@ -142,7 +142,7 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
         "domain_accuracy": float(np.mean(told)) if two else None,
         **{name: None if math.isnan(value := score(of_source, of_target)) else value
            for name, score in CRITERIA.items()},
-        "classes": model.class_names or [str(number) for number in range(len(matrix))],
+        "classes": model.classes(),
         "class_accuracy": [float(row[number] / row.sum()) if row.sum() else None
                            for number, row in enumerate(matrix)],
         "confusion": matrix.tolist(),

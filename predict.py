@@ -53,7 +53,7 @@ def main() -> None:
 
         model = load_model(args.model, args.pixel_mean)
     shape = picture_shape(model, args.model)
-    classes = model.class_names or [str(x) for x in range(model.label_predictor.output_shape[-1])]
+    classes = model.classes()
     names: list[Path] = []
     found: list[np.ndarray] = []
     skipped: list[str] = []

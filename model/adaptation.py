@@ -98,6 +98,10 @@ class Adaptation(keras.Model):
         self.keep_average()
         self.built = True  # its parts are built already
 
+    def classes(self) -> list[str]:
+        """Returns the names of the classes; their numbers, if they have none."""
+        return self.class_names or [str(n) for n in range(self.label_predictor.output_shape[-1])]
+
     @property
     def predictor_variables(self) -> list[keras.Variable]:
         """The trainable weights of what predicts."""

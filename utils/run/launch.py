@@ -103,7 +103,7 @@ def launch(
             run.discard()
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
             raise
-        print(f"\ninterrupted; go on with\n  {command_of(None, '--resume', run.logs)}")
+        print(f"\ninterrupted; go on with\n  {run.resume_command}")
         return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
 
 
@@ -296,10 +296,7 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
     try:
         trainer.train()
     except Interrupted as interrupted:
-        print(
-            f"\n{interrupted}: saved at step {trainer.step}; go on with\n"
-            f"  {command_of(None, '--resume', run.logs)}"
-        )
+        print(f"\n{interrupted}: saved at step {trainer.step}; go on with\n  {run.resume_command}")
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
     except CollapseError as error:
         print(

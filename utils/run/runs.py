@@ -46,6 +46,11 @@ class Run:
         return Run(self.logs / name, self.checkpoints / name, self.config)
 
     @property
+    def resume_command(self) -> str:
+        """What goes on with this run, to be pasted."""
+        return command_of(None, "--resume", self.logs)
+
+    @property
     def folders(self) -> tuple[Path, Path, Path]:
         return self.logs, self.checkpoints, self.config
 
@@ -103,7 +108,7 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             if config.run_name:
                 raise UserError(
                     f"{run.logs}: exists; choose another --run_name, or go on with it: "
-                    f"{command_of(None, '--resume', run.logs)}"
+                    f"{run.resume_command}"
                 ) from error
             attempt += 1
     try:
