@@ -90,7 +90,7 @@ def section(runs: Runs, pair: str) -> list[str]:
             " ".join(short(one["val_image_cls_acc"]) for one in last),
             spread([run.pick(Config().select_by)["val_image_cls_acc"] for run in some]),
             f"*{spread([max(accuracies(run)) for run in some])}*",
-            "–" if row == "target_only"
+            "–" if "target_only" in ROWS[row].flags
             else spread([one["labelled_image_cls_acc"] for one in last]),
             f"{last[0]['epoch']:.0f}",
             f"{np.mean([run.facts.minutes for run in some]):.0f}",

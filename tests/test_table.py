@@ -109,15 +109,15 @@ def test_the_readme_is_filled_from_the_records(recorded: Path) -> None:
         "| `recipe` | x | ? | 50 | ? |\n| `cdan` | y | ? | 40 | ? |\n"
     )
     assert fill_readme(text, finished()) == (
-        "The preset `recipe` takes 20 minutes. The target accuracy is 0.760 ± 0.226.\n"
-        "| `recipe` | x | 0.760 ± 0.226 | 40 | 20 |\n| `cdan` | y | not yet run | 40 | 6 |\n"
+        "The preset `recipe` takes 30 minutes. The target accuracy is 0.760 ± 0.226.\n"
+        "| `recipe` | x | 0.760 ± 0.226 | 60 | 30 |\n| `cdan` | y | not yet run | 60 | 9 |\n"
     )
 
 
 def test_presets_tell_what_to_expect(recorded: Path) -> None:
     text = '{"about": "x", "script": "y", "settings": {"epoch": 3}, "accuracy": ".1"}'
     filled = json.loads(fill_preset("recipe", text, finished()))
-    told = {"accuracy": ".760", "minutes": "20"}
+    told = {"accuracy": ".760", "minutes": "30"}
     assert filled == json.loads(text) | told
     untrained = json.loads(fill_preset("homework", text, finished()))
     assert "accuracy" not in untrained
@@ -240,16 +240,16 @@ def test_what_a_training_starts_from_is_trained_first(recorded: Path, monkeypatc
         begun.append(self.name)
 
     monkeypatch.setattr(Training, "train", trained)
-    wanted = [training("mnist_m", "wide", 7), training("mnist_m", "adda", 7)]
+    wanted = [training("mnist_m", "student", 7), training("mnist_m", "adda", 7)]
     runner.train_all(wanted, list(grid((7,)).values()), 2)
-    assert set(begun) == {"mnist_m-mean_teacher-7", "mnist_m-wide-7", "mnist_m-adda-7"}
-    assert begun.index("mnist_m-mean_teacher-7") < begun.index("mnist_m-wide-7")
+    assert set(begun) == {"mnist_m-mean_teacher-7", "mnist_m-student-7", "mnist_m-adda-7"}
+    assert begun.index("mnist_m-mean_teacher-7") < begun.index("mnist_m-student-7")
 
 
 def test_without_its_start_nothing_is_trained(recorded: Path) -> None:
     missing = r"starts from mnist_m-mean_teacher-7, which has no best\.keras"
     with pytest.raises(UserError, match=missing):
-        training("mnist_m", "wide", 7).train(1)
+        training("mnist_m", "student", 7).train(1)
 
 
 def test_the_best_model_of_a_row_ships_with_a_page(

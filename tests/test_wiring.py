@@ -223,21 +223,23 @@ def test_adda_has_two_stages(
 
 
 # Of each preset of the digits what its first stage (if any) and its last train with: kind, batch,
-# first rate, λ at first and last, clip norm, dropout, augmentation, decay, domain loss, epochs.
-PLAIN = (256, 0.01, 0.0, 1.0, 0.0, 0.0, None, 0.0, "mean")
-RECIPE = (64, 0.05, 0.0, 2.0, 1.0, 0.5, (0.5, 64.0), 0.999, "mean")
-STUDENT = (64, 0.05, 0.0, 0.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
-SECOND = (96, 0.03, 2.0, 2.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean")
+# first rate, λ at first and last, clip norm, dropout, augmentation, decay, domain loss, the domain
+# classifier's hidden units and weight, epochs.
+PLAIN = (256, 0.01, 0.0, 1.0, 0.0, 0.0, None, 0.0, "mean", [100], 1.0)
+RECIPE = (64, 0.05, 0.0, 2.0, 1.0, 0.5, (0.5, 64.0), 0.999, "mean", [1024, 1024], 1.0)
+NORMALISED = (*RECIPE[:-1], 3.0)
+STUDENT = (64, 0.05, 0.0, 0.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean", [100], 1.0)
+SECOND = (96, 0.03, 2.0, 2.0, 1.0, 0.2, (0.5, 64.0), 0.999, "mean", [1024, 1024], 3.0)
 PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "original": [("DANN", *PLAIN, 100)],
-    "paper": [("DANN", 128, *PLAIN[1:-1], "sum", 100)],
-    "recipe": [("DANN", *RECIPE, 40)],
-    "normalised": [("DANN", *RECIPE, 40)],
-    "cdan": [("CDAN", *RECIPE, 40)],
-    "fast": [("DANN", *RECIPE, 2), ("MeanTeacher", *SECOND[:2], 0.0, *SECOND[3:], 20)],
-    "mean_teacher": [("DANN", *RECIPE, 20), ("MeanTeacher", *SECOND, 40)],
+    "paper": [("DANN", 128, *PLAIN[1:-3], "sum", *PLAIN[-2:], 100)],
+    "recipe": [("DANN", *RECIPE, 60)],
+    "normalised": [("DANN", *NORMALISED, 60)],
+    "cdan": [("CDAN", *NORMALISED, 60)],
+    "fast": [("DANN", *NORMALISED, 2), ("MeanTeacher", *SECOND[:2], 0.0, *SECOND[3:], 20)],
+    "mean_teacher": [("DANN", *NORMALISED, 20), ("MeanTeacher", *SECOND, 40)],
     "student": [("DANN", *STUDENT, 10)],
-    "wide": [("DANN", *STUDENT, 10), ("MeanTeacher", *SECOND[:2], 0.2, 0.2, *SECOND[4:], 18)],
+    "wide": [("DANN", *NORMALISED, 12), ("MeanTeacher", *SECOND[:2], 0.2, 0.2, *SECOND[4:], 18)],
     "source_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
     "target_only": [("DANN", 256, 0.01, 0.0, 0.0, *PLAIN[4:], 10)],
 }
@@ -269,6 +271,8 @@ def test_presets_train_with_what_they_say(
             value(trainer.schedules["learning_rate"], 0),
             *(round(value(model.grl_lambda, step), 3) for step in (0, end)),
             model.clip_norm, *dropout, augmentation, model.average_decay, model.domain_loss,
+            units(model.domain_classifier)[:-1],
+            model.domain_weight,
             trainer.settings.epoch,
         ))  # fmt: skip
     for one, two in zip(found, PRESETS[preset], strict=True):
