@@ -44,26 +44,28 @@ def candidates(
 
 # What is tried, by what it decides. Each candidate is the preset but for its flags.
 SEARCH = {
-    "recipe": candidates("recipe", FIRST, {
+    "normalised": candidates("normalised", FIRST, {
         "preset": "",
-        "cosine": "--lr_schedule cosine",
-        "rate0.025": "--init_learning_rate 0.025",
-        "rate0.1": "--init_learning_rate 0.1",
+        "hidden100": "--domain_hidden 100 --domain_weight 1",
+        "weight1": "--domain_weight 1",
+        "weight10": "--domain_weight 10",
         "lambda1": "--grl_lambda 1",
-        "lambda3": "--grl_lambda 3",
+        "lambda4": "--grl_lambda 4",
+        "rate0.025": "--init_learning_rate 0.025",
         "dropout0.2": "--dropout 0.2",
+        "invert": "--invert",
         "cdan": "--method cdan",
     }),
     "mean_teacher": candidates("teacher", SECOND, {
         "preset": "",
         "ratio1": "--target_ratio 1 --batch_size 64",
         "lambda0": "--grl_lambda 0",
-        "lambda1": "--grl_lambda 1",
+        "lambda0.5": "--grl_lambda 0.5",
+        "weight1": "--domain_weight 1",
         "dropout0.5": "--dropout 0.5",
         "cutout0": "--cutout 0",
         "confidence0.95": "--confidence 0.95",
-        "rate0.05": "--init_learning_rate 0.05",
-    }, "recipe-preset"),
+    }, "normalised-preset"),
     "adda": candidates("adda", f"--preset adda {TO_USPS}", {
         "preset": "",
         "hidden": "--adda_features hidden",
@@ -79,7 +81,7 @@ class Arguments(Settings):
     jobs: int = 1
     """Trainings at a time; the cores are shared out among them."""
     only: tuple[str, ...] = ()
-    """Search for these alone: recipe, mean_teacher, adda."""
+    """Search for these alone: normalised, mean_teacher, adda."""
 
 
 def main() -> None:
