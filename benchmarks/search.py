@@ -28,7 +28,7 @@ from utils.run.command_line import parse
 IMAGES = 5000  # target training images that the criteria see
 TO_USPS = f"--target_dataset_path {USPS} --held_out 1000"
 SHARE = 0.55  # of the first image of a mixture; MixVal, section 4
-FIRST = "--preset normalised --epoch 20 --held_out 5000"
+FIRST = "--preset {} --epoch 20 --held_out 5000"
 SECOND = "--preset mean_teacher --pre_model_path {start} --epoch 12 --held_out 5000"
 
 
@@ -44,7 +44,18 @@ def candidates(
 
 # What is tried, by what it decides. Each candidate is the preset but for its flags.
 SEARCH = {
-    "normalised": candidates("normalised", FIRST, {
+    "recipe": candidates("recipe", FIRST.format("recipe"), {
+        "preset": "",
+        "hidden100": "--domain_hidden 100",
+        "weight3": "--domain_weight 3",
+        "weight3clip3": "--domain_weight 3 --clip_norm 3",
+        "lambda1": "--grl_lambda 1",
+        "lambda4": "--grl_lambda 4",
+        "rate0.025": "--init_learning_rate 0.025",
+        "dropout0.2": "--dropout 0.2",
+        "invert": "--invert",
+    }),
+    "normalised": candidates("normalised", FIRST.format("normalised"), {
         "preset": "",
         "hidden100": "--domain_hidden 100 --domain_weight 1",
         "weight1": "--domain_weight 1",
@@ -81,7 +92,7 @@ class Arguments(Settings):
     jobs: int = 1
     """Trainings at a time; the cores are shared out among them."""
     only: tuple[str, ...] = ()
-    """Search for these alone: normalised, mean_teacher, adda."""
+    """Search for these alone: recipe, normalised, mean_teacher, adda."""
 
 
 def main() -> None:
