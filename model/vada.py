@@ -1,0 +1,105 @@
+"""Virtual adversarial domain adaptation (VADA): decision boundaries keep away from images.
+
+References: Shu, Bui, Narui & Ermon, "A DIRT-T Approach to Unsupervised Domain Adaptation", ICLR
+2018, equations 4 to 7; Miyato et al., "Virtual Adversarial Training", IEEE TPAMI 2018, section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from model.dann import DANN
+from model.losses import UNLABELLED, mean_share, steps_taken
+
+HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
+PROBE = 1.0  # ξ; the authors' 1e-6 is less than half precision resolves
+
+
+@keras.saving.register_keras_serializable("dann")
+class VADA(DANN):
+    """A `DANN` that predicts alike around each image, and with confidence on unlabelled images.
+
+    L = L_DANN + λ_s · V(labelled) + λ_t · (V(unlabelled) + H(unlabelled))
+
+    H is the mean entropy of the predictions. V is the mean of KL(p(x) ‖ p(x + r)), where r is the
+    change of length ε that matters most. One step of power iteration finds it: r has the direction
+    of the gradient of KL(p(x) ‖ p(x + ξd)) for a random direction d of length ξ. V sees images that
+    are not augmented, as in prediction; the gradient does not pass p(x).
+
+    Args:
+        source_smoothness: λ_s; 1 in the authors' code.
+        target_smoothness: λ_t; 0.01 in the authors' code.
+        radius: ε, for pixel values that are scaled to [-1, 1]; 3.5 in the authors' code.
+        seed: of the random directions.
+        dann_options: of `DANN`.
+
+    Raises:
+        ValueError: the feature extractor has several inputs, or integers as inputs.
+    """
+
+    knobs = (*DANN.knobs, "source_smoothness", "target_smoothness", "radius", "seed")
+
+    def __init__(
+        self,
+        *dann_parts: Any,
+        source_smoothness: float = 1.0,
+        target_smoothness: float = 0.01,
+        radius: float = 3.5,
+        seed: int = 0,
+        **dann_options: Any,
+    ):
+        super().__init__(*dann_parts, **dann_options)
+        inputs = self.feature_extractor.inputs
+        if len(inputs) > 1 or not inputs[0].dtype.startswith(("float", "bfloat")):
+            raise ValueError("VADA changes images a little: feature_extractor must take one input "
+                             f"of floats, got {[one.dtype for one in inputs]}")  # fmt: skip
+        for name, value in (("source_smoothness", source_smoothness), ("radius", radius),
+                            ("target_smoothness", target_smoothness)):  # fmt: skip
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        self.source_smoothness = source_smoothness
+        self.target_smoothness = target_smoothness
+        self.radius = radius
+        self.seed = seed
+
+    def unlabelled_loss(
+        self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
+    ) -> tf.Tensor:
+        unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
+        logs = tf.nn.log_softmax(label_logits)
+        entropies = -tf.reduce_sum(tf.exp(logs) * logs, -1)  # (B,), or (B, n) for n positions
+        roughness = self.roughness(tf.cast(images, tf.float32))
+        target = mean_share(roughness + entropies, unlabelled)
+        source = mean_share(roughness, 1.0 - unlabelled)
+        return self.source_smoothness * source + self.target_smoothness * target
+
+    def roughness(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns KL(p(x) ‖ p(x + r)) of each image, `[B]` or `[B, n]`."""
+        logs = tf.stop_gradient(tf.nn.log_softmax(self.logits(images)))
+        chances = [self.seed, tf.cast(steps_taken(self.optimizer), tf.int32)]
+        direction = of_length(PROBE, tf.random.stateless_normal(tf.shape(images), chances))
+        with tf.GradientTape() as tape:
+            tape.watch(direction)
+            change = tf.reduce_sum(self.divergence(logs, images + HALF_RANGE * direction))
+        worst = tf.stop_gradient(of_length(self.radius, tape.gradient(change, direction)))
+        return self.divergence(logs, images + HALF_RANGE * worst)
+
+    def divergence(self, logs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Returns KL(p ‖ p(images)), with the logarithms of p."""
+        others = tf.nn.log_softmax(self.logits(images))
+        return tf.reduce_sum(tf.exp(logs) * (logs - others), -1)
+
+    def logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of a training batch as prediction has them."""
+        return self.label_predictor(self.extract(images, training=False), training=False)
+
+
+def of_length(length: float, changes: tf.Tensor) -> tf.Tensor:
+    """Returns changes `[B, ...]` whose numbers have this Euclidean length for each image."""
+    axes = list(range(1, len(changes.shape)))
+    lengths = tf.sqrt(tf.reduce_sum(changes**2, axes, keepdims=True))
+    return length * tf.math.divide_no_nan(changes, lengths)
