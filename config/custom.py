@@ -89,7 +89,7 @@ class CustomConfig(RecipeConfig):
     def run_path(self) -> str:
         # TensorFlow writes below this folder, and takes UTF-8 alone.
         sources, targets = (
-            "+".join(Path(each).name for each in folders).encode(errors="replace").decode()
+            "+".join(Path(each).resolve().name for each in folders).encode(errors="replace").decode()
             for folders in (self.source, self.target)
         )
         return (

@@ -56,3 +56,9 @@ def test_projector_files_have_a_row_for_each_point(tmp_path: Path) -> None:
     assert rows[1] == "source\t0"
     assert rows[-1] == "target\t1"
     assert 'tensor_path: "features.tsv"' in (tmp_path / "projector_config.pbtxt").read_text()
+
+
+def test_features_of_one_number_have_a_map() -> None:
+    """PCA, where the map begins, has no second axis then."""
+    points = tsne(np.linspace(0, 1, 12, dtype=np.float32)[:, None])
+    assert points.shape == (12, 2) and np.isfinite(points).all()

@@ -16,6 +16,7 @@ from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import dense_head
 from model.schedules import Constant
+from model.vada import VADA
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning"),
@@ -140,6 +141,7 @@ def models() -> dict[str, Any]:
         "dann": DANN(extractor(), num_labels=3, clip_norm=1.0),
         "alternating": DANN(extractor(), num_labels=3, alternating=True),
         "cdan": CDAN(extractor(), num_labels=3),
+        "vada": VADA(extractor(), num_labels=3),
         "mean_teacher": MeanTeacher(extractor(), num_labels=3, average_decay=0.9),
         "adda": ADDA(extractor(), *heads),
         "source_model": SourceModel(extractor(), heads[0]),

@@ -338,3 +338,17 @@ def test_sigterm_before_training_is_as_sigterm_in_it(
     done = run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=75)
     assert "interrupted" in done.stderr
     assert not list(tmp_path.rglob("mine"))
+
+
+def test_checkpoints_of_a_deleted_run_are_not_taken_over(
+    halted: Path, tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were: with other settings, the new run went on from the old weights."""
+    shutil.copytree(halted, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "logs")
+    monkeypatch.chdir(tmp_path)
+    kept = files_below(tmp_path / "checkpoints")
+    said = run(DIGITS, *data_flags, *SHORT, "--run_name", "mine", "--grl_lambda", "2", code=2)
+    assert "holds models of a run whose folder" in the_error(said)
+    assert files_below(tmp_path / "checkpoints") == kept
+    assert not (tmp_path / "logs").exists()

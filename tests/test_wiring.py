@@ -62,6 +62,7 @@ def rate_at(p: float, first: float = 0.01) -> float:
 CASES = {
     "dann": ("source", 0.6),
     "cdan": ("source", 0.6),
+    "vada": ("source", 0.6),
     "mean_teacher": ("source", 0.6),
     "source_only": ("source", 0.0),
     "target_only": ("target", 0.0),

@@ -101,7 +101,8 @@ class Artist:
 def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> dict[str, np.ndarray]:
     """Returns a style's captchas from `root`, where they are made if they are not there yet.
 
-    Captcha i depends on (seed, style, i) alone, so fewer captchas are the first of more.
+    Captcha i depends on (seed, style, i) alone. The first `val` are measured, so what one number
+    of captchas measures, another may train with.
 
     Args:
         root: where the files are kept.

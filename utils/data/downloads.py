@@ -61,5 +61,6 @@ def download(
         partial.unlink(missing_ok=True)
     raise UserError(
         f"{path.name}: could not be downloaded; fetch it on a machine with network and name it "
-        f"on the command line, or use --embedded, which needs none. Tried: {'; '.join(failures)}"
+        "on the command line; small digits without a download: python create_mnistm.py --embedded; "
+        f"tried: {'; '.join(failures)}"
     )

@@ -30,7 +30,7 @@ REBUILDERS = {
     ("_codecs", "encode"),  # how protocols 0 to 2 spell bytes
 }
 MAX_MEMO = 1000  # objects that a pickle refers back to; ours have about 30
-REMEDY = "make it again with create_mnistm.py"
+REMEDY = "make it again with create_mnistm.py, or that of USPS with create_usps.py"
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -93,6 +93,14 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
     while True:
         named = dataclasses.replace(config, run_name=name if attempt == 1 else f"{name}-{attempt}")
         run = Run.of(named)
+        if not run.logs.exists() and files_below(run.checkpoints):  # they are not this run's
+            if config.run_name:
+                raise UserError(
+                    f"{run.checkpoints}: holds models of a run whose folder {run.logs} is gone; "
+                    "choose another --run_name, or remove it"
+                )
+            attempt += 1
+            continue
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
         save_settings(named, unnamed)
         with whole_file(unnamed / DATA_FILE) as path:
