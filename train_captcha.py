@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.captcha import CaptchaConfig
-from utils.atomic import whole_file
 from utils.data.captchas import ALPHABET, CHARACTERS, SIZE, load_captchas
 from utils.data.domains import Domain, Domains
 from utils.errors import run_script
@@ -107,8 +106,7 @@ def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Train
     from utils.record.figures import prediction_picture, save_picture, save_samples
 
     source, target = data.domains
-    with whole_file(run.logs / "samples.png") as path:
-        save_samples(path, source.val[:20], target.val[:20])
+    save_samples(run.logs / "samples.png", source.val[:20], target.val[:20])
     images, labels = target.val[:40], target.val_label[:40]
     with trainer.model.averaged():
         probabilities = trainer.model.predict_on_batch(images)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to files; no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -15,6 +12,7 @@ from benchmarks.report import Runs, runs_of
 from benchmarks.rows import PAIRS, ROWS
 from benchmarks.runner import Training
 from utils.record.embeddings import LAST, load_pair, save_embedding
+from utils.record.figures import save_figure
 
 # Read off the one run that https://github.com/Daipuwei/DANN-MNIST publishes.
 ORIGINAL = {50: 0.627, 100: 0.678, 500: 0.803, 1444: 0.929, 5000: 0.871}
@@ -38,8 +36,7 @@ def draw_curves(runs: Runs, place: Path) -> None:
     axis.set(xscale="log", xlabel="epoch", ylabel="accuracy on the MNIST-M test set")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center")
-    figure.savefig(place, dpi=110)
-    plt.close(figure)
+    save_figure(place, figure)
 
 
 def draw_embedding(

@@ -43,8 +43,9 @@ class Facts:
     data: Mapping[str, str] = field(default_factory=dict)
     """The digest of each domain, once the training has ended."""
 
-    def same_settings(self, other: Facts) -> bool:
-        return (self.flags, self.presets) == (other.flags, other.presets)
+    def made_with(self, flags: str) -> bool:
+        """Tells whether these flags, and the presets as they are now, would do the same."""
+        return (self.flags, self.presets) == (flags, presets_used(flags))
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Training:
     def train(self, threads: int) -> None:
         """Trains to the end, from where it stopped if it was begun; on so many threads."""
         now, before = facts_now(self.command, self.flags), self.facts()
-        if before and not now.same_settings(before):
+        if before and not before.made_with(self.flags):
             raise UserError(
                 f"{self.name}: was begun with other settings; to train it anew, remove its folders "
                 f"below logs/{self.folder}, checkpoints/{self.folder} and config/{self.folder}, "
@@ -132,11 +132,11 @@ class Training:
 
         None: it has not ended, or it was made with other settings.
         """
-        now, there = facts_now(self.command, self.flags), read_record(self.name)
-        if there and there.facts.same_settings(now):
+        there = read_record(self.name)
+        if there and there.facts.made_with(self.flags):
             return there
         facts, last = self.facts(), self.find("logs", "log.csv")
-        if not self.finished or facts is None or last is None or not facts.same_settings(now):
+        if not self.finished or facts is None or last is None or not facts.made_with(self.flags):
             return None
         digests = json.loads((last.parent / DATA_FILE).read_text())
         stages = [read_rows(table) for table in (*last.parent.glob("*/log.csv"), last)]

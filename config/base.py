@@ -264,6 +264,10 @@ class TrainingConfig(Settings):
 class RecipeConfig(TrainingConfig):
     """Settings of the scripts that have all of the recipe: digits and your own pictures."""
 
+    # training
+    momentum_rate: Annotated[float, BELOW_1] = 0.9
+    """Momentum of SGD; ICML 2015, section 4."""
+
     # recipe: what the paper does not have
     dropout: Annotated[float, BELOW_1] = 0.0
     """Share of the label predictor's inputs that a training step leaves out, in each layer."""
@@ -276,3 +280,8 @@ class RecipeConfig(TrainingConfig):
     domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
     """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
     feature extractor is λ times the loss all the same."""
+
+    # methods of their own settings
+    adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
+    """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
+    hidden layer of the label predictor, or at its logits, as in the authors' code."""

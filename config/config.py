@@ -219,7 +219,10 @@ class Config(RecipeConfig):
     def check_paths(self) -> None:
         super().check_paths()
         for field in ("source_dataset_path", "target_dataset_path"):
-            existing_file(getattr(self, field), field, "python create_mnistm.py makes it, or "
-                          "create_usps.py that of USPS")
+            existing_file(
+                getattr(self, field),
+                field,
+                "python create_mnistm.py makes it, or create_usps.py that of USPS",
+            )
         if Path(self.source_dataset_path).samefile(self.target_dataset_path):
             raise UserError("target_dataset_path: is the source's; name another pickle")

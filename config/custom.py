@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import Features, RecipeConfig, check_images
+from config.base import RecipeConfig, check_images
 from config.methods import METHODS, NO_ADVERSARY
-from config.settings import BELOW_1, PIXELS, SEED, SIDES, UNITS, Limit, at_least, not_by, only
+from config.settings import PIXELS, SEED, SIDES, UNITS, Limit, at_least, not_by
 from utils.errors import UserError, existing_file
 
 
@@ -30,15 +30,8 @@ class CustomConfig(RecipeConfig):
     # training
     batch_size: Annotated[int, at_least(0)] = 0
     """Pictures of a batch, of all domains together. 0: 32 of the source."""
-    momentum_rate: Annotated[float, BELOW_1] = 0.9
-    """Momentum of SGD; ICML 2015, section 4."""
     alternating: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = False
     """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""
-
-    # methods of their own settings
-    adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
-    """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
-    hidden layer of the label predictor, or at its logits, as in the authors' code."""
 
     # images and networks
     image_size: Annotated[tuple[int, int], SIDES] = (28, 28)
@@ -89,7 +82,9 @@ class CustomConfig(RecipeConfig):
     def run_path(self) -> str:
         # TensorFlow writes below this folder, and takes UTF-8 alone.
         sources, targets = (
-            "+".join(Path(each).resolve().name for each in folders).encode(errors="replace").decode()
+            "+".join(Path(each).resolve().name for each in folders)
+            .encode(errors="replace")
+            .decode()
             for folders in (self.source, self.target)
         )
         return (

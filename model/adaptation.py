@@ -14,7 +14,14 @@ import tensorflow as tf
 from config.base import TrainingConfig
 from model.augmentation import RandomAugmentation
 from model.averaging import WeightAverage
-from model.losses import UNLABELLED, clip_together, cross_entropy, is_correct, steps_taken
+from model.losses import (
+    UNLABELLED,
+    assert_below,
+    clip_together,
+    cross_entropy,
+    is_correct,
+    steps_taken,
+)
 from model.networks import Shape, in_float32
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
@@ -334,6 +341,22 @@ class Adaptation(keras.Model):
                 what = f"type {kind.name} and shape {values.shape}" if kind else repr(values)
                 raise ValueError(f"{form}; got {name} of {what}")
         return images, tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
+
+    def verified(self, batch: Any) -> Batch:
+        """Returns a training batch; in a graph, its `assertions` come before any weight moves."""
+        images, labels, domains = self.checked(batch)
+        with tf.control_dependencies(self.assertions(labels, domains)):
+            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
+        return images, labels, domains
+
+    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
+        """Raises `tf.errors.InvalidArgumentError` for a class that does not exist.
+
+        Returns:
+            in a graph, the operations that do so; else Nones.
+        """
+        del domains  # a method may have conditions on them
+        return assert_below(labels, UNLABELLED, self.label_predictor.output_shape[-1], "labels")
 
     def export(self, filepath: str | Path, format: str = "tf_saved_model", **options: Any) -> Any:
         """Writes what `predict` does as a SavedModel, or as ONNX.

@@ -48,7 +48,7 @@ class SourceModel(EarlierNames, Adaptation):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: encoder and classifier descend the label loss."""
-        images, labels, _ = self.checked(batch)
+        images, labels, _ = self.verified(batch)
         if self.average:
             self.average.update()
         with tf.GradientTape() as tape:

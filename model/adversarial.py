@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
-from model.adaptation import Adaptation, Batch, check_logits
-from model.losses import UNLABELLED, cross_entropy, is_correct, mean_share
+from model.adaptation import Adaptation, check_logits
+from model.losses import assert_below, cross_entropy, is_correct, mean_share
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
 
@@ -178,30 +178,9 @@ class Adversarial(Adaptation):
             "domain_optimizer": self.domain_classifier.trainable_variables,
         }
 
-    def verified(self, batch: Any) -> Batch:
-        """Returns a training batch; in a graph, its `assertions` come before any weight moves."""
-        images, labels, domains = self.checked(batch)
-        with tf.control_dependencies(self.assertions(labels, domains)):
-            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
-        return images, labels, domains
-
     def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
-        """Raises `tf.errors.InvalidArgumentError` for a class or a domain that does not exist.
-
-        Returns:
-            in a graph, the operations that do so; else Nones.
-        """
-        num_labels, made = self.label_predictor.output_shape[-1], list[Any]()
-        for name, values, lowest, end in (
-            ("labels", labels, UNLABELLED, num_labels),
-            ("domains", domains, 0, self.num_domains),
-        ):
-            message = f"{name} must be in {lowest}..{end - 1}"
-            made += [
-                tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message),
-                tf.debugging.assert_less(values, tf.cast(end, values.dtype), message),
-            ]
-        return made
+        made = super().assertions(labels, domains)
+        return made + assert_below(domains, 0, self.num_domains, "domains")
 
     def measure_features(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor

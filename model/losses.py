@@ -43,6 +43,19 @@ def clip_together(gradients: list[tf.Tensor], norm: tf.Tensor | float) -> list[t
     ]
 
 
+def assert_below(values: tf.Tensor, lowest: int, end: int, name: str) -> list[Any]:
+    """Raises `tf.errors.InvalidArgumentError` unless values are in lowest..end - 1.
+
+    Returns:
+        in a graph, the operations that do so; else Nones.
+    """
+    message = f"{name} must be in {lowest}..{end - 1}"
+    return [
+        tf.debugging.assert_greater_equal(values, tf.cast(lowest, values.dtype), message),
+        tf.debugging.assert_less(values, tf.cast(end, values.dtype), message),
+    ]
+
+
 def assert_blocks(domains: tf.Tensor, num_domains: int, target_ratio: int = 1) -> list[Any]:
     """Raises `tf.errors.InvalidArgumentError` unless a batch is a block of each domain, in order.
 

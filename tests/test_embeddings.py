@@ -61,4 +61,5 @@ def test_projector_files_have_a_row_for_each_point(tmp_path: Path) -> None:
 def test_features_of_one_number_have_a_map() -> None:
     """PCA, where the map begins, has no second axis then."""
     points = tsne(np.linspace(0, 1, 12, dtype=np.float32)[:, None])
-    assert points.shape == (12, 2) and np.isfinite(points).all()
+    assert points.shape == (12, 2)
+    assert np.isfinite(points).all()

@@ -55,9 +55,7 @@ class DomainBatches:
             )
         self.batch_size = batch_size
         self.seed = seed
-        self.images = [
-            array if isinstance(array, PictureFolder) else to_tensor(array) for array in images
-        ]
+        self.images = [held(domain) for domain in images]
         positions = next((label.shape[1:] for label in labels if label is not None), ())
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
             self.labels = [
@@ -187,19 +185,25 @@ def evaluation_batches(
         domain: number of the domain, 0 = source.
         batch_size: only speed depends on it.
     """
-    held = images if isinstance(images, PictureFolder) else to_tensor(images)
+    kept = held(images)
     with tf.device("CPU:0"):
         classes = tf.constant(labels, tf.int32)
 
     def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return gather(held, rows), tf.gather(classes, rows), tf.fill(tf.shape(rows), domain)
+        return gather(kept, rows), tf.gather(classes, rows), tf.fill(tf.shape(rows), domain)
 
     rows = tf.data.Dataset.range(len(images)).batch(batch_size)
     return rows.map(batch).prefetch(1).with_options(quiet_options())
 
 
-def to_tensor(array: np.ndarray) -> tf.Tensor:
-    """Copies an array to a CPU tensor, once; tf.constant holds a second copy for a while."""
+def held(images: np.ndarray | PictureFolder) -> tf.Tensor | PictureFolder:
+    """Returns pictures on disk as they are, and arrays as CPU tensors.
+
+    An array is copied once; tf.constant would hold a second copy for a while.
+    """
+    if isinstance(images, PictureFolder):
+        return images
+    array = images
     memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     aligned = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)

@@ -168,8 +168,8 @@ def why_unreadable(path: Path, shape: Shape) -> str | None:
     return None
 
 
-def mean_of(folders: Sequence[PictureFolder], count: int = 2000) -> tuple[float, ...]:
-    """Returns the mean of each channel over up to `count` pictures of each domain."""
-    some = [folder.evenly(count) for folder in folders]
+def mean_of(folders: Sequence[PictureFolder]) -> tuple[float, ...]:
+    """Returns the mean of each channel over up to 2,000 pictures of each domain."""
+    some = [folder.evenly(2000) for folder in folders]
     means = [folder.read(range(len(folder))).mean(axis=(0, 1, 2)) for folder in some]
     return tuple(float(value) for value in np.mean(means, axis=0))

@@ -11,6 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from utils.atomic import whole_file
+from utils.record.figures import save_figure
 from utils.record.selection import Outputs
 
 Pair = tuple[Outputs, Outputs]  # source and target
@@ -45,9 +46,7 @@ def save_embedding(path: Path, panels: Sequence[tuple[str, Pair]]) -> None:
         for axis, by in ((upper, "domain"), (lower, "class")):
             axis.set(title=f"{title}, by {by}", xticks=[], yticks=[])
     figure.legend(*shown.legend_elements(num=None), loc="outside lower center", ncols=10)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 def tsne(features: np.ndarray) -> np.ndarray:

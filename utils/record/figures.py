@@ -17,28 +17,35 @@ from utils.data.drawings import canny, grey
 from utils.data.pictures import write_picture
 
 Values = Sequence[float] | np.ndarray
+COLUMNS = 10  # images side by side
+CERTAIN = 40  # images of a picture of the most certain predictions, at most
 
 
-def save_samples(path: Path, upper: np.ndarray, lower: np.ndarray, columns: int = 10) -> None:
+def save_figure(path: Path, figure: plt.Figure, dpi: int = 100) -> None:
+    """Writes a figure, whole or not at all, and closes it."""
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    plt.close(figure)
+
+
+def save_samples(path: Path, upper: np.ndarray, lower: np.ndarray) -> None:
     """Writes a picture of image pairs: each `upper` image above its `lower` one.
 
     Args:
         path: a PNG file.
         upper, lower: uint8 `[N, H, W, 3]` RGB, the same N.
-        columns: pairs side by side.
     """
-    rows = -(-len(upper) // columns)
+    rows = -(-len(upper) // COLUMNS)
     figure, axes = plt.subplots(
-        2 * rows, columns, figsize=(columns * 0.8, rows * 1.65), layout="constrained"
+        2 * rows, COLUMNS, figsize=(COLUMNS * 0.8, rows * 1.65), layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
     for index, pair in enumerate(zip(upper, lower, strict=True)):
-        row, column = divmod(index, columns)
+        row, column = divmod(index, COLUMNS)
         for line, image in enumerate(pair):
             axes[2 * row + line, column].imshow(image)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)
 
 
 def prediction_picture(
@@ -46,7 +53,6 @@ def prediction_picture(
     labels: np.ndarray,
     probabilities: np.ndarray,
     class_names: Sequence[str] | None = None,
-    columns: int = 10,
 ) -> np.ndarray:
     """Tiles images with their predicted class, green where right, red where wrong, else grey.
 
@@ -57,7 +63,6 @@ def prediction_picture(
         labels: int `[N]` or `[N, n]`, the true classes, -1 = unknown.
         probabilities: `[N, num_labels]` or `[N, n, num_labels]`.
         class_names: None: the classes' numbers.
-        columns: images side by side.
 
     Returns:
         uint8 `[height, width, 3]` RGB.
@@ -78,8 +83,8 @@ def prediction_picture(
         cv2.putText(tile, text, (6, 92), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)
         tiles.append(tile)
     blank = np.full((96, 80, 3), 255, np.uint8)
-    tiles += [blank] * (-len(tiles) % columns)
-    return np.vstack([np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)])
+    tiles += [blank] * (-len(tiles) % COLUMNS)
+    return np.vstack([np.hstack(tiles[at : at + COLUMNS]) for at in range(0, len(tiles), COLUMNS)])
 
 
 def confusion_picture(matrix: np.ndarray) -> np.ndarray:
@@ -112,7 +117,6 @@ def save_certainty(
     labels: np.ndarray,
     probabilities: np.ndarray,
     class_names: Sequence[str],
-    count: int = 40,
 ) -> None:
     """Writes two pictures: the predictions that are most certain, and those that are least.
 
@@ -122,11 +126,10 @@ def save_certainty(
         labels: int `[N]`, -1 = unknown.
         probabilities: `[N, K]`.
         class_names: of the K classes.
-        count: images of each picture, at most.
     """
     order = np.argsort(-probabilities.max(axis=-1), kind="stable")
-    for place, rows in ((path, order[:count]), (path.with_stem(f"{path.stem}_least"),
-                                                order[::-1][:count])):  # fmt: skip
+    least = path.with_stem(f"{path.stem}_least")
+    for place, rows in ((path, order[:CERTAIN]), (least, order[::-1][:CERTAIN])):
         picture = prediction_picture(images(rows), labels[rows], probabilities[rows], class_names)
         save_picture(place, picture)
 
@@ -166,9 +169,7 @@ def save_evaluation(
     right.bar(confidence, share, width=0.03, alpha=0.3, label="share of the images")
     right.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     right.legend()
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 def save_curves(
@@ -181,8 +182,13 @@ def save_curves(
         rows: the rows of log.csv.
         schedules: each hyperparameter's name, with its value at every training step.
     """
-    panels: dict[str, list[tuple[str, dict[str, Values]]]] = {
-        "hyperparameter": [(name, {"": values}) for name, values in schedules.items()],
+    epochs = [int(row["epoch"]) for row in rows]
+    # Of each figure its charts: title, name and values of the x axis, curves.
+    panels: dict[str, list[tuple[str, str, Sequence[int], dict[str, Values]]]] = {
+        "hyperparameter": [
+            (name, "step", range(1, len(values) + 1), {"": values})
+            for name, values in schedules.items()
+        ],
         "acc": [],
         "loss": [],
     }
@@ -192,8 +198,7 @@ def save_curves(
             label: [float(row[f"{prefix}_{name}"] or "nan") for row in rows]
             for label, prefix in (("train", "train"), ("validation (target)", "val"))
         }
-        panels["acc" if name.endswith("acc") else "loss"].append((name, lines))
-    epochs = [int(row["epoch"]) for row in rows]
+        panels["acc" if name.endswith("acc") else "loss"].append((name, "epoch", epochs, lines))
     for figure_name, charts in panels.items():
         columns, rows_of_charts = min(3, len(charts)), -(-len(charts) // 3)
         figure, axes = plt.subplots(
@@ -205,19 +210,16 @@ def save_curves(
         )
         for axis in axes.flat[len(charts) :]:
             axis.remove()
-        for axis, (title, curves) in zip(axes.flat, charts, strict=False):
+        for axis, (title, unit, places, curves) in zip(axes.flat, charts, strict=False):
             for label, values in curves.items():
-                places = range(1, len(values) + 1) if figure_name == "hyperparameter" else epochs
                 axis.plot(places, values, label=label or None,
                           marker="." if len(values) < 40 else None)  # fmt: skip
-            axis.set(title=title, xlabel="step" if figure_name == "hyperparameter" else "epoch")
+            axis.set(title=title, xlabel=unit)
             axis.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
             axis.grid(alpha=0.3)
             if len(curves) > 1:
                 axis.legend()
-        with whole_file(folder / f"{figure_name}.png") as path:
-            figure.savefig(path, dpi=120)
-        plt.close(figure)
+        save_figure(folder / f"{figure_name}.png", figure, dpi=120)
 
 
 def save_drawings(path: Path, photos: np.ndarray, labels: np.ndarray, drawings: np.ndarray) -> None:
@@ -247,6 +249,4 @@ def save_drawings(path: Path, photos: np.ndarray, labels: np.ndarray, drawings: 
         for axis, image, title in zip(line, images, titles, strict=False):
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
             axis.set_title(title, fontsize=8)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
+    save_figure(path, figure)

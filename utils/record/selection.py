@@ -90,9 +90,7 @@ def information_maximisation(source: Outputs, target: Outputs) -> float:
     return float(entropies(mean_prediction).mean() - entropies(target.probabilities).mean())
 
 
-def soft_neighbourhood_density(
-    source: Outputs, target: Outputs, temperature: float = 0.05
-) -> float:
+def soft_neighbourhood_density(source: Outputs, target: Outputs) -> float:
     """Mean entropy of each target prediction's soft neighbours, in nats, at most ln(N - 1).
 
     Each image's neighbours are all others, weighted by softmax(cosine similarity of the class
@@ -106,7 +104,7 @@ def soft_neighbourhood_density(
         return math.nan
     vectors = some.reshape(len(some), -1)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    similarity = vectors @ vectors.T / temperature  # (N, N)
+    similarity = vectors @ vectors.T / 0.05  # (N, N)
     similarity -= similarity.max(axis=1, keepdims=True)
     np.fill_diagonal(similarity, -1e4)  # nobody is their own neighbour: a weight of exp(-1e4) = 0
     weights = np.exp(similarity)

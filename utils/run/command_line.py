@@ -31,12 +31,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see --help")
 
 
-def parse(
-    kinds: Sequence[type],
-    description: str | None,
-    epilog: str = "",
-    arguments: list[str] | None = None,
-) -> dict[str, Any]:
+def parse(kinds: Sequence[type], description: str | None, epilog: str = "") -> dict[str, Any]:
     """Returns the values of the flags that were given, by field; ends the process on --help.
 
     Args:
@@ -44,7 +39,6 @@ def parse(
             such as `# training` above fields is their heading.
         description: of the script: what stands first in its help.
         epilog: what stands last, as it is.
-        arguments: None: those of the process.
 
     Raises:
         UserError: an unknown flag, or a value of the wrong type.
@@ -63,7 +57,7 @@ def parse(
         group = parser.add_argument_group(heading)
         for name, text in helps.items():
             add_flags(group, fields[name], defaults[name], text)
-    given, unknown = parser.parse_known_args(arguments)
+    given, unknown = parser.parse_known_args()
     if unknown:
         raise UserError(unknown_flag(unknown[0], list(fields)))
     values = vars(given)
