@@ -43,6 +43,7 @@ ROWS = {
     "paper": Row("DANN, as in the paper", "--preset paper"),
     "original": Row("DANN, as in the original repository", "--preset original"),
     "cdan": Row("CDAN", "--preset cdan"),
+    "vada": Row("VADA", "--preset vada"),
     "adda": Row("ADDA", "--preset adda"),
     "adda_convolutional": Row(
         "ADDA on convolutional features, the default rates",
@@ -73,7 +74,9 @@ ROWS = {
     ),
     "captcha_tutorial": Row("ADDA as in the tutorial", "--preset captcha_tutorial"),
 }  # fmt: skip
-ALL = ("source_only", "paper", "cdan", "adda", "recipe", "normalised", "fast", "mean_teacher")
+ALL = (
+    "source_only", "paper", "cdan", "vada", "adda", "recipe", "normalised", "fast", "mean_teacher",
+)  # fmt: skip
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",

@@ -131,7 +131,7 @@ class Adaptation(keras.Model):
 
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
-        """Returns what changes over a run, for its record: `learning_rate`, `grl_lambda`."""
+        """Returns what changes over a run, such as `learning_rate`, by its name."""
         return {"learning_rate": rate_schedule(total_steps, settings.init_learning_rate, settings)}
 
     @classmethod
@@ -151,9 +151,9 @@ class Adaptation(keras.Model):
         return {"optimizer": make(cls.schedules(settings, total_steps)["learning_rate"])}
 
     def keep_average(self) -> None:
-        """Begins an average of what predicts, if one is asked for; anew if it has other weights.
+        """Begins an average of what predicts, if one is asked for.
 
-        As when a backbone was frozen first and trains now.
+        It begins anew if other weights train now, because a backbone is no longer frozen.
         """
         if self.average_decay:
             moving = [weight for norm in self.norms() for weight in norm.non_trainable_variables]

@@ -237,6 +237,7 @@ PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "recipe": [("DANN", *RECIPE, 60)],
     "normalised": [("DANN", *NORMALISED, 60)],
     "cdan": [("CDAN", *NORMALISED, 60)],
+    "vada": [("VADA", *NORMALISED, 20)],
     "fast": [("DANN", *NORMALISED, 2), ("MeanTeacher", *SECOND[:2], 0.0, *SECOND[3:], 20)],
     "mean_teacher": [("DANN", *NORMALISED, 20), ("MeanTeacher", *SECOND, 40)],
     "student": [("DANN", *STUDENT, 10)],

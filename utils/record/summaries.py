@@ -89,7 +89,7 @@ class RunLog:
         Args:
             epoch: its number, from 1; 0 = before the first.
             steps: its training steps, the first of the run is 0. TensorBoard counts from 1.
-            schedules: value at each step of `learning_rate` and `grl_lambda`.
+            schedules: each schedule, such as `learning_rate`, by its name.
             metrics: `train` and `validation`, both with the same names; NaN = not known.
             selection: criteria for choosing a model, and what else belongs to the epoch.
         """
