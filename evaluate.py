@@ -65,10 +65,10 @@ def main() -> None:
 
         models = [load_model(path, args.pixel_mean) for path in args.models]
     found: dict[str, dict[str, Any]] = {}
-    for path, model in zip(args.models, models, strict=True):
-        with redirect_stdout(sys.stderr):
-            source, target = read_domains(args, model, path)
-        found[str(path)] = measure(model, source, target)
+    with redirect_stdout(sys.stderr):  # all of them first: what does not fit is told at once
+        data = [read_domains(args, *pair) for pair in zip(models, args.models, strict=True)]
+    for path, model, domains in zip(args.models, models, data, strict=True):
+        found[str(path)] = measure(model, *domains)
         if args.figures:
             picture = args.figures / f"{len(found)}_{path.stem}.png"
             draw(picture, found[str(path)])
@@ -95,23 +95,23 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 f"{place}: no such file or folder; create_mnistm.py makes the pickles of the "
                 "digits; others are named by --source and --target"
             )
-        if not place.is_dir():
-            try:
-                arrays = read_pickle(place, shape, count)
-            except UserError as error:
-                raise UserError(
-                    f"{path}: cannot be measured on these data ({error}); name data of the model's "
-                    "kind: --source and --target"
-                ) from error
-            domains.append((arrays["val"], arrays["val_label"]))
-            continue
-        if len(model.label_predictor.output_shape) > 2:
+        if place.is_dir() and len(model.label_predictor.output_shape) > 2:
             raise UserError(
                 f"{path}: reads strings of several characters, which no folder of classes has; "
                 "train_captcha.py measures it"
             )
-        folder = open_target(place, classes, shape)
-        domains.append((folder, folder.labels))
+        try:
+            if place.is_dir():
+                folder = open_target(place, classes, shape)
+                domains.append((folder, folder.labels))
+            else:
+                arrays = read_pickle(place, shape, count)
+                domains.append((arrays["val"], arrays["val_label"]))
+        except UserError as error:
+            raise UserError(
+                f"{path}: cannot be measured on these data ({error}); name data of the model's "
+                "kind: --source and --target"
+            ) from error
     return domains
 
 

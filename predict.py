@@ -89,7 +89,10 @@ def main() -> None:
     told_by = [class_folder(name, args.images, classes) for name in names]
     known = [(folder, row[1]) for folder, row in zip(told_by, rows, strict=True) if folder]
     strings = found[0].ndim > 1  # of several characters, which no folder of classes has
-    if len({folder for folder, _ in known}) > 1 and not strings:  # one may mean something else
+    folders = {folder for folder, _ in known}
+    if len(folders) == 1 and not strings:  # it may mean something else
+        print(f"no accuracy: of the classes only {folders.pop()!r} has a folder", file=told)
+    elif folders and not strings:
         right = np.mean([folder == label for folder, label in known])
         others = sorted({name.parent.name for name, folder in zip(names, told_by, strict=True)
                          if not folder})  # fmt: skip

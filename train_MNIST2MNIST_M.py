@@ -22,7 +22,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.methods import Experiment
+    from model.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -46,9 +46,9 @@ def read_data(config: Config) -> tuple[Config, Domains]:
 
 
 def stages(run: Run, config: Config, data: Domains) -> Sequence[Callable[[], Trainer]]:
-    from model import methods
+    from model.stages import make_stages
 
-    return methods.stages(run, config, lambda settings: experiment(settings, data))
+    return make_stages(run, config, lambda settings: experiment(settings, data))
 
 
 def experiment(config: Config, data: Domains) -> Experiment:
@@ -56,31 +56,24 @@ def experiment(config: Config, data: Domains) -> Experiment:
     import keras
 
     from model.augmentation import chosen_augmentation
-    from model.methods import Experiment
-    from model.networks import (
-        Networks,
-        SeenByDomains,
-        deepened,
-        dense_head,
-        mnist_feature_extractor,
-    )
+    from model.networks import deepened, dense_head, mnist_feature_extractor
+    from model.stages import Experiment
 
-    def networks(seen_by_domains: SeenByDomains) -> Networks:
+    def networks() -> tuple[keras.Model, keras.Model]:
         extractor = mnist_feature_extractor(
             config.image_input_shape, config.pixel_mean or (), config.network,
             per_domain=config.normalisation == "per_domain",
         )  # fmt: skip
         features = extractor.output_shape[1:]
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
-        extractor, labels = deepened(extractor, labels, config.adda_features)
-        seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
-        hidden = config.domain_hidden or METHODS[config.method].domain_hidden
-        return Networks(extractor, labels, dense_head("domain_classifier", seen, hidden, outputs=2))
+        return deepened(extractor, labels, config.adda_features)
 
+    hidden = config.domain_hidden or METHODS[config.method].domain_hidden
     source, target = data.domains
     return Experiment(
         data.domains,
         networks,
+        lambda seen: dense_head("domain_classifier", seen, hidden, outputs=2),
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         partial(chosen_augmentation, config),
         measured(source, target),

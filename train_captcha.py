@@ -23,7 +23,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.methods import Experiment
+    from model.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 SOURCE_STYLE, TARGET_STYLE = "plain", "busy"
@@ -46,39 +46,31 @@ def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, Domains]:
 
 
 def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
-    from model import methods
+    from model.stages import make_stages
 
     if config.method == "source_only":
         # Without target images in its batch normalisation, as in ADDA's first stage.
         config = dataclasses.replace(config, method="source_model")
-    return methods.stages(run, config, lambda settings: experiment(settings, data))
+    return make_stages(run, config, lambda settings: experiment(settings, data))
 
 
 def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
-    from model.methods import Experiment
-    from model.networks import (
-        Networks,
-        SeenByDomains,
-        captcha_classifier,
-        captcha_discriminator,
-        captcha_encoder,
-    )
+    from model.networks import captcha_classifier, captcha_discriminator, captcha_encoder
+    from model.stages import Experiment
 
     tutorial = config.network == "tutorial"
 
-    def networks(seen_by_domains: SeenByDomains) -> Networks:
+    def networks() -> tuple[keras.Model, keras.Model]:
         encoder = captcha_encoder((SIZE, SIZE, 3), tutorial)
-        features = encoder.output_shape[1:]
-        classifier = captcha_classifier(features, CHARACTERS, len(ALPHABET))
-        seen = seen_by_domains(features, classifier.output_shape[1:])
-        return Networks(encoder, classifier, captcha_discriminator(seen, not tutorial))
+        return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(ALPHABET))
 
     return Experiment(
         data.domains,
         networks,
+        lambda seen: captcha_discriminator(seen, not tutorial),
         keras.optimizers.Adam,
         lambda num_domains: None,
         measured(*data.domains),

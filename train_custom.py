@@ -23,7 +23,7 @@ from utils.run.runs import Run
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from model.methods import Experiment
+    from model.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -53,9 +53,9 @@ def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
 
 
 def stages(run: Run, config: CustomConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
-    from model import methods
+    from model.stages import make_stages
 
-    return methods.stages(run, config, lambda settings: experiment(settings, data))
+    return make_stages(run, config, lambda settings: experiment(settings, data))
 
 
 def experiment(config: CustomConfig, data: Domains) -> Experiment:
@@ -63,17 +63,10 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
     import keras
 
     from model.augmentation import chosen_augmentation
-    from model.methods import Experiment
-    from model.networks import (
-        Networks,
-        SeenByDomains,
-        backbone,
-        deepened,
-        dense_head,
-        with_flat_features,
-    )
+    from model.networks import backbone, deepened, dense_head, with_flat_features
+    from model.stages import Experiment
 
-    def networks(seen_by_domains: SeenByDomains) -> Networks:
+    def networks() -> tuple[keras.Model, keras.Model]:
         shape = (*config.image_size, config.channels)
         mean = config.pixel_mean or ()
         whole = backbone(config.backbone, shape, mean, config.weights, config.frozen)
@@ -86,10 +79,10 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
             extractor = keras.Model(extractor.inputs[0], features(extractor.outputs[0]))
         features, hidden = extractor.output_shape[1:], config.label_hidden
         labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
-        extractor, labels = deepened(extractor, labels, config.adda_features)
-        seen = seen_by_domains(extractor.output_shape[1:], labels.output_shape[1:])
-        domain = dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
-        return Networks(extractor, labels, domain)
+        return deepened(extractor, labels, config.adda_features)
+
+    def domain_classifier(seen: tuple[int, ...]) -> keras.Model:
+        return dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
 
     shown = data.domains
     if config.method == "source_only":
@@ -99,6 +92,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
     return Experiment(
         shown,
         networks,
+        domain_classifier,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         functools.partial(chosen_augmentation, config),
         measured(data),
@@ -135,7 +129,7 @@ def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Tr
         with trainer.model.averaged():
             batches = evaluation_batches(domain.val, domain.val_label, data.sources - 1 + number)
             outputs = trainer.outputs(batches)
-        place = run.logs / f"{number}_{Path(folder).name}.png"
+        place = run.logs / f"{number}_{Path(folder).resolve().name}.png"
         save_certainty(
             place, domain.val.read, domain.val_label, outputs.probabilities, data.classes
         )

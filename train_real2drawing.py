@@ -24,7 +24,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.methods import Experiment
+    from model.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -58,9 +58,9 @@ def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
 
 
 def stages(run: Run, config: DrawingsConfig, data: Pictures) -> Sequence[Callable[[], Trainer]]:
-    from model import methods
+    from model.stages import make_stages
 
-    return methods.stages(run, config, lambda settings: experiment(settings, data))
+    return make_stages(run, config, lambda settings: experiment(settings, data))
 
 
 def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
@@ -68,21 +68,13 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
     import keras
 
     from model.augmentation import RandomAugmentation
-    from model.methods import Experiment
-    from model.networks import (
-        Networks,
-        SeenByDomains,
-        dense_head,
-        drawings_domain_classifier,
-        drawings_feature_extractor,
-    )
+    from model.networks import dense_head, drawings_domain_classifier, drawings_feature_extractor
+    from model.stages import Experiment
 
-    def networks(seen_by_domains: SeenByDomains) -> Networks:
+    def networks() -> tuple[keras.Model, keras.Model]:
         extractor = drawings_feature_extractor((32, 32, 1))
         features = extractor.output_shape[1:]
-        labels = dense_head("label_predictor", features, (512, 512), outputs=10)
-        seen = seen_by_domains(features, labels.output_shape[1:])
-        return Networks(extractor, labels, drawings_domain_classifier(seen))
+        return extractor, dense_head("label_predictor", features, (512, 512), outputs=10)
 
     def augmentation(num_domains: int) -> RandomAugmentation:
         return RandomAugmentation(
@@ -96,6 +88,7 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
     return Experiment(
         [source, shown],
         networks,
+        drawings_domain_classifier,
         keras.optimizers.Adam,
         augmentation,
         measured(source, target),

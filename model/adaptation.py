@@ -22,7 +22,7 @@ from model.losses import (
     is_correct,
     steps_taken,
 )
-from model.networks import Shape, in_float32
+from model.networks import Shape, check_fixed, in_float32
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
 
@@ -77,7 +77,8 @@ class Adaptation(keras.Model):
         **model_options: Any,
     ):
         super().__init__(**model_options)
-        check_logits(label_predictor, "label_predictor")
+        check_fixed(feature_extractor)
+        check_head(label_predictor, "label_predictor", feature_extractor.output_shape[1:])
         if not (math.isfinite(clip_norm) and clip_norm >= 0):
             raise ValueError(f"clip_norm must be 0 or more, got {clip_norm}")
         if not 0 <= average_decay < 1:
@@ -87,12 +88,19 @@ class Adaptation(keras.Model):
                 "augmentation: changes images, but feature_extractor has "
                 f"{len(feature_extractor.inputs)} inputs; change them in the dataset instead"
             )
+        if not (augmentation is None or isinstance(augmentation, RandomAugmentation)):
+            raise ValueError(
+                f"augmentation must be a RandomAugmentation, got {type(augmentation).__name__}; "
+                "other layers belong into the dataset or into feature_extractor"
+            )
         num_labels = label_predictor.output_shape[-1]
         if class_names is not None and len(class_names) != num_labels:
             raise ValueError(
                 f"class_names must be {num_labels}, as many as label_predictor has logits, got "
                 f"{len(class_names)}"
             )
+        if class_names is not None and len({*class_names}) < len(class_names):
+            raise ValueError(f"class_names must differ, got {list(class_names)}")
         self.feature_extractor = feature_extractor
         self.label_predictor = label_predictor
         self.clip_norm = clip_norm
@@ -310,7 +318,10 @@ class Adaptation(keras.Model):
 
         Raises:
             ValueError: batches of another form, or `class_weight`.
+            RuntimeError: inside `averaged()`, which puts the weights back when it ends.
         """
+        if self.average and self.average.inside:
+            raise RuntimeError("averaged(): gives the weights back when it ends; fit outside of it")
         if class_weight is not None:
             raise ValueError("class_weight: is not used; repeat the images of rare classes instead")
         return super().fit(*data, **options)
@@ -334,10 +345,12 @@ class Adaptation(keras.Model):
             parts = isinstance(batch, (tuple, list))
             raise ValueError(f"{form}; got {f'{len(batch)} parts' if parts else type(batch)}")
         images, labels, domains = batch
-        ranks = len(self.label_predictor.output_shape) - 1, 1
-        for name, values, rank in zip(("labels", "domains"), (labels, domains), ranks, strict=True):
+        positions = self.label_predictor.output_shape[1:-1]
+        for name, values, shape in (("labels", labels, positions), ("domains", domains, ())):
             kind = tf.as_dtype(values.dtype) if hasattr(values, "dtype") else None
-            if kind is None or not kind.is_integer or len(values.shape) != rank:
+            found = tf.TensorShape(getattr(values, "shape", None))
+            fits = found.rank == 1 + len(shape) and found[1:].is_compatible_with(shape)
+            if kind is None or not kind.is_integer or not fits:
                 what = f"type {kind.name} and shape {values.shape}" if kind else repr(values)
                 raise ValueError(f"{form}; got {name} of {what}")
         return images, tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
@@ -465,11 +478,25 @@ class Adaptation(keras.Model):
         return cls(**{**config, **parts})
 
 
-def check_logits(head: keras.Model, name: str) -> None:
-    """Raises `ValueError` if a network gives probabilities and no logits, or in half precision."""
-    last = head.layers[-1]
+def check_head(head: keras.Model, name: str, seen: Shape) -> None:
+    """Raises `ValueError` if a network is no head for this model.
+
+    Args:
+        head: takes what it sees of an image, and gives logits, in float32.
+        name: of the argument.
+        seen: shape of what it sees.
+    """
+    check_fixed(head)
+    takes = head.input_shape[1:]
+    if len(takes) != len(seen) or any(None not in pair and pair[0] != pair[1]
+                                      for pair in zip(takes, seen, strict=True)):  # fmt: skip
+        raise ValueError(f"{name} takes {takes} of an image, but it would be given {seen}")
+    last = head
+    while isinstance(last, keras.Model):
+        last = getattr(last, "operations", last.layers)[-1]  # some are no layers
     squashing = (keras.activations.softmax, keras.activations.sigmoid)
-    if getattr(last, "activation", None) in squashing or isinstance(last, keras.layers.Softmax):
+    kind = type(last).__name__  # of a layer or of an operation
+    if getattr(last, "activation", None) in squashing or kind in ("Softmax", "Sigmoid"):
         raise ValueError(
             f"{name} must give logits, but its last layer {last.name!r} gives probabilities; leave "
             "the activation out"

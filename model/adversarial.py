@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
-from model.adaptation import Adaptation, check_logits
+from model.adaptation import Adaptation, check_head
 from model.losses import assert_below, cross_entropy, is_correct, mean_share
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
@@ -47,7 +47,10 @@ class Adversarial(Adaptation):
         super().__init__(feature_extractor, label_predictor, **predictor_options)
         if num_domains < 2:
             raise ValueError(f"num_domains must be 2 or more, got {num_domains}")
-        check_logits(domain_classifier, "domain_classifier")
+        seen = self.domain_input_shape(
+            feature_extractor.output_shape[1:], label_predictor.output_shape[1:]
+        )
+        check_head(domain_classifier, "domain_classifier", seen)
         if domain_classifier.output_shape[1:] not in ((num_domains,), (1,)):
             raise ValueError(
                 f"domain_classifier must give {num_domains} logits, got output shape "

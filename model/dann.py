@@ -16,7 +16,7 @@ from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
-from model.networks import dense_head, with_flat_features
+from model.networks import check_fixed, dense_head, with_flat_features
 from model.normalisation import as_domain
 from utils.data.batches import block_sizes
 
@@ -83,6 +83,8 @@ class DANN(Adversarial):
     ):
         feature_extractor = with_flat_features(feature_extractor, feature_layer, pooling)
         features = feature_extractor.output_shape[1:]
+        if label_predictor is not None:
+            check_fixed(label_predictor)
         if label_predictor is None:
             if num_labels is None:
                 raise ValueError("give num_labels or a label_predictor")
@@ -105,6 +107,8 @@ class DANN(Adversarial):
         self.extractor_calls = extractor_calls
         if self.norms() and extractor_calls == "joint":
             raise ValueError('DomainNormalization needs extractor_calls="per_domain"')
+        if target_ratio != 1 and extractor_calls == "joint":
+            raise ValueError('target_ratio is of blocks; give extractor_calls="per_domain"')
         self.target_ratio = target_ratio
         if not (math.isfinite(domain_weight) and domain_weight > 0):
             raise ValueError(f"domain_weight must be above 0, got {domain_weight}")

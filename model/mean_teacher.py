@@ -63,6 +63,8 @@ class MeanTeacher(DANN):
         super().__init__(*dann_parts, average_decay=average_decay, **dann_options)
         if self.average is None:
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
+        if not 0 <= confidence <= 1:
+            raise ValueError(f"confidence must be in [0, 1], got {confidence}")
         self.confidence = confidence
         self.relative_confidence = relative_confidence
         self.pseudo_weight = pseudo_weight

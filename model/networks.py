@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import keras
 import numpy as np
@@ -19,18 +19,6 @@ from model.normalisation import DomainNormalization
 from utils.errors import UserError
 
 Shape = tuple[int, ...]
-# Tells the shape of what a domain classifier sees, from those of an image's features and logits.
-SeenByDomains = Callable[[Shape, Shape], Shape]
-
-
-class Networks(NamedTuple):
-    """What a script gives a method to train."""
-
-    feature_extractor: keras.Model
-    label_predictor: keras.Model
-    domain_classifier: keras.Model
-
-
 # Filters and kernel size of each convolution; a third one keeps the size of the image.
 CONVOLUTIONS = {"paper": ((32, 5), (48, 5)), "wide": ((64, 5), (128, 5), (256, 3))}
 
@@ -335,6 +323,15 @@ def in_float32(model: keras.Model) -> keras.Model:
     return copy
 
 
+def check_fixed(model: keras.Model) -> None:
+    """Raises `ValueError` if a model has no inputs and outputs before it is called."""
+    if not getattr(model, "outputs", None):
+        raise ValueError(
+            f"{model.name} has no fixed inputs and outputs; wrap it: "
+            "inputs = keras.Input(shape); keras.Model(inputs, model(inputs))"
+        )
+
+
 def with_flat_features(
     model: keras.Model, layer: str | None, pooling: Literal["flatten", "average", "none"]
 ) -> keras.Model:
@@ -345,11 +342,7 @@ def with_flat_features(
     """
     if pooling not in ("flatten", "average", "none"):
         raise ValueError(f"pooling must be flatten, average or none, got {pooling!r}")
-    if not getattr(model, "outputs", None):
-        raise ValueError(
-            f"{model.name} has no fixed inputs and outputs; wrap it: "
-            "inputs = keras.Input(shape); keras.Model(inputs, model(inputs))"
-        )
+    check_fixed(model)
     if layer is None and len(model.outputs) > 1:
         raise ValueError(
             f"{model.name} has {len(model.outputs)} outputs; choose one: "

@@ -14,8 +14,8 @@ from test_dann import small_dann
 
 from config.config import Config
 from model.adda import ADDA, SourceModel
-from model.methods import stages
 from model.pretrained import start_from
+from model.stages import make_stages
 from utils.errors import UserError
 from utils.run import launch
 from utils.run.runs import Run
@@ -146,7 +146,7 @@ def test_several_workers_need_a_source_model(tmp_path: Path) -> None:
     place = Run(tmp_path, tmp_path, tmp_path)
 
     def count(**settings: Any) -> int:
-        return len(stages(place, Config(method="adda", **settings), lambda _: None))  # type: ignore
+        return len(make_stages(place, Config(method="adda", **settings), lambda _: None))  # type: ignore
 
     assert count() == 2
     assert count(pre_model_path="a.keras", strategy="multi_worker") == 1

@@ -18,7 +18,7 @@ from helpers import Domains, run, run_folders, stop, the_error
 
 import train_custom
 from config.custom import CustomConfig
-from model import methods
+from model import stages
 from model.adda import SourceModel
 from model.dann import DANN
 from utils.data.batches import DomainBatches, evaluation_batches
@@ -179,8 +179,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
     assert settings.num_domains == 3
     assert list(data.digests()) == ["source", "source 2", "target 1"]
     given = train_custom.experiment(settings, data)
-    networks = given.networks(DANN.domain_input_shape)
-    batches = methods.make_batches(settings, given, DANN, networks)
+    batches = stages.make_batches(settings, given, DANN, (), ())
     assert batches.steps_per_epoch == -(-len(data.domains[0].train) // 8)
     for step in range(5):
         _, labels, domains = (part.numpy() for part in batches.batch(step))
@@ -192,7 +191,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
                 (given.evaluation.labelled, given.evaluation.target)]  # fmt: skip
     assert [set(numbers) for numbers in measured] == [{0, 1}, {2}]
     alone = dataclasses.replace(settings, method="source_model")
-    only = methods.make_batches(alone, given, SourceModel, networks).batch(0)
+    only = stages.make_batches(alone, given, SourceModel, (), ()).batch(0)
     assert set(only[2].numpy()) == {0, 1}
     assert len(only[0]) == 16
     with pytest.raises(UserError, match="target_ratio"):

@@ -36,6 +36,11 @@ def extractor() -> keras.Model:
     )  # fmt: skip
 
 
+def softmax_by_operation() -> keras.Model:
+    inputs = keras.Input((16,))
+    return keras.Model(inputs, keras.ops.softmax(keras.layers.Dense(3)(inputs)))
+
+
 def dann(**options: Any) -> DANN:
     model = DANN(extractor(), num_labels=3, **options)
     model.compile("sgd")
@@ -97,6 +102,15 @@ def test_class_weights_are_refused() -> None:
         ({"clip_norm": -1.0}, "clip_norm must be 0 or more"),
         ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\)"),
         ({"class_names": ["a"]}, "class_names must be 3"),
+        ({"class_names": ["a", "b", "a"]}, "class_names must differ"),
+        ({"target_ratio": 3}, 'target_ratio is of blocks; give extractor_calls="per_domain"'),
+        ({"augmentation": keras.layers.RandomFlip()}, "augmentation must be a RandomAugmentation"),
+        ({"label_predictor": keras.Sequential([keras.layers.Dense(3)])}, "has no fixed inputs"),
+        ({"label_predictor": dense_head("l", (9,), (), 3)}, r"takes \(9,\) of an image, but"),
+        ({"domain_classifier": dense_head("d", (9,), (), 2)}, r"would be given \(16,\)"),
+        ({"label_predictor": keras.Sequential([keras.Input((16,)), keras.Sequential([
+            keras.layers.Dense(3, "softmax")])])}, "logits"),
+        ({"label_predictor": softmax_by_operation()}, "logits"),
         ({"grl_lambda": -1.0}, "grl_lambda must be a number >= 0"),
         ({"grl_lambda": "much"}, "grl_lambda must be a number >= 0"),
         ({"num_labels": 5, "label_predictor": dense_head("l", (16,), (), 3)}, "num_labels is 5"),
@@ -111,6 +125,19 @@ def test_class_weights_are_refused() -> None:
 def test_impossible_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DANN(extractor(), **{"num_labels": 3, **options})
+
+
+def test_a_teacher_of_an_impossible_confidence_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"confidence must be in \[0, 1\], got 3"):
+        MeanTeacher(extractor(), num_labels=3, average_decay=0.9, confidence=3)
+
+
+def test_fit_with_averages_in_place_is_refused() -> None:
+    """Its training was lost when the weights came back."""
+    model = dann(average_decay=0.9)
+    model.fit(dataset(), verbose=0)
+    with model.averaged(), pytest.raises(RuntimeError, match="fit outside of it"):
+        model.fit(dataset(), verbose=0)
 
 
 def test_heads_in_half_precision_are_told_to_end_in_float32() -> None:

@@ -16,7 +16,7 @@ import train_MNIST2MNIST_M as digits
 from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
-from model import methods
+from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
@@ -32,7 +32,7 @@ def made(
     settings: Config, domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Trainer]:
     """The Trainers of a run's stages, untrained."""
-    monkeypatch.setattr(methods, "start_from", lambda model, path: None)
+    monkeypatch.setattr(stages, "start_from", lambda model, path: None)
     prepare_devices(settings)
     run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
     data = Domains([Domain(**one) for one in domains])
@@ -172,10 +172,10 @@ def test_two_replicas_hear_one_teacher(
 ) -> None:
     images = np.concatenate([domains[1]["train"]] * 4)  # more than one batch
     teacher = DANN(paper_extractor(), num_labels=10)
-    alone = methods.labels_by(teacher, images)
+    alone = stages.labels_by(teacher, images)
     assert len(alone) == len(images) > 500
     with two_replicas.scope():
-        np.testing.assert_array_equal(methods.labels_by(teacher, images), alone)
+        np.testing.assert_array_equal(stages.labels_by(teacher, images), alone)
 
 
 def test_another_teacher_is_other_data(tmp_path: Path, domains: Arrays) -> None:
@@ -257,8 +257,8 @@ def test_presets_train_with_what_they_say(
 ) -> None:
     settings = Config.of({**read_preset(preset).settings, "pixel_mean": (1.0, 2.0, 3.0)})
     labels = domains[1]["train_label"]
-    monkeypatch.setattr(methods, "open_teacher", lambda *about: None)
-    monkeypatch.setattr(methods, "labels_by", lambda teacher, images: labels)
+    monkeypatch.setattr(stages, "open_teacher", lambda *about: None)
+    monkeypatch.setattr(stages, "labels_by", lambda teacher, images: labels)
     found = []
     for trainer in made(settings, domains, tmp_path, monkeypatch):
         model, end = trainer.model, trainer.total_steps
@@ -308,7 +308,7 @@ def test_the_captcha_tutorial_has_its_networks_and_optimizers(
     import train_captcha
     from config.captcha import CaptchaConfig
 
-    monkeypatch.setattr(methods, "start_from", lambda model, path: None)
+    monkeypatch.setattr(stages, "start_from", lambda model, path: None)
     settings = CaptchaConfig.of(read_preset("captcha_tutorial").settings)
     prepare_devices(settings)
     images, labels = np.zeros((64, 100, 100, 3), np.uint8), np.zeros((64, 3), np.int32)

@@ -93,7 +93,16 @@ def launch(
         config, data = read(dataclasses.replace(config, **where))
         check_data(run, digests_of(config, data))
     else:
-        config, data = read(make_settings(kind, start, values))
+        config = make_settings(kind, start, values)
+        try:
+            config, data = read(config)
+        except UserError as error:
+            if start.config is None:
+                raise
+            raise UserError(
+                f"{error}; what {start.config} names is looked for from this folder, but that run "
+                "may have been started in another one"
+            ) from error
         run, config = start_run(config, digests_of(config, data))
     try:
         with claim(run) if is_chief(config) else contextlib.nullcontext():

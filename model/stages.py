@@ -18,7 +18,7 @@ from config.base import AnyConfig, TrainingConfig
 from config.methods import METHODS
 from model.adaptation import Adaptation
 from model.augmentation import RandomAugmentation
-from model.networks import Networks, SeenByDomains
+from model.networks import Shape
 from model.pretrained import check_classes, load_model, start_from
 from model.schedules import ProgressSchedule
 from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
@@ -36,8 +36,10 @@ class Experiment:
 
     domains: Sequence[Domain[Any]]
     """The sources first."""
-    networks: Callable[[SeenByDomains], Networks]
-    """Makes the networks."""
+    networks: Callable[[], tuple[keras.Model, keras.Model]]
+    """Makes the feature extractor and the label predictor."""
+    domain_classifier: Callable[[Shape], keras.Model]
+    """Makes the domain classifier from the shape of what it sees of an image."""
     optimizer: Callable[[ProgressSchedule], keras.Optimizer]
     """Makes the optimizer from the schedule of its learning rate."""
     augmentation: Callable[[int], RandomAugmentation | None]
@@ -53,7 +55,7 @@ class Experiment:
     alternating: bool = False
 
 
-def stages(
+def make_stages(
     run: Run, settings: AnyConfig, experiment: Callable[[AnyConfig], Experiment]
 ) -> list[Callable[[], Trainer]]:
     """Returns what makes the Trainer of each stage of a run; each after the one before has ended.
@@ -105,16 +107,20 @@ def make_trainer(
     measured = given.evaluation
     if method.labels == "target":
         measured = dataclasses.replace(measured, labelled=measured.target)
-    networks = given.networks(kind.domain_input_shape)
-    batches = make_batches(settings, given, kind, networks)
+    extractor, labels = given.networks()
+    seen = kind.domain_input_shape(extractor.output_shape[1:], labels.output_shape[1:])
+    classifier = given.domain_classifier(seen)
+    batches = make_batches(settings, given, kind, extractor.input_shape, labels.output_shape)
     total_steps = settings.epoch * batches.steps_per_epoch
     if not method.adversary:
         settings = dataclasses.replace(settings, grl_lambda=0.0)
     schedules = kind.schedules(settings, total_steps)
     values = {
         **dataclasses.asdict(settings),
-        **networks._asdict(),
         **schedules,
+        "feature_extractor": extractor,
+        "label_predictor": labels,
+        "domain_classifier": classifier,
         "augmentation": given.augmentation(batches.num_domains),
         "class_names": given.class_names,
         "num_domains": settings.num_domains,
@@ -148,16 +154,29 @@ def model_class(path: str) -> type[Adaptation]:
 
 
 def make_batches(
-    settings: TrainingConfig, experiment: Experiment, kind: type[Adaptation], networks: Networks
+    settings: TrainingConfig,
+    experiment: Experiment,
+    kind: type[Adaptation],
+    images_shape: Shape,
+    logits_shape: Shape,
 ) -> DomainBatches:
-    """Returns the training batches: of all domains, with the labels that the method learns from."""
+    """Returns the training batches: of all domains, with the labels that the method learns from.
+
+    Args:
+        settings: of the stage.
+        experiment: what the script gives.
+        kind: the method's class.
+        images_shape, logits_shape: what the networks take and give, which a teacher must, too.
+    """
     domains = experiment.domains[: experiment.sources if kind.source_alone else None]
     used = METHODS[settings.method].labels
     on_source = used != "target"
     labels = [domain.train_label if (number < experiment.sources) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
     if used == "both":
-        teacher = open_teacher(Path(str(settings.teacher)), networks, experiment.class_names)
+        teacher = open_teacher(
+            Path(str(settings.teacher)), images_shape, logits_shape, experiment.class_names
+        )
         targets = domains[experiment.sources :]
         labels[experiment.sources :] = [labels_by(teacher, domain.train) for domain in targets]
     images = [domain.train for domain in domains]
@@ -179,8 +198,10 @@ def make_batches(
     return DomainBatches(images, labels, size, settings.seed, ratio)
 
 
-def open_teacher(path: Path, networks: Networks, class_names: Sequence[str] | None) -> Adaptation:
-    """Returns a model that takes the images and tells the classes that other networks do.
+def open_teacher(
+    path: Path, images_shape: Shape, logits_shape: Shape, class_names: Sequence[str] | None
+) -> Adaptation:
+    """Returns a model that takes images, and gives logits, of these shapes.
 
     Raises:
         UserError: there is no model, or it is of other images or other classes.
@@ -188,11 +209,9 @@ def open_teacher(path: Path, networks: Networks, class_names: Sequence[str] | No
     teacher = load_model(path)
     check_classes(path, teacher, class_names)
     for what, theirs, ours in (
-        ("takes images of", teacher.feature_extractor.input_shape,
-         networks.feature_extractor.input_shape),
-        ("tells classes of", teacher.label_predictor.output_shape,
-         networks.label_predictor.output_shape),
-    ):  # fmt: skip
+        ("takes images of", teacher.feature_extractor.input_shape, images_shape),
+        ("tells classes of", teacher.label_predictor.output_shape, logits_shape),
+    ):
         if theirs[1:] != ours[1:]:
             raise UserError(f"teacher: {path} {what} {theirs[1:]}, needed is {ours[1:]}")
     return teacher
