@@ -61,7 +61,7 @@ class Trainer:
         log: the run's record.
         checkpoints_dir: where checkpoints, `best.keras` and the final model go.
         evaluation: what is measured after each epoch.
-        schedules: value at any steps of `learning_rate` and `grl_lambda`, for the record.
+        schedules: each schedule, by its name, for the record.
         final_name: of the model that the run ends with.
         begins_trained: whether the model begins at one that was trained. It is then measured as
             epoch 0, and kept as `best.keras` until there is a better one.
