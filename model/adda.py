@@ -48,7 +48,9 @@ class SourceModel(EarlierNames, Adaptation):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: encoder and classifier descend the label loss."""
-        images, labels, _ = self.verified(batch)
+        images, labels, domains = self.checked(batch)
+        with tf.control_dependencies(self.assertions(labels, domains)):
+            labels = tf.identity(labels)  # not the images: their sums would be rounded otherwise
         if self.average:
             self.average.update()
         with tf.GradientTape() as tape:
