@@ -91,6 +91,13 @@ def test_blocks_in_another_order_are_refused(data: Any, size: int, message: str)
             model.fit(dataset(*data, size=size), verbose=0)
 
 
+def test_classes_that_do_not_exist_are_refused_by_the_source_model_too() -> None:
+    model = SourceModel(extractor(), dense_head("l", (16,), (), 3))
+    model.compile("sgd")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in -1\.\.2"):
+        model.fit(dataset(IMAGES, np.full_like(LABELS, 7), DOMAINS), verbose=0)
+
+
 def test_class_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="class_weight: is not used"):
         dann().fit(dataset(), class_weight={0: 1.0})
