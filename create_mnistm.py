@@ -87,7 +87,8 @@ def main() -> None:
         "--source_dataset_path", args.output_dir / "MNIST" / "mnist_data.pkl",
         "--target_dataset_path", args.output_dir / "MNIST_M" / "mnist_m_data.pkl",
     ]  # fmt: skip
-    print(f"samples: {place}\nnext:    {command_of('train_MNIST2MNIST_M.py', *flags)}")
+    command = command_of("train_MNIST2MNIST_M.py", "--preset", "recipe", *flags)
+    print(f"samples: {place}\nnext:    {command}")
 
 
 def domains(

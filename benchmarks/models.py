@@ -38,9 +38,9 @@ probabilities of the ten digits, `[N, 10]`.
 """
 TAIL = """## How they were chosen
 
-Of each preset the run ships whose `{criterion}` is highest, at the epoch where it is highest. The
-criterion uses target training images without their labels. The settings are in the `.json` beside
-each model. [dann.md](dann.md#who-chose-what) tells how the settings were chosen.
+Of each preset one run ships. It is the run with the highest `{criterion}`, at the epoch
+where this is highest. The criterion uses target training images without their labels. The settings
+are in the `.json` beside each model. [Choices](choices.md) tells how the settings were chosen.
 
 ## Data and licence
 

@@ -40,7 +40,7 @@ SENTENCES = (  # of README, in both languages: minutes and accuracy of a preset
 )
 
 
-def report(runs: Runs, seeds: Sequence[int]) -> str:
+def report(runs: Runs) -> str:
     """Returns the page of results."""
     lines = [
         "# Results",
@@ -48,16 +48,16 @@ def report(runs: Runs, seeds: Sequence[int]) -> str:
         "`make table` wrote this page from the records in [runs](runs). The first line of a record "
         "tells its command, settings, data, commit, date and machine. The machines were: "
         f"{'; '.join(sorted({run.facts.machine for run in runs.values()}))}. Each figure is a mean "
-        f"± standard deviation over seeds {', '.join(map(str, seeds))}; the figures of the single "
-        "seeds stand beside it. All test images are measured. Epochs are picked without target "
-        "labels; [dann.md](dann.md#who-chose-what) and the searches below tell how the settings "
+        "± standard deviation over the seeds that were run; the figures of the single seeds stand "
+        "beside it. All test images are measured. Epochs are picked without target "
+        "labels; [choices](choices.md) and the searches below tell how the settings "
         f"were chosen. {data_line()}",
         "",
         "- last epoch: the target accuracy after the last epoch.",
         f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",
         "- oracle: that of the best epoch. It uses target labels, so it is no result.",
         "- source: the accuracy on source images that were held out.",
-        "- minutes: of one run, beside another run on the same two cores.",
+        "- minutes: of one run, beside other work on the same two cores.",
         "",
         "![target accuracy per epoch](../image/results.png)",
         "![t-SNE of the features](../image/embedding.png)",

@@ -48,7 +48,7 @@ def main() -> None:
         train_all(missing, list(known.values()), args.jobs)
     runs = {key: record for key, training in known.items() if (record := training.keep())}
     ship(runs, known)
-    for name, text in (("models", describe(runs)), ("results", report(runs, args.seeds))):
+    for name, text in (("models", describe(runs)), ("results", report(runs))):
         with whole_file(ROOT / "docs" / f"{name}.md") as path:
             path.write_text(text)
     for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):

@@ -74,7 +74,7 @@ def cells_of(text: str, title: str, heading: str = "# ") -> list[str]:
 
 
 def test_the_report_says_what_the_records_say(recorded: Path) -> None:
-    text = report(finished(), (0, 1))
+    text = report(finished())
     recipe = cells_of(text, "recipe")
     assert recipe[1] == f"0.7600 ± {np.std([0.92, 0.6], ddof=1):.4f}"
     assert recipe[2] == ".9200 .6000"
@@ -99,7 +99,7 @@ def test_the_pytorch_run_has_its_own_minutes(recorded: Path) -> None:
     rows = [{"epoch": str(epoch), "val_image_cls_acc": str(accuracy), "minutes": str(1.5 * epoch)}
             for epoch, accuracy in enumerate((0.7, 0.76, 0.91), 1)]  # fmt: skip
     write_record(f"{reported.PYTORCH}-0", facts_now("python x.py", ""), [rows])
-    cells = cells_of(report(finished(), (0, 1)), "a DANN in PyTorch, 3 epochs: `python x.py`")
+    cells = cells_of(report(finished()), "a DANN in PyTorch, 3 epochs: `python x.py`")
     assert cells[1:] == ["90.0", "2: 3.0 min", "3: 4.5 min", "–", "–"]
 
 
@@ -139,7 +139,7 @@ def test_captchas_are_reported_with_their_control(recorded: Path) -> None:
     for seed, first, second in ((0, 0.3, (0.7, 0.6)), (1, 0.5, (0.5, 0.4))):
         keep(("captcha", "captcha", seed), rows(0.1, first), rows(*second))
     keep(("captcha", "captcha_statistics", 0), rows(0.55))
-    text = report(finished(), (0, 1))
+    text = report(finished())
     deviation = np.std([0.3, 0.5], ddof=1)
     cells = cells_of(text, "source only: the first stage")
     assert cells[1:3] == [f"0.4000 ± {deviation:.4f}", f"0.5000 ± {deviation:.4f}"]

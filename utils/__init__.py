@@ -1,4 +1,4 @@
-"""One module per job. Set before any of them imports OpenCV or Keras, which read it when loaded:"""
+"""Sets environment variables, because OpenCV and Keras read them when they are imported."""
 
 import os
 
