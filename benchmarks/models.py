@@ -23,7 +23,8 @@ TAKEN = {  # row → model in model_data/model_weight
 }  # fmt: skip
 HEAD = """# Models
 
-The models are in `model_data/model_weight`. `make table` copied them there and wrote this page.
+The models are in `model_data/model_weight`. `make table` copied them there and wrote this page. They
+have what predicts. They have no domain classifier.
 Three lines load one:
 
 ```python
@@ -58,7 +59,11 @@ confidence and their accuracy.
 
 
 def ship(runs: Runs, trainings: Mapping[tuple[str, str, int], Training]) -> None:
-    """Copies the model of each row that the label-free criterion likes best, if it is here."""
+    """Saves the model of each row that the label-free criterion likes best, if it is here.
+
+    What predicts is kept: the domain classifier of the recipe has ten times as many weights.
+    """
+    from model.adda import SourceModel
     from model.pretrained import load_model
 
     for row in TAKEN:
@@ -70,8 +75,12 @@ def ship(runs: Runs, trainings: Mapping[tuple[str, str, int], Training]) -> None
                               trained.find("logs", CONFIG_FILE))  # fmt: skip
         if model_file is None or config is None:  # made in another checkout, and shipped from there
             continue
+        model = load_model(model_file)
+        alone = SourceModel(
+            model.feature_extractor, model.label_predictor, class_names=model.class_names
+        )
         with whole_file(place_of(row)) as path:
-            load_model(model_file).save(path)  # of older runs without the optimizer
+            alone.save(path)
         with whole_file(place_of(row).with_suffix(".json")) as path:
             shutil.copyfile(config, path)
 
