@@ -23,9 +23,8 @@ TAKEN = {  # row → model in model_data/model_weight
 }  # fmt: skip
 HEAD = """# Models
 
-The models are in `model_data/model_weight`. `make table` copied them there and wrote this page. They
-have what predicts. They have no domain classifier.
-Three lines load one:
+The models are in `model_data/model_weight`. `make table` saved them there and wrote this page.
+They have what predicts. They have no domain classifier. Three lines load one:
 
 ```python
 from pathlib import Path
