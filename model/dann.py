@@ -42,7 +42,8 @@ class DANN(Adversarial):
             domain, for batches of one block of each domain, in their order. The same function,
             unless the extractor has batch normalisation: then "joint" normalises over all domains
             together and "per_domain" over each by itself: two different methods.
-        target_ratio: images of each target for one of the source, in `"per_domain"` batches.
+        target_ratio: images of each target for one of the source, in `"per_domain"` batches. In
+            `"joint"` batches the domains of the images say it.
         feature_layer: name of an inner layer of `feature_extractor` whose output is the feature;
             None: its last.
         pooling: what makes a feature of higher rank `[B, F]`: `"flatten"`, `"average"` over all
@@ -107,8 +108,6 @@ class DANN(Adversarial):
         self.extractor_calls = extractor_calls
         if self.norms() and extractor_calls == "joint":
             raise ValueError('DomainNormalization needs extractor_calls="per_domain"')
-        if target_ratio != 1 and extractor_calls == "joint":
-            raise ValueError('target_ratio is of blocks; give extractor_calls="per_domain"')
         self.target_ratio = target_ratio
         if not (math.isfinite(domain_weight) and domain_weight > 0):
             raise ValueError(f"domain_weight must be above 0, got {domain_weight}")
