@@ -361,3 +361,12 @@ def test_averaged_weights_are_kept_in_a_file(tmp_path: Path, suffix: str) -> Non
     assert other.average
     np.testing.assert_array_equal(other.average.variables[-1], model.average.variables[-1])
     assert int(other.average.steps) == 3
+
+
+def test_joint_batches_may_have_more_target_images() -> None:
+    """As --target_ratio of the drawings and of your own pictures makes them."""
+    model = dann(target_ratio=3)
+    domains = np.repeat([0, 1], [8, 24]).astype(np.int32)
+    labels = np.where(domains == 0, CLASSES, -1).astype(np.int32)
+    history = model.fit(dataset(IMAGES, labels, domains, size=32), verbose=0).history
+    assert np.isfinite(history["loss"][0])
