@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from model.dann import DANN
+from model.losses import entropy
 from model.networks import Shape
 
 LARGEST = 4096  # numbers of the full product; the paper's limit
@@ -74,6 +75,6 @@ class CDAN(DANN):
     def domain_weights(self, label_logits: tf.Tensor) -> tf.Tensor | None:
         if not self.entropy_conditioning:
             return None
-        logs = tf.nn.log_softmax(tf.stop_gradient(label_logits))
-        entropies = -tf.reduce_sum(tf.exp(logs) * logs, -1)  # (B,), or (B, n) for n positions
-        return 1.0 + tf.exp(-tf.reduce_mean(tf.reshape(entropies, [tf.shape(logs)[0], -1]), 1))
+        entropies = entropy(tf.stop_gradient(label_logits))
+        rows = tf.reshape(entropies, [tf.shape(entropies)[0], -1])  # (B, 1), or (B, n)
+        return 1.0 + tf.exp(-tf.reduce_mean(rows, 1))

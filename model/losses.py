@@ -18,6 +18,12 @@ def cross_entropy(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
 
 
+def entropy(logits: tf.Tensor) -> tf.Tensor:
+    """Returns -Σ p·ln p of each prediction, in nats: float32 `[B]`, or `[B, n]` for n positions."""
+    logs = tf.nn.log_softmax(logits)
+    return -tf.reduce_sum(tf.exp(logs) * logs, -1)
+
+
 def is_correct(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns 1 where the largest logit is the class's, else 0: float32, shaped as `classes`."""
     right = tf.equal(tf.argmax(logits, -1, tf.int32), tf.cast(classes, tf.int32))

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from model.dann import DANN
-from model.losses import UNLABELLED, mean_share, steps_taken
+from model.losses import UNLABELLED, entropy, mean_share, steps_taken
 
 HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
 PROBE = 1.0  # ξ; the authors' 1e-6 is less than half precision resolves
@@ -70,10 +70,8 @@ class VADA(DANN):
         self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
     ) -> tf.Tensor:
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
-        logs = tf.nn.log_softmax(label_logits)
-        entropies = -tf.reduce_sum(tf.exp(logs) * logs, -1)  # (B,), or (B, n) for n positions
         roughness = self.roughness(tf.cast(images, tf.float32))
-        target = mean_share(roughness + entropies, unlabelled)
+        target = mean_share(roughness + entropy(label_logits), unlabelled)
         source = mean_share(roughness, 1.0 - unlabelled)
         return self.source_smoothness * source + self.target_smoothness * target
 

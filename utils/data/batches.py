@@ -203,11 +203,10 @@ def held(images: np.ndarray | PictureFolder) -> tf.Tensor | PictureFolder:
     """
     if isinstance(images, PictureFolder):
         return images
-    array = images
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    memory = np.empty(images.nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    aligned = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    aligned[...] = array
+    aligned = memory[start : start + images.nbytes].view(images.dtype).reshape(images.shape)
+    aligned[...] = images
     return tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
 
 
