@@ -21,6 +21,7 @@ from utils.errors import UserError
 Shape = tuple[int, ...]
 # Filters and kernel size of each convolution; a third one keeps the size of the image.
 CONVOLUTIONS = {"paper": ((32, 5), (48, 5)), "wide": ((64, 5), (128, 5), (256, 3))}
+DRAWING_FILTERS = (64, 128, 256, 256, 512)
 
 
 def mnist_feature_extractor(
@@ -165,7 +166,7 @@ def drawings_feature_extractor(image_shape: tuple[int, int, int]) -> keras.Model
     Output shape: `[B, 512]`.
     """
     blocks: list[layers.Layer] = []
-    for number, filters in enumerate((64, 128, 256, 256, 512), 1):
+    for number, filters in enumerate(DRAWING_FILTERS, 1):
         blocks += [
             layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}"),
             layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm{number}"),

@@ -19,6 +19,7 @@ from helpers import Domains, model_of, rows_of, run, run_folders
 
 import train_captcha
 from config.methods import METHODS
+from model import networks
 from utils.data import captchas
 from utils.data.drawings import make_standin
 from utils.data.pickles import write_pickle
@@ -57,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str
 
 @pytest.fixture(scope="module", autouse=True)
 def small_and_quick() -> Iterator[None]:
-    """Captchas a third as wide, of a twentieth of the features; graphs are not optimised.
+    """Captchas a third as wide, an eighth of the drawings' filters; graphs are not optimised.
 
     Figures are not drawn: other tests look at them.
     """
@@ -70,6 +71,7 @@ def small_and_quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_captcha, "load_captchas", smaller)
         patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
+        patch.setattr(networks, "DRAWING_FILTERS", (8, 16, 32, 32, 64))
         for figure in ("save_curves", "save_embedding"):
             patch.setattr(trainer, figure, lambda *_: None)
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
