@@ -45,6 +45,9 @@ ROWS = {
     "cdan": Row("CDAN", "--preset cdan"),
     "vada": Row("VADA", "--preset vada"),
     "adda": Row("ADDA", "--preset adda"),
+    "adda_steps": Row(
+        "ADDA, the paper's 10,000 steps", "--preset adda --source_epoch 60 --epoch 178"
+    ),
     "adda_convolutional": Row(
         "ADDA on convolutional features, the default rates",
         "--method adda --epoch 10 --mixed_precision",
@@ -93,12 +96,13 @@ PAIRS = {
                   ALL),
     "usps_small": Pair(
         "MNIST → USPS, ADDA's protocol: 2,000 and 1,800 images",
-        f"--target_dataset_path {USPS} {ADDA_PROTOCOL.format(2000, 1800)}", ALL,
+        f"--target_dataset_path {USPS} {ADDA_PROTOCOL.format(2000, 1800)}",
+        (*ALL, "adda_steps"),
     ),
     "mnist_small": Pair(
         "USPS → MNIST, ADDA's protocol: 1,800 and 2,000 images",
         f"--source_dataset_path {USPS} --target_dataset_path {MNIST} "
-        f"{ADDA_PROTOCOL.format(1800, 2000)}", ALL,
+        f"{ADDA_PROTOCOL.format(1800, 2000)}", (*ALL, "adda_steps"),
     ),
     "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
                      ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),
