@@ -62,7 +62,7 @@ def experiment(config: Config, data: Domains) -> Experiment:
     def networks() -> tuple[keras.Model, keras.Model]:
         extractor = mnist_feature_extractor(
             config.image_input_shape, config.pixel_mean or (), config.network,
-            per_domain=config.normalisation == "per_domain",
+            normalised=METHODS[config.method].sides if config.normalisation == "per_domain" else 0,
         )  # fmt: skip
         features = extractor.output_shape[1:]
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)

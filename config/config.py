@@ -173,7 +173,7 @@ class Config(RecipeConfig):
     # images and network
     network: Network = "paper"
     """paper: of ICML 2015, figure 4 (a). wide: more filters, and a third convolution."""
-    normalisation: Annotated[Normalisation, not_by("adda", "source_model")] = "none"
+    normalisation: Normalisation = "none"
     """per_domain: batch normalisation after each pooling, with statistics of each domain."""
     domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
     """Units of the domain classifier's hidden layers. None: 100, as in ICML 2015, figure 4 (a);
@@ -198,8 +198,6 @@ class Config(RecipeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.normalisation == "per_domain" and METHODS[self.method].family == "adda":
-            raise UserError(f"normalisation: per_domain is not used by {self.method}; choose none")
         check_images(self.image_input_shape, self.pixel_mean, self.cutout, " of image_input_shape")
 
     @property

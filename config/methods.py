@@ -29,6 +29,8 @@ class Method:
     """False: λ is 0, so the features never hear of the domains."""
     family: str = "dann"
     """How files of the final model are named: trained_<family>_<data>.keras."""
+    sides: int = 2
+    """2: source and targets pass the same feature extractor; 1: each has its own."""
     remedy: str = "try --clip_norm 1, a smaller --init_learning_rate or a smaller --grl_lambda"
     """What to do after a collapse."""
     domain_hidden: tuple[int, ...] = (100,)
@@ -48,7 +50,7 @@ METHODS = {
                            remedy="try a smaller --init_learning_rate or a larger --confidence"),
     "adda": Method("adda.ADDA", "a source encoder, and a copy of it that is adapted",
                    first="source_model", start="source_model.keras", folder="source",
-                   family="adda", domain_hidden=(500, 500),
+                   family="adda", sides=1, domain_hidden=(500, 500),
                    remedy="try a smaller --adda_learning_rate or a larger --k_g"),
     "source_only": Method("dann.DANN", "the lower bound: λ = 0", adversary=False, remedy=SLOWER),
     "target_only": Method("dann.DANN", "the upper bound: λ = 0, on target labels",
@@ -57,6 +59,7 @@ METHODS = {
                       "another model gives the target", adversary=False, labels="both",
                       remedy=SLOWER),
     "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
-                           family="adda", domain_hidden=(500, 500), remedy=SLOWER),
+                           family="adda", sides=1, domain_hidden=(500, 500),
+                           remedy=SLOWER),
 }  # fmt: skip
 NO_ADVERSARY = tuple(name for name, method in METHODS.items() if not method.adversary)

@@ -28,7 +28,7 @@ def mnist_feature_extractor(
     image_shape: tuple[int, int, int],
     pixel_mean: Sequence[float],
     network: Literal["paper", "wide"] = "paper",
-    per_domain: bool = False,
+    normalised: int = 0,
 ) -> keras.Model:
     """Feature extractor of the paper's MNIST network, ICML 2015, figure 4 (a), or a wider one.
 
@@ -39,7 +39,7 @@ def mnist_feature_extractor(
         image_shape: (height, width, channels), e.g. (28, 28, 3).
         pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
         network: `"paper"`, or `"wide"`: twice and more the filters, and a third convolution.
-        per_domain: whether a `DomainNormalization` comes after each pooling.
+        normalised: `sides` of a `DomainNormalization` after each pooling; 0: there is none.
 
     Input shape: `[B, 28, 28, 3]`, uint8 or float pixel values in [0, 255].
     Output shape: `[B, 768]`; of the wide one `[B, 1024]`.
@@ -50,7 +50,7 @@ def mnist_feature_extractor(
         blocks += [
             layers.Conv2D(filters, size, padding=padding, name=f"conv{number}"),
             layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 12, 12, 32), (B, 4, 4, 48)
-            *([DomainNormalization(name=f"norm{number}")] if per_domain else []),
+            *([DomainNormalization(sides=normalised, name=f"norm{number}")] if normalised else []),
             layers.ReLU(name=f"relu{number}"),
         ]
     offset = [-mean / 255 for mean in pixel_mean]

@@ -22,6 +22,7 @@ class DomainNormalization(keras.layers.Layer):
     Args:
         momentum: of the moving averages, in [0, 1).
         epsilon: added to the variance.
+        sides: 2, source and targets; 1, if the network only ever sees one of them.
 
     Call arguments:
         inputs: `[B, ..., C]`, of one domain.
@@ -33,10 +34,13 @@ class DomainNormalization(keras.layers.Layer):
     Adaptation", CVPR 2019; there scale and shift are of each domain, too.
     """
 
-    def __init__(self, momentum: float = 0.99, epsilon: float = 1e-3, **layer_options: Any):
-        super().__init__(**layer_options)
+    def __init__(
+        self, momentum: float = 0.99, epsilon: float = 1e-3, sides: int = 2, **options: Any
+    ):
+        super().__init__(**options)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.sides = sides
         self.domain = 1
         self.follows = False
 
@@ -50,12 +54,12 @@ class DomainNormalization(keras.layers.Layer):
         self.gamma, self.beta = weight("gamma", "ones", True), weight("beta", "zeros", True)
         self.moving = [
             (weight(f"{side}_mean", "zeros"), weight(f"{side}_variance", "ones"))
-            for side in ("source", "target")
+            for side in ("source", "target")[: self.sides]
         ]
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         values = tf.cast(inputs, tf.float32)  # half precision loses a mean of so many
-        moving = self.moving[min(self.domain, 1)]
+        moving = self.moving[min(self.domain, self.sides - 1)]
         mean, variance = (statistic.value for statistic in moving)
         if training or self.follows:
             axes = list(range(len(inputs.shape) - 1))
@@ -73,7 +77,8 @@ class DomainNormalization(keras.layers.Layer):
         return tf.cast(values * scale + (self.beta - mean * scale), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+        own = {"momentum": self.momentum, "epsilon": self.epsilon, "sides": self.sides}
+        return {**super().get_config(), **own}
 
 
 def domain_normalizations(model: keras.Model) -> list[DomainNormalization]:

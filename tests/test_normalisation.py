@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from model.adda import ADDA, SourceModel
 from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
@@ -161,6 +162,41 @@ def test_statistics_are_averaged_with_the_weights(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, now)
     again = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(again.predict(TARGET, verbose=0), expected, rtol=1e-5)
+
+
+def test_each_encoder_of_adda_has_statistics_of_its_own() -> None:
+    extractor = keras.Sequential(
+        [keras.Input((5, 5, 4)), DomainNormalization(momentum=0.5, sides=1), layers.Flatten()]
+    )
+    labels = dense_head("labels", (100,), (), 3)
+    first = SourceModel(extractor, labels)
+    first.compile(keras.optimizers.SGD(0.0))
+    images, classes, domains = batch()
+    first.train_step((images[:8], classes[:8], domains[:8]))
+    heads = labels, dense_head("domains", (100,), (), 2)
+    second = ADDA(extractor, *heads, average_decay=0.9)
+    second.compile(keras.optimizers.SGD(0.0))
+    second.train_step((images, classes, domains))
+    source = [0.5 * now + 0.5 * start
+              for now, start in zip(statistics(SOURCE), (0, 1), strict=True)]  # fmt: skip
+    # The target's begin with the source's. Each of the two steps of the encoder moves them.
+    target = [0.75 * now + 0.25 * before
+              for now, before in zip(statistics(TARGET), source, strict=True)]  # fmt: skip
+    for encoder, expected in (
+        (second.source_extractor, source),
+        (second.feature_extractor, target),
+    ):
+        (norm,) = domain_normalizations(encoder)
+        (moving,) = norm.moving
+        for statistic, value in zip(moving, expected, strict=True):
+            np.testing.assert_allclose(statistic, value, rtol=1e-4, atol=1e-5)
+            if encoder is second.feature_extractor:
+                assert second.average.of(statistic) is not statistic
+    mean, variance = source
+    (norm,) = domain_normalizations(extractor)
+    found = second.encode(images, domains)[:8]
+    wanted = (SOURCE - mean) / np.sqrt(variance + norm.epsilon)
+    np.testing.assert_allclose(found, wanted.reshape(8, -1), rtol=1e-3, atol=1e-4)
 
 
 def test_all_domains_at_once_are_refused() -> None:

@@ -77,13 +77,14 @@ def test_methods_with_one_model(
     settings = Config(
         method=method, grl_lambda=0.6, gamma=5.0, batch_size=32, epoch=3, average_decay=0.9,
         pre_model_path="any.keras", init_learning_rate=0.02, domain_loss="sum",
-        pixel_mean=(1, 2, 3),
+        pixel_mean=(1, 2, 3), normalisation="per_domain",
     )  # fmt: skip
     (trainer,) = made(settings, domains, tmp_path, monkeypatch)
     model = trainer.model
     assert type(model).__name__ == METHODS[method].model.split(".")[1]
     steps = trainer.total_steps
     assert steps == 3 * 20
+    assert {norm.sides for norm in model.norms()} == {2}
     for step in (0, 7, 30, steps):
         expected = ceiling * lambda_at(step / steps, 5.0)
         assert value(trainer.schedules["grl_lambda"], step) == pytest.approx(expected, abs=1e-6)
@@ -196,7 +197,7 @@ def test_adda_has_two_stages(
     settings = Config(
         method="adda", source_epoch=2, epoch=3, batch_size=32, grl_lambda=0.7, k_d=2, k_g=3,
         discriminator_steps=5, adda_learning_rate=0.004, discriminator_learning_rate=0.002,
-        pixel_mean=(1, 2, 3),
+        pixel_mean=(1, 2, 3), normalisation="per_domain",
     )  # fmt: skip
     first, second = made(settings, domains, tmp_path, monkeypatch)
     assert (type(first.model).__name__, type(second.model).__name__) == ("SourceModel", "ADDA")
@@ -209,6 +210,7 @@ def test_adda_has_two_stages(
     assert value(first.schedules["learning_rate"], 10) == pytest.approx(rate_at(0.25))
     assert first.final_model == tmp_path / "checkpoints/source/source_model.keras"
     assert units(second.model.domain_classifier) == [500, 500, 2]
+    assert [norm.sides for norm in second.model.norms()] == [1, 1]
     weights = [value(second.schedules["grl_lambda"], step) for step in (0, 4, 5, 59)]
     assert weights == pytest.approx([0, 0, 0.7, 0.7])
     for optimizer, rate, steps in (
