@@ -51,7 +51,7 @@ demo: $(DATA)/mnist_m.json
 	@echo "  python evaluate.py --source $(DATA)/MNIST/mnist_data.pkl --target $(DATA)/MNIST_M/mnist_m_data.pkl"
 	@echo "Next, on the real data (downloads MNIST and BSDS500 unless you name them):"
 	@echo "  . .venv/bin/activate"
-	@echo "  python create_mnistm.py && python train_MNIST2MNIST_M.py"
+	@echo "  python create_mnistm.py && python train_MNIST2MNIST_M.py --preset recipe --epoch 15"
 
 test: .venv/ready
 	$(BIN)/python -m pytest

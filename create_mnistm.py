@@ -27,6 +27,8 @@ from utils.errors import UserError, run_script
 from utils.record.figures import save_samples
 from utils.run.command_line import command_of, parse
 
+DATA = Path("model_data/dataset")
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
@@ -34,11 +36,11 @@ class Arguments(Settings):
     """An mnist.npz, or a folder of the four IDX files, gzipped or not."""
     bsds: Path | None = None
     """BSDS500 as a .tgz, .tar, .zip or unpacked folder."""
-    output_dir: Path = Path("model_data/dataset")
-    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. With --embedded and without this
-    flag, into embedded/ in it."""
+    output_dir: Path | None = None
+    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. None: model_data/dataset, with
+    --embedded model_data/dataset/embedded."""
     seed: Annotated[int, SEED] = 42
-    """Of the one generator behind all choices: the same seed gives the same bytes."""
+    """Seed of the one generator behind all choices: the same seed gives the same bytes."""
     embedded: bool = False
     """Use small data that ships with the packages instead: no download, for trying things out."""
     unverified: bool = False
@@ -51,17 +53,16 @@ def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     if args.embedded and (args.mnist or args.bsds):
         raise UserError("embedded: uses neither --mnist nor --bsds; leave them out")
-    if args.embedded and args.output_dir == Arguments.output_dir:
-        args = dataclasses.replace(args, output_dir=args.output_dir / "embedded")
-    place = args.picture or args.output_dir / "samples.png"
+    folder = args.output_dir or (DATA / "embedded" if args.embedded else DATA)
+    place = args.picture or folder / "samples.png"
     refuse_inputs(place, *(path for path in (args.mnist, args.bsds) if path))
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()
         photos_digest = hashlib.sha256(b"".join(photo.tobytes() for photo in photos)).hexdigest()
     else:
-        digits = find_mnist(args.mnist, args.output_dir, args.unverified)
-        bsds = find_bsds500(args.bsds, args.output_dir, args.unverified)
+        digits = find_mnist(args.mnist, folder, args.unverified)
+        bsds = find_bsds500(args.bsds, folder, args.unverified)
         photos, photos_digest = bsds.images, bsds.digest
     mnist, mnist_m = domains(digits, photos, random)
     provenance = {
@@ -75,17 +76,17 @@ def main() -> None:
     written = []
     with contextlib.ExitStack() as files:  # all of them appear, or none
         for name, arrays in (("MNIST/mnist", mnist), ("MNIST_M/mnist_m", mnist_m)):
-            path = args.output_dir / f"{name}_data.pkl"
+            path = folder / f"{name}_data.pkl"
             write_pickle(files.enter_context(whole_file(path)), arrays)
             written.append(f"{path}: {describe(arrays)}")
-        sidecar = files.enter_context(whole_file(args.output_dir / "mnist_m.json"))
+        sidecar = files.enter_context(whole_file(folder / "mnist_m.json"))
         sidecar.write_text(json.dumps(provenance, indent=2) + "\n")
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
     print("\n".join(written))
-    flags = [] if args.output_dir == Arguments.output_dir else [
-        "--source_dataset_path", args.output_dir / "MNIST" / "mnist_data.pkl",
-        "--target_dataset_path", args.output_dir / "MNIST_M" / "mnist_m_data.pkl",
+    flags = [] if folder == DATA else [
+        "--source_dataset_path", folder / "MNIST" / "mnist_data.pkl",
+        "--target_dataset_path", folder / "MNIST_M" / "mnist_m_data.pkl",
     ]  # fmt: skip
     command = command_of("train_MNIST2MNIST_M.py", "--preset", "recipe", *flags)
     print(f"samples: {place}\nnext:    {command}")

@@ -1,6 +1,7 @@
 """Measures trained models: on a data set pickle, or on folders of pictures named as the classes.
 
-For each model one line: accuracy on the target; calibration error, between 0 and 1, which is how
+For each model a line, and one of the accuracy of each class. The first has the accuracy on the
+target; calibration error, between 0 and 1, which is how
 far its confidence is from its accuracy; domain, the accuracy of its domain classifier, .5 if it
 cannot tell the domains apart (for models of two domains); and the label-free criteria, the higher
 the better. Nothing is trained.
@@ -163,7 +164,7 @@ def reliability(right: np.ndarray, confidence: np.ndarray) -> list[tuple[float, 
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """Returns a line for each model, of at most 80 columns."""
+    """Returns a line for each model, of at most 80 columns, and one of its classes."""
     lines = [f"{'model':<16}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
     names = [Path(path).stem for path in found]
     if len({*names}) < len(names):  # such as several best.keras: their folders are the runs'

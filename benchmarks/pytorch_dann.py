@@ -44,7 +44,7 @@ class Arguments(Settings):
     epoch: Annotated[int, at_least(1)] = 100
     """Epochs; one is a pass over the source images."""
     seed: Annotated[int, SEED] = 0
-    """Of the initial weights and of the order of the images."""
+    """Seed of the initial weights and of the order of the images."""
 
 
 class Reversal(torch.autograd.Function):

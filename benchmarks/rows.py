@@ -46,7 +46,8 @@ ROWS = {
     "vada": Row("VADA", "--preset vada"),
     "adda": Row("ADDA", "--preset adda"),
     "adda_steps": Row(
-        "ADDA, the paper's 10,000 steps", "--preset adda --source_epoch 60 --epoch 178"
+        "ADDA, 178 epochs: the paper's 10,000 steps or more",
+        "--preset adda --source_epoch 60 --epoch 178",
     ),
     "adda_convolutional": Row(
         "ADDA on convolutional features, the default rates",

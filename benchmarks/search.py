@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, USPS
 from benchmarks.runner import Training, train_all
 from config.config import Config
-from config.settings import Settings
+from config.settings import Settings, some_of
 from utils.atomic import whole_file
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -91,13 +92,13 @@ SEARCH = {
 class Arguments(Settings):
     jobs: int = 1
     """Trainings at a time; the cores are shared out among them."""
-    only: tuple[str, ...] = ()
-    """Search for these alone: recipe, normalised, mean_teacher, adda."""
+    only: Annotated[tuple[str, ...], some_of(SEARCH)] = tuple(SEARCH)
+    """Search for these alone."""
 
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
-    groups = {name: group for name, group in SEARCH.items() if not args.only or name in args.only}
+    groups = {name: group for name, group in SEARCH.items() if name in args.only}
     wanted = [training for group in groups.values() for training in group.values()]
     known = [training for group in SEARCH.values() for training in group.values()]
     train_all(wanted, known, args.jobs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Annotated
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -19,7 +20,7 @@ from benchmarks.report import fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import train_all
 from config.presets import FOLDER as PRESETS
-from config.settings import Settings
+from config.settings import Settings, some_of
 from utils.atomic import whole_file
 from utils.errors import run_script
 from utils.run.command_line import parse
@@ -31,9 +32,9 @@ class Arguments(Settings):
     """Seeds of each row."""
     jobs: int = 1
     """Trainings at a time; the cores are shared out among them."""
-    pairs: tuple[str, ...] = tuple(PAIRS)
+    pairs: Annotated[tuple[str, ...], some_of(PAIRS)] = tuple(PAIRS)
     """Train on these pairs alone."""
-    rows: tuple[str, ...] = tuple(ROWS)
+    rows: Annotated[tuple[str, ...], some_of(ROWS)] = tuple(ROWS)
     """Train these rows alone."""
     train: bool = True
     """Train what is missing. --no_train: only write what the runs that are there say."""

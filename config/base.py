@@ -84,7 +84,7 @@ class TrainingConfig(Settings):
     epoch: Annotated[int, at_least(1)] = 100
     """Epochs; one is a pass over the source images."""
     batch_size: Annotated[int, at_least(2)] = 256
-    """Images of a batch, as many of each domain."""
+    """Images of a batch: as many of each target as of the source, or target_ratio times as many."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β."""
     lr_schedule: LearningRate = "annealed"
@@ -109,15 +109,15 @@ class TrainingConfig(Settings):
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 
-    # methods of their own settings
+    # settings of single methods
     entropy_conditioning: Annotated[bool, only("cdan")] = True
     """Images that are classified with more confidence count more: CDAN+E. Off: plain CDAN."""
     source_smoothness: Annotated[float, at_least(0), only("vada")] = 1.0
-    """λ_s: weight of predicting alike around each source image. vada; 1 in its authors' code."""
+    """λ_s: weight of predicting alike around each source image."""
     target_smoothness: Annotated[float, at_least(0), only("vada")] = 0.01
-    """λ_t: weight of the same around each target image, and of confidence. 0.01 there."""
+    """λ_t: weight of the same around each target image, and of confidence."""
     radius: Annotated[float, at_least(0), only("vada")] = 3.5
-    """ε: length of the change of an image, for pixel values in [-1, 1]. 3.5 there."""
+    """ε: length of the change of an image, for pixel values in [-1, 1]. vada."""
     source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10
     """Epochs of the first stage."""
     first_stage: Annotated[str | None, only("mean_teacher")] = None
@@ -134,12 +134,12 @@ class TrainingConfig(Settings):
     target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
     """Target images of a batch for each source image; 3 in AdaMatch."""
     adda_optimizer: Annotated[ADDAOptimizer, only("adda")] = "adam"
-    """Of the second stage. adam: with β₁ = 0.5, as in CVPR 2017, section 5. sgd: with Nesterov
-    momentum 0.9."""
+    """Optimizer of the second stage. adam: with β₁ = 0.5, as in CVPR 2017, section 5. sgd: with
+    Nesterov momentum 0.9."""
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
-    """Of the target encoder, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    """First learning rate of the target encoder; 0.0002 throughout in CVPR 2017, section 5."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0002
-    """Of the discriminator, at first; 0.0002 throughout in CVPR 2017, section 5."""
+    """First learning rate of the discriminator; 0.0002 throughout in CVPR 2017, section 5."""
     adversarial_loss: Annotated[AdversarialLoss, only("adda")] = "gan"
     """What the target encoder descends: gan (inverted labels; CVPR 2017, equation 7), minimax
     (equation 6) or confusion (equation 8)."""
@@ -150,7 +150,7 @@ class TrainingConfig(Settings):
     shared_layers: Annotated[int, at_least(0), only("adda")] = 0
     """The first layers of the encoder that source and target share; they stay as they are."""
     discriminator_steps: Annotated[int, at_least(0), only("adda")] = 0
-    """So many batches teach the discriminator alone before the target encoder moves."""
+    """Batches that teach the discriminator alone before the target encoder moves."""
 
     # measuring and keeping
     select_by: Criterion = "information_maximisation"
@@ -166,11 +166,11 @@ class TrainingConfig(Settings):
     checkpoint_steps: Annotated[int, at_least(1)] = 100
     """Steps between checkpoints: what a kill costs at most. Every epoch ends with one, too."""
     allow_collapse: bool = False
-    """Go on when the network has collapsed, instead of stopping with advice."""
+    """Go on when every image gets the same prediction, instead of stopping with advice."""
 
     # machine
     seed: Annotated[int, SEED] = 0
-    """Of the initial weights and of the order of the images."""
+    """Seed of the initial weights and of the order of the images."""
     mixed_precision: bool = False
     """Compute in bfloat16, and in float16 on GPUs from before 2020; keep weights in float32. Faster
     on new CPUs and on GPUs."""
@@ -281,7 +281,7 @@ class RecipeConfig(TrainingConfig):
     """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
     feature extractor is λ times the loss all the same."""
 
-    # methods of their own settings
+    # settings of single methods
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
     """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
     hidden layer of the label predictor, or at its logits, as in the authors' code."""

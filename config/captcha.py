@@ -39,8 +39,8 @@ class CaptchaConfig(TrainingConfig):
     batch_size: Annotated[int, at_least(2)] = 64
     """Captchas of a batch, half source, half target. adda's first stage has the source half."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.0003
-    """Of Adam; with adda of the first stage's. At 0.001 the classifier may die in the first
-    steps."""
+    """Learning rate of Adam; with adda of the first stage. At 0.001 the classifier may die in the
+    first steps."""
     lr_alpha: Annotated[float, at_least(0)] = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
@@ -50,11 +50,11 @@ class CaptchaConfig(TrainingConfig):
     average_decay: Annotated[float, BELOW_1] = 0.99
     """Models are measured and kept with their weights averaged at this decay; 0: as they are."""
 
-    # methods of their own settings
+    # settings of single methods
     adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.00002
-    """Of the target encoder. Faster, it forgets what the source model knows."""
+    """Learning rate of the target encoder. Faster, it forgets what the source model knows."""
     discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
-    """Of the discriminator."""
+    """Learning rate of the discriminator."""
 
     @property
     def run_path(self) -> str:

@@ -25,7 +25,7 @@ class CustomConfig(RecipeConfig):
 
     # machine
     seed: Annotated[int, SEED] = 0
-    """Of the initial weights, of the order of the pictures, and of which are kept for measuring."""
+    """Seed of the initial weights, of the order of pictures, and of which are for measuring."""
 
     # training
     batch_size: Annotated[int, at_least(0)] = 0

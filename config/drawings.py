@@ -31,7 +31,7 @@ class DrawingsConfig(TrainingConfig):
     batch_size: Annotated[int, at_least(2)] = 64
     """Pictures of a batch, half photos, half drawings."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.001
-    """Of both Adam optimizers."""
+    """Learning rate of both Adam optimizers."""
     lr_alpha: Annotated[float, at_least(0)] = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 0.1

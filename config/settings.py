@@ -52,6 +52,11 @@ def one_of(names: Iterable[str]) -> Limit:
     return Limit(lambda value: value in known, f"one of {', '.join(known)}")
 
 
+def some_of(names: Iterable[str]) -> Limit:
+    known = tuple(names)
+    return Limit(lambda value: set(value) <= set(known), f"of {', '.join(known)}")
+
+
 def only(*methods: str) -> UsedBy:
     return UsedBy(methods)
 

@@ -132,6 +132,10 @@ class Adaptation(keras.Model):
         """Returns each pair of networks that predicts; what predicts for targets is the last."""
         return [(self.feature_extractor, self.label_predictor)]
 
+    def adversary(self) -> list[keras.Variable]:
+        """Returns the weights of what tells domains apart."""
+        return self.domain_classifier.weights if self.domain_classifier else []
+
     @staticmethod
     def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:
         """Returns the shape of what a domain classifier sees of one image."""
@@ -261,6 +265,8 @@ class Adaptation(keras.Model):
         if self.average and f"{AVERAGE}0" in store.keys():  # noqa: SIM118
             for number, variable in enumerate(self.average.variables):
                 variable.assign(store[f"{AVERAGE}{number}"])
+        elif self.average:
+            self.average.steps.assign(0)  # it begins anew, at the weights that were loaded
 
     @contextmanager
     def without_optimizers(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from model.adaptation import Adaptation, Batch, rate_schedule
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
+from model.normalisation import domain_normalizations
 from model.schedules import Delayed, ProgressSchedule
 from utils.errors import UserError
 
@@ -45,6 +46,10 @@ class SourceModel(EarlierNames, Adaptation):
     """
 
     source_alone = True
+
+    def __init__(self, feature_extractor: keras.Model, *parts: Any, **options: Any):
+        check_normalisation(feature_extractor)
+        super().__init__(feature_extractor, *parts, **options)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: encoder and classifier descend the label loss."""
@@ -118,6 +123,7 @@ class ADDA(EarlierNames, Adversarial):
                 f"adversarial_loss must be one of {', '.join(get_args(AdversarialLoss))}, got "
                 f"{adversarial_loss!r}"
             )
+        check_normalisation(feature_extractor)
         if k_d < 1 or k_g < 1:
             raise ValueError(f"k_d and k_g must be 1 or more, got {k_d} and {k_g}")
         super().__init__(feature_extractor, label_predictor, domain_classifier, **options)
@@ -206,7 +212,7 @@ class ADDA(EarlierNames, Adversarial):
                         self.train_discriminator(features, logits, domains)
                 judged = self.classify_domains(target, target_logits, training=True)
                 losses = self.adversarial_losses(judged)
-                loss = grl_lambda * mean_share(losses, tf.ones_like(losses))
+                loss = grl_lambda * mean_share(losses, tf.ones_like(losses)) + self.layer_losses()
             self.meters["adversarial_loss"].update_state(losses)
             self.descend(self.optimizer, tape, loss, self.predictor_variables)
         return self.get_metrics_result()
@@ -243,6 +249,13 @@ class ADDA(EarlierNames, Adversarial):
         self.measure_domains(logits, domains)
         target = tf.cast(domains == TARGET, tf.float32)
         self.meters["adversarial_loss"].update_state(self.adversarial_losses(logits), target)
+
+
+def check_normalisation(feature_extractor: keras.Model) -> None:
+    """Raises `ValueError` if an encoder, which sees one domain, has statistics of two."""
+    if any(norm.sides > 1 for norm in domain_normalizations(feature_extractor)):
+        raise ValueError("feature_extractor: each encoder sees one domain; DomainNormalization "
+                         "must have sides=1")  # fmt: skip
 
 
 def without_dropout(layer: keras.Layer) -> keras.Layer:

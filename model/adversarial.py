@@ -168,7 +168,7 @@ class Adversarial(Adaptation):
         """
         with tf.GradientTape() as tape:
             logits = self.classify_domains(features, label_logits, training=True)
-            loss = self.domain_share(logits, domains, label_logits)
+            loss = self.domain_share(logits, domains, label_logits) + self.layer_losses()
         weights = self.domain_classifier.trainable_variables
         self.descend(self.domain_optimizer, tape, loss, weights)
         return logits

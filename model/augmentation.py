@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from config.base import RecipeConfig
-from utils.data.batches import block_sizes
+from model.losses import own_rows
 
 
 @keras.saving.register_keras_serializable("dann")
@@ -92,18 +92,12 @@ class RandomAugmentation(keras.layers.Layer):
 
     def chances(self, step: tf.Tensor, size: tf.Tensor, count: int, stream: int = 0) -> tf.Tensor:
         """Returns this replica's rows of the batch's random numbers in [-1, 1): `[size, count]`."""
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         seed = tf.stack(
             [tf.constant(self.seed + (stream << 32), tf.int64), tf.cast(step, tf.int64)]
         )
         numbers = tf.random.stateless_uniform([size * replicas, count], seed, -1.0, 1.0)
-        # A replica has the same part of each domain's block; alone it has all of them.
-        rows, start = [], 0
-        for mine in block_sizes(size, self.num_domains, self.target_ratio):
-            rows.append(start + context.replica_id_in_sync_group * mine + tf.range(mine))
-            start += mine * replicas
-        return tf.gather(numbers, tf.concat(rows, 0)) if replicas > 1 else numbers
+        return own_rows(numbers, self.num_domains, self.target_ratio)
 
     def move(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
         """Applies a random affine map about the centre."""

@@ -53,6 +53,9 @@ class CDAN(DANN):
             for number, size in enumerate(self.sizes if math.prod(self.sizes) > LARGEST else ())
         ]
 
+    def adversary(self) -> list[keras.Variable]:
+        return [*super().adversary(), *self.random_maps]
+
     @staticmethod
     def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:
         size = math.prod(features) * math.prod(label_logits)

@@ -108,6 +108,13 @@ class DANN(Adversarial):
         self.extractor_calls = extractor_calls
         if self.norms() and extractor_calls == "joint":
             raise ValueError('DomainNormalization needs extractor_calls="per_domain"')
+        regular = [layer.name for layer in feature_extractor._flatten_layers()
+                   if getattr(layer, "activity_regularizer", None)]  # fmt: skip
+        if regular and extractor_calls == "per_domain":
+            raise ValueError(
+                f"activity_regularizer: of {regular[0]}, Keras keeps that of one call alone; use "
+                'extractor_calls="joint"'
+            )
         self.target_ratio = target_ratio
         if not (math.isfinite(domain_weight) and domain_weight > 0):
             raise ValueError(f"domain_weight must be above 0, got {domain_weight}")
@@ -159,8 +166,8 @@ class DANN(Adversarial):
             domain_logits = self.classify_domains(reversed_features, label_logits, training=True)
             loss = mean_share(*self.measure_labels(label_logits, labels))
             loss += self.domain_weight * self.domain_share(domain_logits, domains, label_logits)
+            loss += self.layer_losses()  # now, since what comes next may call the layers again
             loss += self.unlabelled_loss(images, labels, label_logits)
-            loss += self.layer_losses()
         self.measure_domains(domain_logits, domains)
         self.descend(self.optimizer, tape, loss, self.weights_of()["optimizer"])
         return self.get_metrics_result()

@@ -109,9 +109,9 @@ def start_from(model: Adaptation, path: Path) -> None:
     else:
         predictor, domains = read_weights(path, model)
         pairs = [(all_weights(*parts), predictor) for parts in model.predictors()]
-        if model.domain_classifier:
-            if not misfit(model.domain_classifier.weights, domains):
-                pairs.append((model.domain_classifier.weights, domains))
+        if model.adversary():
+            if not misfit(model.adversary(), domains):
+                pairs.append((model.adversary(), domains))
             elif domains:
                 print(f"{path}: its domain classifier does not fit; a new one begins untrained")
         for weights, arrays in pairs:
@@ -142,8 +142,9 @@ def read_weights(path: Path, model: Adaptation) -> tuple[list[np.ndarray], list[
     theirs, ours = (pixel_mean_of(one) for one in (saved, model))
     if theirs != ours:
         print(f"{path}: was trained with the pixel mean {theirs}; this run subtracts {ours}")
-    domains = saved.domain_classifier.get_weights() if saved.domain_classifier else []
-    return [weight.numpy() for weight in all_weights(*saved.predictors()[-1])], domains
+    parts = all_weights(*saved.predictors()[-1]), saved.adversary()
+    predictor, domains = ([weight.numpy() for weight in part] for part in parts)
+    return predictor, domains
 
 
 def pixel_mean_of(model: Adaptation) -> str:

@@ -47,7 +47,7 @@ class Experiment:
     evaluation: EvaluationData
     """What is measured after each epoch."""
     name: str
-    """Of the data, for the final model's file: trained_<method>_<name>.keras."""
+    """Of the data, for the final model's file: trained_<family>_<name>.keras."""
     class_names: Sequence[str] | None = None
     sources: int = 1
     """How many of the domains are sources."""
@@ -73,7 +73,8 @@ def make_stages(
         return [partial(make_trainer, run, settings, experiment, settings.pre_model_path)]
     below = run.below(method.folder)
     start = below.checkpoints / method.start
-    if settings.strategy == "multi_worker" and not start.exists():
+    trained = below.checkpoints / f"{first}.keras"  # the first stage's final model
+    if settings.strategy == "multi_worker" and not trained.exists():
         raise UserError(
             f"pre_model_path: with several workers train {first} first, on one, and name "
             "its .keras here"

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from model.dann import DANN
-from model.losses import UNLABELLED, entropy, mean_share, steps_taken
+from model.losses import UNLABELLED, entropy, mean_share, own_rows, steps_taken
 
 HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
 PROBE = 1.0  # ξ; the authors' 1e-6 is less than half precision resolves
@@ -79,7 +79,10 @@ class VADA(DANN):
         """Returns KL(p(x) ‖ p(x + r)) of each image, `[B]` or `[B, n]`."""
         logs = tf.stop_gradient(tf.nn.log_softmax(self.logits(images)))
         chances = [self.seed, tf.cast(steps_taken(self.optimizer), tf.int32)]
-        direction = of_length(PROBE, tf.random.stateless_normal(tf.shape(images), chances))
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        size, *rest = tf.unstack(tf.shape(images))
+        directions = tf.random.stateless_normal([size * replicas, *rest], chances)
+        direction = of_length(PROBE, own_rows(directions, self.num_domains, self.target_ratio))
         with tf.GradientTape() as tape:
             tape.watch(direction)
             change = tf.reduce_sum(self.divergence(logs, images + HALF_RANGE * direction))

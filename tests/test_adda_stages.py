@@ -94,8 +94,8 @@ def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both"]
     train_stage = launch.train_stage
 
-    def first_alone(run_: Run, config: Config, trainer: Trainer) -> int:
-        return 9 if trainer.model.name == "adda" else train_stage(run_, config, trainer)
+    def first_alone(run_: Run, config: Config, trainer: Trainer, at_end: Any) -> int:
+        return 9 if trainer.model.name == "adda" else train_stage(run_, config, trainer, at_end)
 
     monkeypatch.setattr(launch, "train_stage", first_alone)
     run("train_MNIST2MNIST_M.py", *flags, code=9)
@@ -145,8 +145,8 @@ def test_files_that_are_no_source_model_are_refused(tmp_path: Path) -> None:
 def test_several_workers_need_a_source_model(tmp_path: Path) -> None:
     place = Run(tmp_path, tmp_path, tmp_path)
 
-    def count(**settings: Any) -> int:
-        return len(make_stages(place, Config(method="adda", **settings), lambda _: None))  # type: ignore
+    def count(method: str = "adda", **settings: Any) -> int:
+        return len(make_stages(place, Config(method=method, **settings), lambda _: None))  # type: ignore
 
     assert count() == 2
     assert count(pre_model_path="a.keras", strategy="multi_worker") == 1
@@ -155,3 +155,11 @@ def test_several_workers_need_a_source_model(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "source_model.keras").touch()
     assert count(strategy="multi_worker") == 2
+    # The second stage of a mean teacher starts from best.keras, which is there before the end.
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "best.keras").touch()
+    teacher = {"strategy": "multi_worker", "average_decay": 0.9}
+    with pytest.raises(UserError, match="train dann first, on one"):
+        count("mean_teacher", **teacher)
+    (tmp_path / "first" / "dann.keras").touch()
+    assert count("mean_teacher", **teacher) == 2

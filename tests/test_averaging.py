@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -51,3 +53,24 @@ def test_a_backbone_that_was_frozen_first_is_averaged_when_it_trains() -> None:
     backbone.trainable = True
     model.compile("sgd")
     assert model.average.is_of(model.predictor_variables)
+
+
+def test_weights_that_are_loaded_are_not_those_of_the_old_average(tmp_path: Path) -> None:
+    """A file that was saved inside `averaged` has no average of its own."""
+    model = DANN(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), num_labels=2,
+        average_decay=0.9,
+    )  # fmt: skip
+    model.compile("sgd")
+    assert model.average is not None
+    model.average.update()
+    images = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    with model.averaged():
+        model.save_weights(tmp_path / "m.weights.h5")
+        expected = model.predict(images, verbose=0)
+    for weight in model.predictor_variables:
+        weight.assign(weight + 1.0)
+    model.average.update()
+    model.load_weights(tmp_path / "m.weights.h5")
+    with model.averaged():
+        np.testing.assert_array_equal(model.predict(images, verbose=0), expected)

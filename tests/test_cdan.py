@@ -14,6 +14,7 @@ from test_dann import LAMBDA, RATE, small_batch
 
 from model.cdan import CDAN
 from model.networks import captcha_classifier, dense_head
+from model.pretrained import start_from
 
 
 def small_cdan(features: int = 12, classes: int = 5, domains: int = 2, **options: Any) -> CDAN:
@@ -136,3 +137,17 @@ def test_a_saved_model_keeps_its_random_maps(tmp_path: Path) -> None:
     assert not again.entropy_conditioning
     for one, two in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_run_that_starts_from_it_has_its_random_maps(tmp_path: Path) -> None:
+    """Its domain classifier would see other numbers without them."""
+    one = small_cdan(900)
+    one.save(tmp_path / "one.keras")
+    keras.utils.set_random_seed(99)
+    other = small_cdan(900)
+    for variable in other.random_maps:
+        variable.assign(variable + 1.0)
+    start_from(other, tmp_path / "one.keras")
+    for mine, theirs in zip(other.adversary(), one.adversary(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert len(one.adversary()) == len(one.domain_classifier.weights) + 2

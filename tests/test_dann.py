@@ -110,6 +110,32 @@ def test_the_domain_weight_moves_the_domain_classifier_alone() -> None:
         small_dann(domain_weight=2.0, alternating=True)
 
 
+def test_weight_decay_reaches_the_domain_classifier_in_two_step_updates() -> None:
+    moved = []
+    for decay in (None, "l2"):
+        keras.utils.set_random_seed(1)
+        classifier = keras.Sequential(
+            [keras.Input((12,)), keras.layers.Dense(2, kernel_regularizer=decay)]
+        )
+        extractor = keras.Sequential([keras.Input((4,)), keras.layers.Dense(12)])
+        model = DANN(extractor, domain_classifier=classifier, num_labels=3, alternating=True)
+        model.compile(keras.optimizers.SGD(RATE))
+        before = classifier.get_weights()[0]
+        images = tf.random.stateless_normal((6, 4), (1, 2))
+        model.train_step((images, tf.constant([0, 1, 2, -1, -1, -1]), tf.repeat([0, 1], 3)))
+        moved.append(classifier.get_weights()[0] - before)
+    # Keras' l2 adds 0.01·w².
+    np.testing.assert_allclose(moved[1] - moved[0], -RATE * 0.02 * before, rtol=1e-3, atol=1e-6)
+
+
+def test_activity_losses_need_joint_calls() -> None:
+    extractor = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(12, activity_regularizer="l2")]
+    )
+    with pytest.raises(ValueError, match="activity_regularizer: of dense"):
+        DANN(extractor, num_labels=3, extractor_calls="per_domain")
+
+
 def test_lambda_zero_is_source_only_training() -> None:
     """The control: with λ = 0 the target images change nothing but the domain classifier."""
     images, labels, domains = small_batch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 from pathlib import Path
+from typing import Any
 
 import cv2
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import run, run_folders, the_error
 
+import train_real2drawing
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
 from utils.data import drawings
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
@@ -99,6 +101,35 @@ def test_the_script_writes_a_row_for_each_drawing(root: Path, tmp_path: Path) ->
     model = keras.saving.load_model(next(tmp_path.rglob("trained_dann_real2drawing.keras")))
     expected = model.predict(read_drawings(root)[0], verbose=0).argmax(axis=1)
     assert [int(row[1]) for row in rows[1:]] == list(expected)
+
+
+def test_a_run_that_dies_before_its_submission_writes_it_on_resume(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training is over then, but nothing says yet that the run is."""
+
+    def dies(*_: Any) -> None:
+        raise RuntimeError("as if killed")
+
+    monkeypatch.setattr(train_real2drawing, "write_submission", dies)
+    with pytest.raises(RuntimeError, match="as if killed"):
+        run("train_real2drawing.py", "--embedded", "--data_root", root.with_name("x"),
+            "--epoch", "1", "--run_name", "short", "--allow_collapse",
+            *run_folders(tmp_path))  # fmt: skip
+    assert not list(tmp_path.rglob("trained_dann_real2drawing.keras"))
+    monkeypatch.undo()
+    logs = next((tmp_path / "logs").rglob("short"))
+    run("train_real2drawing.py", "--resume", logs)
+    assert len((logs / "DaNN_submission.csv").read_text().splitlines()) == 241
+    assert "this run is finished" in run("train_real2drawing.py", "--resume", logs).stdout
+
+
+def test_a_standin_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    """Two runs may make it at the same time."""
+    (tmp_path / "there").mkdir()
+    make_standin(tmp_path / "there", size=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:

@@ -191,12 +191,20 @@ def test_each_encoder_of_adda_has_statistics_of_its_own() -> None:
         for statistic, value in zip(moving, expected, strict=True):
             np.testing.assert_allclose(statistic, value, rtol=1e-4, atol=1e-5)
             if encoder is second.feature_extractor:
+                assert second.average
                 assert second.average.of(statistic) is not statistic
     mean, variance = source
     (norm,) = domain_normalizations(extractor)
     found = second.encode(images, domains)[:8]
     wanted = (SOURCE - mean) / np.sqrt(variance + norm.epsilon)
     np.testing.assert_allclose(found, wanted.reshape(8, -1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [SourceModel, ADDA])
+def test_an_encoder_of_adda_has_one_domain(kind: Any) -> None:
+    heads = [dense_head("labels", (27,), (), 3), dense_head("domains", (27,), (), 2)]
+    with pytest.raises(ValueError, match="must have sides=1"):
+        kind(network().feature_extractor, *heads[: 1 + (kind is ADDA)])
 
 
 def test_all_domains_at_once_are_refused() -> None:

@@ -284,6 +284,20 @@ def test_clean_tells_what_is_unfinished_and_removes_nothing_unasked(
     assert (tmp_path / "logs" / "half").exists()
 
 
+def test_clean_takes_no_folder_of_all_runs_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody has copied a run's settings beside config.py."""
+    monkeypatch.chdir(tmp_path)
+    for root in ("logs", "checkpoints", "config"):
+        (tmp_path / root).mkdir()
+    Config().save(tmp_path / "config" / CONFIG_FILE)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    clean()
+    assert (tmp_path / "config" / CONFIG_FILE).exists()
+    assert "MB" not in capsys.readouterr().out
+
+
 def test_clean_knows_where_else_a_run_has_its_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -126,3 +127,25 @@ def test_it_needs_what_can_be_changed_a_little() -> None:
         VADA(words, num_labels=3)
     with pytest.raises(ValueError, match="radius must be 0 or more, got -1"):
         small_vada().from_config({**small_vada().get_config(), "radius": -1.0})
+
+
+def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy) -> None:
+    batch = small_batch()
+    ends = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            model = small_vada(source_smoothness=0.5, target_smoothness=2.0,
+                               extractor_calls="per_domain")  # fmt: skip
+
+        def share(context: Any) -> tuple[tf.Tensor, ...]:
+            replicas, mine = context.num_replicas_in_sync, context.replica_id_in_sync_group
+            rows = np.split(np.arange(12).reshape(2, 6), replicas, axis=1)[mine].ravel()
+            return tuple(tf.gather(part, rows) for part in batch)
+
+        values = strategy.experimental_distribute_values_from_function(share)
+        step = tf.function(functools.partial(strategy.run, model.train_step))
+        for _ in range(3):
+            step((values,))
+        ends.append(model.get_weights())
+    for one, two in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -13,9 +14,11 @@ import tensorflow as tf
 from helpers import Domains as Arrays
 
 import train_MNIST2MNIST_M as digits
+from config.base import Features
 from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
+from config.settings import not_by, only
 from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
@@ -365,6 +368,19 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
                     assert getattr(kind(), field) != content, f"{name}: {field}"
                 used_by = fields_of(kind)[field].used_by
                 assert used_by is None or settings.method in used_by, f"{name}: {field}"
+
+
+def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
+    @dataclass(frozen=True)
+    class Edited(Config):
+        adda_features: Annotated[Features, only("adda", "source_model")] = "logits"
+        target_ratio: Annotated[int, not_by("source_model", "adda")] = 3
+        adda_learning_rate: Annotated[float, only("adda")] = 0.5
+
+    plain = launch.make_settings(Edited, launch.Start(), {})
+    assert (plain.adda_features, plain.target_ratio) == ("convolutional", 3)
+    adda = launch.make_settings(Edited, launch.Start(), {"method": "adda"})
+    assert (adda.adda_features, adda.target_ratio, adda.adda_learning_rate) == ("logits", 1, 0.5)
 
 
 def test_a_preset_for_another_method_leaves_what_that_does_not_use(

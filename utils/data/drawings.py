@@ -6,7 +6,7 @@ real_or_drawing/test_data/0/*.bmp: grey drawings of 28×28 pixels, without label
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -97,26 +97,29 @@ def make_standin(root: Path, seed: int = 42, size: int = 2000) -> None:
     scans = sklearn.datasets.load_digits()
     halves = np.array_split(random.permutation(len(scans.images)), 2)
     photographs = embedded_photos()
-    unfinished = root.with_name(f".{root.name}.partial")
     labels = []
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for name in (*(f"train_data/{number}" for number in range(10)), "test_data/0"):
-            (unfinished / name).mkdir(parents=True)
-        for index in tqdm(range(size), desc="making the stand-in", leave=False, disable=None):
-            name = f"{index:05d}.bmp"
-            scan = random.choice(halves[0])
-            photo = blend(digit(scans.images[scan], SIDE, random), photographs, random)
-            folder = unfinished / "train_data" / str(scans.target[scan])
-            write_picture(folder / name, photo[..., ::-1])
-            scan = random.choice(halves[1])
-            labels.append(scans.target[scan])
-            drawing = outline(digit(scans.images[scan], 28, random), random)
-            write_picture(unfinished / "test_data" / "0" / name, drawing)
-        np.savetxt(unfinished / LABELS_FILE, labels, fmt="%d")
-        unfinished.rename(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{root.name}.", dir=root.parent, ignore_cleanup_errors=True
+        ) as place:
+            unfinished = Path(place) / root.name
+            for name in (*(f"train_data/{number}" for number in range(10)), "test_data/0"):
+                (unfinished / name).mkdir(parents=True)
+            for index in tqdm(range(size), desc="making the stand-in", leave=False, disable=None):
+                name = f"{index:05d}.bmp"
+                scan = random.choice(halves[0])
+                photo = blend(digit(scans.images[scan], SIDE, random), photographs, random)
+                folder = unfinished / "train_data" / str(scans.target[scan])
+                write_picture(folder / name, photo[..., ::-1])
+                scan = random.choice(halves[1])
+                labels.append(scans.target[scan])
+                drawing = outline(digit(scans.images[scan], 28, random), random)
+                write_picture(unfinished / "test_data" / "0" / name, drawing)
+            np.savetxt(unfinished / LABELS_FILE, labels, fmt="%d")
+            if not root.exists():  # another run may have made the same meanwhile
+                unfinished.rename(root)
     except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise cannot_write(root, error) from error
 
 

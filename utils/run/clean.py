@@ -48,8 +48,8 @@ def find_runs() -> dict[str, list[Path]]:
     for root, setting in ROOTS.items():
         for file in sorted(path for path in files_below(Path(root)) if path.name == CONFIG_FILE):
             folder = file.parent
-            if any(folder in places for places in runs.values()):
-                continue
+            if folder == Path(root) or any(folder in places for places in runs.values()):
+                continue  # no run, or one that is known
             places = [folder]
             with contextlib.suppress(UserError, KeyError, ValueError, TypeError):  # of no run
                 settings = read_json(file)

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -180,7 +181,8 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     for name in unused:
         if name in given:
             raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
-        values.pop(name, None)  # of a preset for another method
+        # Of a preset, or edited, for another method: what base.py says changes nothing.
+        values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
     settings = kind.of({**values, **given})
     if settings.first_stage:
         preset_of("first_stage", settings.first_stage)
@@ -239,14 +241,14 @@ def train(
             trainer = make()
         if number < len(makers) and trainer.final_model.exists():
             continue  # made all the same, so that the next begins with the same random numbers
-        code = train_stage(run, config, trainer)
+        at_end = None
+        if finish and number == len(makers):
+            at_end = partial(finish, run, config, data, trainer)
+        code = train_stage(run, config, trainer, at_end)
         if code:
             return code
-    if not trainer.chief:
-        return 0
-    if finish:
-        finish(run, config, data, trainer)
-    print(summary(run, config))
+    if trainer.chief:
+        print(summary(run, config))
     return 0
 
 
@@ -285,7 +287,9 @@ def summary(run: Run, config: TrainingConfig) -> str:
     return "\n".join([*lines, f"next:     {command}"])
 
 
-def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
+def train_stage(
+    run: Run, config: TrainingConfig, trainer: Trainer, at_end: Callable[[], None] | None
+) -> int:
     """Trains one stage of a run to its end; returns the exit code, 0 if it came there."""
     from utils.run.collapse import CollapseError
     from utils.run.signals import Interrupted
@@ -303,7 +307,7 @@ def train_stage(run: Run, config: TrainingConfig, trainer: Trainer) -> int:
         flush=True,
     )
     try:
-        trainer.train()
+        trainer.train(at_end)
     except Interrupted as interrupted:
         print(f"\n{interrupted}: saved at step {trainer.step}; go on with\n  {run.resume_command}")
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN

@@ -118,11 +118,15 @@ class Trainer:
         results = self.strategy.run(self.model.examine, (batch,))
         return tuple(self.strategy.experimental_local_results(part)[0] for part in results)
 
-    def train(self) -> None:
+    def train(self, at_end: Callable[[], None] | None = None) -> None:
         """Runs from the present step to the last one, then saves the final model and figures.
 
+        Args:
+            at_end: what else is to be done once, before the final model says that all is done.
+
         Raises:
-            CollapseError: the network collapsed and `allow_collapse` is off.
+            CollapseError: the network collapsed and `allow_collapse` is off, or a loss is no
+                number.
             Interrupted: SIGINT or SIGTERM came; the checkpoint to resume from is saved.
         """
         start = self.step
@@ -149,6 +153,8 @@ class Trainer:
             for epoch in range(start // self.epoch_steps, self.settings.epoch):
                 self.train_epoch(epoch, iterator, bar)
         if self.chief:
+            if at_end:
+                at_end()
             self.finish()
 
     def finish(self) -> None:
