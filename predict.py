@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from config.settings import PIXELS, Settings
 from utils.atomic import is_stream, refuse_inputs, whole_file
+from utils.data.folders import composed
 from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -103,7 +104,7 @@ def main() -> None:
 
 def class_folder(path: Path, root: Path, classes: list[str]) -> str | None:
     """Returns the uppermost folder of a picture that has the name of a class, if there is one."""
-    parents = path.relative_to(root).parts[:-1]
+    parents = map(composed, path.relative_to(root).parts[:-1])
     return next((name for name in parents if name in classes), None)
 
 

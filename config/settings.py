@@ -219,7 +219,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the object that a JSON file holds, or raises `UserError`."""
     refuse_device(path)
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a config file ({error})") from error
     if not isinstance(values, dict):

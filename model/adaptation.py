@@ -231,6 +231,7 @@ class Adaptation(keras.Model):
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if options.get(name) is not None:
                 raise ValueError(f"{name}: {type(self).__name__} has its own; leave it out")
+        options.setdefault("jit_compile", False)  # XLA would leave out the checks of batches
         names = [name for name in self.weights_of() if name != "optimizer"]
         others = {name: options.pop(name, None) for name in names}
         for name, other in others.items():
@@ -265,8 +266,17 @@ class Adaptation(keras.Model):
         if self.average and f"{AVERAGE}0" in store.keys():  # noqa: SIM118
             for number, variable in enumerate(self.average.variables):
                 variable.assign(store[f"{AVERAGE}{number}"])
-        elif self.average:
-            self.average.steps.assign(0)  # it begins anew, at the weights that were loaded
+        else:
+            self.forget_average()
+
+    def set_weights(self, weights: list[Any]) -> None:
+        super().set_weights(weights)
+        self.forget_average()
+
+    def forget_average(self) -> None:
+        """Begins the average anew, if there is one, at weights that were given to the model."""
+        if self.average:
+            self.average.steps.assign(0)
 
     @contextmanager
     def without_optimizers(self) -> Iterator[None]:
@@ -388,9 +398,11 @@ class Adaptation(keras.Model):
             format: `"tf_saved_model"`, `"onnx"`, or what else `keras.Model.export` knows.
             options: of `keras.Model.export`.
         """
-        inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype)
-                  for one in self.feature_extractor.inputs]  # fmt: skip
-        images = inputs if len(inputs) > 1 else inputs[0]
+        extractor = self.feature_extractor  # Keras' Sequential has no `input` of its own
+        shown = extractor.inputs[0] if isinstance(extractor, keras.Sequential) else extractor.input
+        images = keras.tree.map_structure(
+            lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name), shown
+        )
         logits = self.label_predictor(self.feature_extractor(images))
         network = keras.Model(images, keras.layers.Softmax(dtype="float32")(logits))
         if format == "onnx":  # whose converter mistakes bfloat16 for float16

@@ -25,6 +25,7 @@ from model.adaptation import Adaptation, Batch, rate_schedule
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
+from model.networks import check_fixed, copy_of
 from model.normalisation import domain_normalizations
 from model.schedules import Delayed, ProgressSchedule
 from utils.errors import UserError
@@ -47,12 +48,9 @@ class SourceModel(EarlierNames, Adaptation):
 
     source_alone = True
 
-    def __init__(self, feature_extractor: keras.Model, *parts: Any, **options: Any):
-        check_normalisation(feature_extractor)
-        super().__init__(feature_extractor, *parts, **options)
-
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step on one batch: encoder and classifier descend the label loss."""
+        check_normalisation(self.feature_extractor)
         images, labels, domains = self.checked(batch)
         with tf.control_dependencies(self.assertions(labels, domains)):
             labels = tf.identity(labels)  # not the images: their sums would be rounded otherwise
@@ -76,9 +74,10 @@ class ADDA(EarlierNames, Adversarial):
     target encoder has no dropout; its batch normalisation, if any, learns the target's statistics.
 
     Args:
-        feature_extractor: the trained source encoder, a Keras model from images to features. The
-            target encoder begins as its copy, and is the `feature_extractor` from then on.
-        label_predictor: the trained classifier, a Keras model from features to logits.
+        feature_extractor: the trained source encoder, a Keras model from images to features. It is
+            copied twice. One copy is frozen; the other is the target encoder, which is the
+            `feature_extractor` from then on.
+        label_predictor: the trained classifier, a Keras model from features to logits; copied.
         domain_classifier: the discriminator, a Keras model from features to logits of two domains.
         adversarial_loss: what the target encoder descends, with p_d the discriminator's
             probability of domain d for a target image:
@@ -123,21 +122,22 @@ class ADDA(EarlierNames, Adversarial):
                 f"adversarial_loss must be one of {', '.join(get_args(AdversarialLoss))}, got "
                 f"{adversarial_loss!r}"
             )
+        for part in (feature_extractor, label_predictor):
+            check_fixed(part)
         check_normalisation(feature_extractor)
         if k_d < 1 or k_g < 1:
             raise ValueError(f"k_d and k_g must be 1 or more, got {k_d} and {k_g}")
-        super().__init__(feature_extractor, label_predictor, domain_classifier, **options)
+        # Copies, since they are frozen: the caller may go on training the given networks.
+        source, classifier = copy_of(feature_extractor), copy_of(label_predictor)
+        super().__init__(source, classifier, domain_classifier, **options)
         if self.num_domains != 2:
             raise ValueError(f"ADDA has one source and one target, got {self.num_domains} domains")
         self.adversarial_loss = adversarial_loss
         self.k_d = k_d
         self.k_g = k_g
         self.shared_layers = shared_layers
-        self.source_extractor = feature_extractor
-        self.feature_extractor = keras.models.clone_model(
-            feature_extractor, clone_function=without_dropout, recursive=True
-        )
-        self.feature_extractor.set_weights(feature_extractor.get_weights())
+        self.source_extractor = source
+        self.feature_extractor = copy_of(source, without_dropout)
         if not self.feature_extractor.trainable:  # a frozen encoder's copy begins frozen
             self.feature_extractor.trainable = True
         weighted = [layer for layer in self.feature_extractor._flatten_layers()

@@ -319,13 +319,28 @@ def in_float32(model: keras.Model) -> keras.Model:
             return layer
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    return copy_of(model, copied)
+
+
+def copy_of(
+    model: keras.Model,
+    layer: Callable[[keras.Layer | keras.Operation], keras.Layer | keras.Operation] | None = None,
+) -> keras.Model:
+    """Returns a copy of a network with its weights.
+
+    Args:
+        model: the network.
+        layer: makes the copy of a layer; None: as it is.
+    """
+    copy = keras.models.clone_model(model, clone_function=layer, recursive=layer is not None)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def check_fixed(model: keras.Model) -> None:
     """Raises `ValueError` if a model has no inputs and outputs before it is called."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"needed is a keras.Model, got {model!r}")
     if not getattr(model, "outputs", None):
         raise ValueError(
             f"{model.name} has no fixed inputs and outputs; wrap it: "
@@ -356,6 +371,9 @@ def with_flat_features(
         if layer not in names:
             near = difflib.get_close_matches(layer, names, cutoff=0.3) or names
             raise ValueError(f"feature_layer: no layer {layer!r}; there are {', '.join(near)}")
+        if isinstance(model.get_layer(layer), keras.Model):
+            raise ValueError(f"feature_layer: {layer!r} is a model itself; wrap that model, and "
+                             "name one of its layers")  # fmt: skip
         outputs = model.get_layer(layer).output
     places = len(outputs.shape) - 2
     if pooling == "average" and places > 0:

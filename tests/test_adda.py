@@ -490,6 +490,42 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
         ADDA(small_encoder(), dense_head("classifier", (144,), (), 5), **parts)
 
 
+def test_the_networks_that_are_given_go_on_training() -> None:
+    """ADDA freezes copies: a notebook may train the source model further, and adapt again."""
+    encoder, classifier = small_encoder(), dense_head("classifier", (144,), (), 5)
+    model = ADDA(encoder, classifier, dense_head("discriminator", (144,), (), 2))
+    assert encoder.trainable
+    assert classifier.trainable
+    assert not model.source_extractor.trainable
+    assert not model.label_predictor.trainable
+    for given, own in ((encoder, model.source_extractor), (classifier, model.label_predictor)):
+        for one, two in zip(given.weights, own.weights, strict=True):
+            assert one is not two
+            np.testing.assert_array_equal(one, two)
+
+
+def test_weight_decay_reaches_the_target_encoder_and_the_discriminator() -> None:
+    moved = []
+    for decay in (None, "l2"):
+        keras.utils.set_random_seed(1)
+        encoder = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(6, kernel_regularizer=decay)]
+        )
+        judge = keras.Sequential(
+            [keras.Input((6,)), keras.layers.Dense(2, kernel_regularizer=decay)]
+        )
+        model = ADDA(encoder, dense_head("classifier", (6,), (), 3), judge, k_g=1)
+        model.compile(keras.optimizers.SGD(RATE), keras.optimizers.SGD(RATE))
+        kernels = [model.feature_extractor.trainable_variables[0], judge.trainable_variables[0]]
+        before = [kernel.numpy() for kernel in kernels]
+        points = tf.random.stateless_normal((6, 4), (1, 2))
+        model.train_step((points, tf.constant([0, 1, 2, -1, -1, -1]), tf.repeat([0, 1], 3)))
+        moved.append([kernel - old for kernel, old in zip(kernels, before, strict=True)])
+    # Keras' l2 adds 0.01·w². The discriminator, which moves first, changes the encoder's step.
+    np.testing.assert_allclose(moved[1][1] - moved[0][1], -RATE * 0.02 * before[1], atol=1e-6)
+    np.testing.assert_allclose(moved[1][0] - moved[0][0], -RATE * 0.02 * before[0], atol=3e-4)
+
+
 def test_a_batch_in_another_order_is_refused() -> None:
     images, labels, domains = small_batch()
     with pytest.raises(tf.errors.InvalidArgumentError, match="one block of each of 2 domains"):

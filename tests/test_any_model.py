@@ -225,6 +225,16 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
         DANN(signals(), **({"num_labels": 3} | options))
 
 
+def test_what_is_no_model_and_a_model_inside_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"needed is a keras\.Model, got 'ResNet50'"):
+        DANN("ResNet50", num_labels=2)
+    inner = keras.Sequential([keras.Input((32, 2)), layers.Flatten(), layers.Dense(4)], name="base")
+    inputs = keras.Input((32, 2))
+    outer = keras.Model(inputs, layers.Dense(3)(inner(inputs)))
+    with pytest.raises(ValueError, match="feature_layer: 'base' is a model itself"):
+        DANN(outer, num_labels=2, feature_layer="base")
+
+
 def test_a_feature_of_unknown_size_is_refused_unless_pooled() -> None:
     inputs = keras.Input((None, 2))
     backbone = keras.Model(inputs, layers.Conv1D(4, 3)(inputs))

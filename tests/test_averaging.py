@@ -74,3 +74,18 @@ def test_weights_that_are_loaded_are_not_those_of_the_old_average(tmp_path: Path
     model.load_weights(tmp_path / "m.weights.h5")
     with model.averaged():
         np.testing.assert_array_equal(model.predict(images, verbose=0), expected)
+
+
+def test_weights_that_are_set_begin_the_average_anew() -> None:
+    """`EarlyStopping(restore_best_weights=True)` does that."""
+    model = DANN(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), num_labels=2,
+        average_decay=0.9,
+    )  # fmt: skip
+    assert model.average is not None
+    model.average.update()
+    model.set_weights([weight + 1.0 for weight in model.get_weights()])
+    images = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    expected = model.predict(images, verbose=0)
+    with model.averaged():
+        np.testing.assert_array_equal(model.predict(images, verbose=0), expected)

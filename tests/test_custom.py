@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -15,15 +16,17 @@ import keras
 import numpy as np
 import pytest
 from helpers import Domains, run, run_folders, stop, the_error
+from PIL import Image
 
 import train_custom
 from config.custom import CustomConfig
 from model import stages
 from model.adda import SourceModel
 from model.dann import DANN
+from predict import class_folder
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
-from utils.data.pictures import find_pictures
+from utils.data.pictures import decode_picture, find_pictures
 from utils.errors import UserError
 from utils.record.figures import prediction_picture
 
@@ -314,6 +317,46 @@ def test_predict_and_evaluate_agree_on_folders_of_classes(tmp_path: Path) -> Non
                 "--json", tmp_path / "e.json")  # fmt: skip
     (values,) = json.loads((tmp_path / "e.json").read_text()).values()
     assert f"accuracy: {values['accuracy']:.4f} on 5 pictures" in done.stdout, shown.stdout
+
+
+def test_a_name_has_two_spellings_and_is_one_class(tree: Path, tmp_path: Path) -> None:
+    """macOS writes an é as two characters, Linux as one."""
+    for root, name in (("source", "caf\u00e9"), ("target", "cafe\u0301")):
+        one, other, *_ = sorted((tree / "source").iterdir())
+        shutil.copytree(one, tmp_path / root / name)
+        shutil.copytree(other, tmp_path / root / "tea")
+    (source,), classes = open_sources([tmp_path / "source"], (28, 28, 3))
+    target = open_target(tmp_path / "target", classes, (28, 28, 3))
+    assert classes == ["caf\u00e9", "tea"]
+    np.testing.assert_array_equal(np.bincount(source.labels), np.bincount(target.labels))
+    picture = next((tmp_path / "target" / "cafe\u0301").iterdir())
+    assert class_folder(picture, tmp_path / "target", classes) == "caf\u00e9"
+
+
+def test_what_is_transparent_becomes_white() -> None:
+    red = np.zeros((4, 6, 4), np.uint8)
+    red[..., 0], red[:2, :, 3] = 200, 255
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    grey = np.zeros((4, 6, 2), np.uint8)
+    deep = np.zeros((4, 6, 4), np.uint16)
+    white = np.full((4, 6, 3), 255, np.uint8)
+    expected = white.copy()
+    expected[:2] = (200, 0, 0)
+    palette = Image.fromarray(white[..., 0]).convert("P")
+    for image, kind, options, wanted in (
+        (Image.fromarray(red), "PNG", {}, expected),
+        (Image.fromarray(red), "WEBP", {"lossless": True, "exact": True}, expected),
+        (Image.fromarray(red), "PNG", {"exif": turned}, np.rot90(expected, -1)),
+        (Image.fromarray(grey), "TIFF", {}, white),
+        (Image.fromarray(grey[..., 0]), "PNG", {"transparency": 0}, white),
+        (palette, "GIF", {"transparency": palette.getpixel((0, 0))}, white),
+    ):
+        data = io.BytesIO()
+        image.save(data, kind, **options)
+        np.testing.assert_array_equal(decode_picture(data.getvalue(), "p"), wanted)
+    png = cv2.imencode(".png", deep)[1].tobytes()
+    np.testing.assert_array_equal(decode_picture(png, "p", channels=1), white[..., :1])
 
 
 def test_names_that_are_not_utf8_are_written(tree: Path, tmp_path: Path) -> None:

@@ -51,6 +51,15 @@ def dataset(*parts: np.ndarray, size: int = 32) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(parts or (IMAGES, LABELS, DOMAINS)).batch(size)
 
 
+def test_batches_are_checked_whatever_keras_would_compile() -> None:
+    """Keras takes XLA by itself where there is a GPU, and XLA leaves assertions out."""
+    model = dann()
+    model.compile("sgd")
+    assert model.jit_compile is False
+    model.compile("sgd", jit_compile=True)
+    assert model.jit_compile is True
+
+
 def test_without_labels_their_metrics_are_unknown() -> None:
     """So that no callback takes 0 for a perfect loss."""
     unlabelled = dataset(IMAGES, np.full_like(LABELS, -1), DOMAINS)
@@ -295,6 +304,17 @@ def test_export_predicts_the_same(tmp_path: Path) -> None:
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     served = saved.serve(IMAGES.astype(np.float32))
     np.testing.assert_allclose(served, model.predict(IMAGES, verbose=0), rtol=1e-5)
+
+
+def test_export_of_named_inputs(tmp_path: Path) -> None:
+    one, other = keras.Input((5,), name="z"), keras.Input((5,), name="a")
+    difference = keras.layers.Subtract()([one, other])
+    model = DANN(keras.Model({"z": one, "a": other}, difference), num_labels=3)
+    inputs = {"z": RANDOM.normal(size=(4, 5)).astype(np.float32), "a": np.ones((4, 5), np.float32)}
+    model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    served = saved.serve(inputs)
+    np.testing.assert_allclose(served, model.predict(inputs, verbose=0), rtol=1e-5)
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -117,6 +117,28 @@ def test_checkpoints_that_went_are_no_new_start(undisturbed: Path, tmp_path: Pat
     assert (tmp_path / "logs" / BELOW / "log.csv").read_bytes() == log
 
 
+@pytest.mark.parametrize(("file", "message"), [
+    ("logs/*/*/*/mine/log.csv", "tells of 0 epochs, but 1 are trained; put it back"),
+    ("checkpoints/*/*/*/mine/best.keras", "is gone; put it back"),
+])  # fmt: skip
+def test_a_resume_needs_what_was_recorded(
+    file: str, message: str, tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after_an_epoch(self: Signals) -> int:
+        return signal.SIGINT if list(tmp_path.rglob("best.keras")) else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "seen", after_an_epoch)
+        run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=130)
+    (gone,) = tmp_path.glob(file)
+    kept = gone.read_bytes()
+    gone.unlink()
+    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
+    assert message in the_error(done)
+    gone.write_bytes(kept)
+    run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
+
+
 def test_a_kill_between_an_epochs_record_and_its_checkpoint(
     tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

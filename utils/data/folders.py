@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ def find_classes(folder: Path) -> list[str]:
     return names
 
 
+def composed(name: str) -> str:
+    """Returns a name in one spelling: an é of macOS is two characters, that of Linux one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def open_sources(folders: Sequence[Path], shape: Shape) -> tuple[list[PictureFolder], list[str]]:
     """Returns labelled domains and the names of the classes that any of them has.
 
@@ -107,7 +113,7 @@ def open_sources(folders: Sequence[Path], shape: Shape) -> tuple[list[PictureFol
         UserError: fewer than two class folders, a class folder without pictures, or none decodes.
     """
     found = [find_classes(folder) for folder in folders]
-    classes = sorted({name for names in found for name in names})
+    classes = sorted({composed(name) for names in found for name in names})
     for folder, names in zip(folders, found, strict=True):
         if not names or len(classes) < 2:
             raise UserError(
@@ -125,7 +131,7 @@ def open_target(folder: Path, classes: Sequence[str], shape: Shape) -> PictureFo
         UserError: class folders that are none of `classes`, no pictures, or none decodes.
     """
     found = find_classes(folder)
-    unknown = sorted(set(found) - set(classes))
+    unknown = [name for name in found if composed(name) not in classes]
     if unknown:
         raise UserError(
             f"{folder}: its folders {', '.join(unknown)} are not among the classes "
@@ -142,7 +148,7 @@ def open_folder(
 
     What does not decode is named on stderr, counted and left out.
     """
-    labelled = [(path, classes.index(name)) for name in names
+    labelled = [(path, classes.index(composed(name))) for name in names
                 for path in find_pictures(folder / name)]  # fmt: skip
     if not names:
         labelled = [(path, -1) for path in find_pictures(folder)]

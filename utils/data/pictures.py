@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import stat
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from utils.errors import UserError
 
@@ -17,7 +20,7 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".
             ".tiff", ".webp"}  # fmt: skip
 MAX_PIXELS = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
 HIDDEN = ("__MACOSX", "Thumbs.db")  # what other programs leave in folders, beside names with a dot
-WHITE = 255
+TRANSPARENT = ("AVIF", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP")  # formats that may be
 PNG = b"\x89PNG\r\n\x1a\n"  # what one begins with
 
 
@@ -115,9 +118,11 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     if cut_png(data):
         raise UserError(f"{name}: is cut or damaged; replace or remove it")
     try:
-        image = on_white(data, channels)
+        image = on_white(data)
         if image is None and data:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+        elif image is not None and channels == 1:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     except (cv2.error, MemoryError) as error:
         if "CV_IO_MAX_IMAGE_PIXELS" in str(error):
             raise UserError(
@@ -141,18 +146,17 @@ def cut_png(data: bytes) -> bool:
     return at > len(data)
 
 
-def on_white(data: bytes, channels: int) -> np.ndarray | None:
-    """Returns a picture that has transparency on white, as OpenCV has it; else None."""
-    if not data or data[:2] == b"\xff\xd8":  # JPEG has none
+def on_white(data: bytes) -> np.ndarray | None:
+    """Returns a picture that has transparency on white, uint8 `[H, W, 3]` BGR; else None."""
+    try:
+        with Image.open(io.BytesIO(data), formats=TRANSPARENT) as picture:
+            if not picture.has_transparency_data or math.prod(picture.size) > MAX_PIXELS:
+                return None
+            turned = ImageOps.exif_transpose(picture).convert("RGBA")
+    except Exception:  # of many kinds; what Pillow does not decode, OpenCV may
         return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 3 or image.shape[2] != 4:
-        return None
-    largest = float(np.iinfo(image.dtype.name).max) if image.dtype.kind == "u" else 1.0
-    shares = image.astype(np.float32) / largest
-    colours, opacity = shares[..., :3], shares[..., 3:]
-    flat = np.round((colours * opacity + (1 - opacity)) * WHITE).astype(np.uint8)
-    return cv2.cvtColor(flat, cv2.COLOR_BGR2GRAY) if channels == 1 else flat
+    white = Image.new("RGBA", turned.size, "white")
+    return np.asarray(Image.alpha_composite(white, turned).convert("RGB"))[..., ::-1]
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -295,12 +295,20 @@ def train_stage(
     from utils.run.signals import Interrupted
 
     step = trainer.checkpoints.restore()
-    begun = any(int(row["epoch"]) for row in read_rows(trainer.log.csv))
-    if begun and not trainer.checkpoints.restored:
+    told = max((int(row["epoch"]) for row in read_rows(trainer.log.csv)), default=0)
+    if told and not trainer.checkpoints.restored:
         raise UserError(
             f"{trainer.checkpoints_dir}: holds no checkpoint, but {trainer.log.csv} tells of "
             "epochs; put the checkpoints back, or start a new run"
         )
+    done, best = step // trainer.epoch_steps, trainer.checkpoints_dir / "best.keras"
+    if trainer.chief and told < done:
+        raise UserError(
+            f"{trainer.log.csv}: tells of {told} epochs, but {done} are trained; put it back, or "
+            "start a new run"
+        )
+    if trainer.chief and done and not best.exists():
+        raise UserError(f"{best}: is gone; put it back, or start a new run")
     print(
         f"training: {trainer.model.name}, steps {step} to {trainer.total_steps}, "
         f"{trainer.epoch_steps} an epoch, {trainer.batches.batch_size} images each",
