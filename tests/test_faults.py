@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from test_trainer import Killed, deterministic, kill_at, make_trainer  # noqa: F
 
 from utils.errors import UserError
 from utils.run.runs import Run, claim
+from utils.run.signals import Signals
 
 
 def damage(file: Path, how: str) -> None:
@@ -135,13 +137,23 @@ def test_a_finished_run_resumes_to_nothing_and_another_process_is_refused(
 
 
 @pytest.mark.long
-def test_a_full_disk_ends_a_run_which_resumes(tmp_path: Path, data_flags: list[str]) -> None:
+def test_a_full_disk_ends_a_run_which_resumes(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that could not begin, nothing is left: its name is free."""
+    script = "train_MNIST2MNIST_M.py"
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
-    done = run_process("train_MNIST2MNIST_M.py", *flags, code=2, preexec_fn=full_disk)
+    done = run_process(script, *flags, code=2, preexec_fn=full_disk)
     assert "cannot be written" in the_error(done)
-    assert "--resume" in the_error(done)
-    run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
-    assert len((logs_of(tmp_path, "mine") / "log.txt").read_text().splitlines()) == 2
+    assert not list(tmp_path.rglob("mine"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "seen", lambda self: signal.SIGINT)
+        run(script, *flags, code=130)
+    logs = logs_of(tmp_path, "mine")
+    done = run_process(script, "--resume", logs, code=2, preexec_fn=full_disk)
+    assert "mend that, then go on with --resume" in the_error(done)
+    run(script, "--resume", logs)
+    assert len((logs / "log.txt").read_text().splitlines()) == 2
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -123,8 +124,8 @@ def disk_faults_named(place: Path) -> Iterator[None]:
             raise FileNotFoundError("the folder is gone")
         yield
     except (tf.errors.OpError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = re.sub(r"^{{.*?}} ", "", str(error).strip().split("\n")[0])  # the name of an op
         raise UserError(
-            f"{place}: cannot be written ({reason}); what was saved before is intact: mend it and "
-            "go on with --resume"
+            f"{place}: cannot be written ({reason}); mend that, then go on with --resume, or start "
+            "again if nothing is saved yet"
         ) from error

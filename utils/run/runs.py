@@ -57,7 +57,7 @@ class Run:
     def discard(self) -> None:
         """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
-        if {path.name for path in files} <= {CONFIG_FILE, FIRST_FILE, DATA_FILE, LOCK_FILE}:
+        if not any(path.match("step-*.index") or path.suffix == ".keras" for path in files):
             for folder in self.folders:
                 shutil.rmtree(folder, ignore_errors=True)
                 for parent in list(folder.parents)[:4]:  # the experiment's, where they are empty
