@@ -53,10 +53,19 @@ ROWS = {
         "ADDA on convolutional features, the default rates",
         "--method adda --epoch 10 --mixed_precision",
     ),
+    "adda_normalised": Row(
+        "ADDA on convolutional features, with normalisation and averaged weights",
+        "--method adda --epoch 10 --normalisation per_domain --average_decay 0.999 "
+        "--mixed_precision",
+    ),
     "recipe": Row("recipe", "--preset recipe"),
     "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
+    "normalised_40": Row(
+        "recipe with normalisation per domain, λ constant, 40 epochs",
+        "--preset normalised --no_ramp --epoch 40"
+    ),
     "fast": Row("mean teacher from the third epoch on", "--preset fast"),
     "mean_teacher": Row("second stage", "--preset mean_teacher"),
     "wide": Row("second stage, wide network", "--preset wide"),
@@ -84,7 +93,8 @@ ALL = (
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
-        (*ALL, "recipe_15", "recipe_invert", "adda_convolutional", "original", "wide",
+        (*ALL, "recipe_15", "recipe_invert", "normalised_40", "adda_convolutional",
+         "adda_normalised", "original", "wide",
          "student", "target_only", "ceiling", "ceiling_wide"),
     ),
     "mnist_m_7": Pair(
