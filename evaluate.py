@@ -10,7 +10,6 @@ the better. Nothing is trained.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from contextlib import redirect_stdout
@@ -22,7 +21,7 @@ import numpy as np
 from config.config import Config
 from config.settings import PIXELS, Settings
 from predict import SHIPPED
-from utils.atomic import is_stream, refuse_inputs, whole_file
+from utils.atomic import is_stream, refuse_inputs, write_json
 from utils.data.folders import PictureFolder, open_target
 from utils.data.pickles import read_pickle
 from utils.errors import UserError, run_script
@@ -77,8 +76,7 @@ def main() -> None:
     to_stream = args.json is not None and is_stream(args.json)
     print(table(found), file=sys.stderr if to_stream else sys.stdout)
     if args.json:
-        with whole_file(args.json) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(args.json, found)
         print(f"{args.json}: written", file=sys.stderr)
 
 

@@ -23,7 +23,7 @@ from config.config import Config
 from config.presets import presets_of, read_preset
 from config.settings import Settings
 from predict import SHIPPED
-from utils.atomic import whole_file
+from utils.atomic import write_json
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
 
@@ -39,8 +39,7 @@ def main() -> None:
     found = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
     for name in tqdm(args.presets, unit="preset"):
         found[name] = seconds_of_stages(name)
-    with whole_file(EPOCHS) as path:
-        path.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(EPOCHS, found)
     for name, seconds in found.items():
         print(f"{name:<16} epochs of {seconds} s")
 

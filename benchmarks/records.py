@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from config.presets import read_preset
-from utils.atomic import whole_file
+from utils.atomic import whole_file, write_text
 from utils.record.rows import Row, pick_of
 
 FOLDER = Path(__file__).parent.parent / "docs" / "runs"
@@ -76,8 +76,7 @@ def text_of(facts: Facts) -> str:
 
 
 def write_facts(path: Path, facts: Facts) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text_of(facts) + "\n")
+    write_text(path, text_of(facts) + "\n")
 
 
 def read_record(name: str) -> Record | None:

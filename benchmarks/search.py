@@ -8,7 +8,6 @@ measured at the end, for the table alone. What is finished is not trained again.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmarks.rows import DIGITS, USPS
 from benchmarks.runner import Training, train_all
 from config.config import Config
 from config.settings import Settings, some_of
-from utils.atomic import whole_file
+from utils.atomic import write_json
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
 
@@ -104,8 +103,7 @@ def main() -> None:
     train_all(wanted, known, args.jobs)
     for name, group in groups.items():
         scores = score(group)
-        with whole_file(ROOT / "docs" / "search" / f"{name}.json") as path:
-            path.write_text(json.dumps(scores, indent=2) + "\n")
+        write_json(ROOT / "docs" / "search" / f"{name}.json", scores)
         print(f"\n{name}, by EnsV:")
         for candidate, values in sorted(scores.items(), key=lambda item: -item[1]["ensv"]):
             shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items()

@@ -21,7 +21,7 @@ from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import train_all
 from config.presets import FOLDER as PRESETS
 from config.settings import Settings, some_of
-from utils.atomic import whole_file
+from utils.atomic import write_text
 from utils.errors import run_script
 from utils.run.command_line import parse
 
@@ -50,16 +50,11 @@ def main() -> None:
     runs = {key: record for key, training in known.items() if (record := training.keep())}
     ship(runs, known)
     for name, text in (("models", describe(runs)), ("results", report(runs))):
-        with whole_file(ROOT / "docs" / f"{name}.md") as path:
-            path.write_text(text)
+        write_text(ROOT / "docs" / f"{name}.md", text)
     for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
-        text = fill_readme(readme.read_text(), runs)
-        with whole_file(readme) as path:
-            path.write_text(text)
+        write_text(readme, fill_readme(readme.read_text(), runs))
     for preset in sorted(PRESETS.glob("*.json")):
-        text = fill_preset(preset.stem, preset.read_text(), runs)
-        with whole_file(preset) as path:
-            path.write_text(text)
+        write_text(preset, fill_preset(preset.stem, preset.read_text(), runs))
     draw_curves(runs, ROOT / "image" / "results.png")
     draw_embedding(known, ROOT / "image" / "embedding.png", args.seeds[0])
     print("docs/results.md, docs/models.md, both READMEs, the presets and image/*.png are written")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from utils.atomic import whole_file
+from utils.atomic import write_json
 from utils.errors import UserError, refuse_device
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
@@ -175,8 +175,7 @@ class Settings:
 
     def save(self, path: Path) -> None:
         """Writes the settings as JSON."""
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls: type[AnySettings], path: Path) -> AnySettings:

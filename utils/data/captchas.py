@@ -18,7 +18,7 @@ from captcha.image import ImageCaptcha
 from PIL.ImageFilter import SMOOTH
 from tqdm import tqdm
 
-from utils.atomic import whole_file
+from utils.atomic import whole_file, write_json
 from utils.data.domains import Domain
 from utils.data.pickles import KEYS
 from utils.errors import UserError
@@ -130,8 +130,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
             "style": STYLES[style].rules,
             **{name: version(name) for name in ("captcha", "pillow", "matplotlib")},
         }
-        with whole_file(note) as temporary:
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(note, facts)
         return arrays
     remedy = "delete it, the next run makes it again"
     try:

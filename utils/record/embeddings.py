@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from utils.atomic import whole_file
+from utils.atomic import whole_file, write_text
 from utils.record.figures import save_figure
 from utils.record.selection import Outputs
 
@@ -97,10 +97,9 @@ def write_projector(folder: Path, pair: Pair) -> None:
     features = np.concatenate([outputs.features for outputs in pair])
     with whole_file(folder / "features.tsv") as path:
         np.savetxt(path, features, fmt="%.4g", delimiter="\t")
-    with whole_file(folder / "features_metadata.tsv") as path:
-        path.write_text("\n".join(rows) + "\n")
-    with whole_file(folder / "projector_config.pbtxt") as path:
-        path.write_text(
-            'embeddings {\n  tensor_name: "features"\n  tensor_path: "features.tsv"\n'
-            '  metadata_path: "features_metadata.tsv"\n}\n'
-        )
+    write_text(folder / "features_metadata.tsv", "\n".join(rows) + "\n")
+    write_text(
+        folder / "projector_config.pbtxt",
+        'embeddings {\n  tensor_name: "features"\n  tensor_path: "features.tsv"\n'
+        '  metadata_path: "features_metadata.tsv"\n}\n',
+    )

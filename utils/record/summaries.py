@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 
-from utils.atomic import whole_file
+from utils.atomic import whole_file, write_text
 from utils.record.dashboard import record_dashboard
 from utils.record.figures import confusion_picture, prediction_picture
 from utils.record.rows import Row, read_rows, write_rows
@@ -142,8 +142,7 @@ class RunLog:
 
     def write_tables(self) -> None:
         """Writes log.csv and log.txt anew, whole: a kill leaves the old ones or the new ones."""
-        with whole_file(self.text) as path:
-            path.write_text("".join(f"{text_line(row)}\n" for row in self.rows))
+        write_text(self.text, "".join(f"{text_line(row)}\n" for row in self.rows))
         write_rows(self.csv, self.rows)
 
     def flush(self) -> None:

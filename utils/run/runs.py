@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import os
 import shutil
 import uuid
@@ -17,7 +16,7 @@ from typing import IO, Any
 from config.base import AnyConfig, TrainingConfig
 from config.presets import FOLDER as PRESETS
 from config.settings import read_json
-from utils.atomic import cannot_write, whole_file
+from utils.atomic import cannot_write, write_json
 from utils.errors import UserError
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
@@ -103,8 +102,7 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             continue
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
         save_settings(named, unnamed)
-        with whole_file(unnamed / DATA_FILE) as path:
-            path.write_text(json.dumps(digests, indent=2) + "\n")
+        write_json(unnamed / DATA_FILE, digests)
         try:
             # The folder appears with its settings in it, and only one run can have the name.
             unnamed.rename(run.logs)
