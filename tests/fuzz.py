@@ -87,6 +87,9 @@ def make_readers(witness: Path) -> dict[str, Reader]:
     np.savez_compressed(npz, **dict.fromkeys(NPZ_KEYS.values(), images))  # type: ignore[arg-type]
     photo = cv2.resize(random.integers(0, 256, (6, 5, 3), np.uint8), (60, 40))
     jpeg, png = (cv2.imencode(suffix, photo)[1].tobytes() for suffix in (".jpg", ".png"))
+    see_through = cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA)
+    see_through[..., 3] = photo[..., 0]
+    transparent = [cv2.imencode(suffix, see_through)[1].tobytes() for suffix in (".png", ".webp")]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("BSDS500/data/images/train/1.jpg", jpeg)
@@ -122,7 +125,7 @@ def make_readers(witness: Path) -> dict[str, Reader]:
         "npz": Reader(read_npz, "m.npz", [npz.getvalue()], 0.1),
         "tgz": Reader(read_photos, "b.tgz", [tar_of({"1.jpg": jpeg, "2.jpg": jpeg})], 0.1),
         "zip": Reader(read_photos, "b.zip", [archive.getvalue()], 0.1),
-        "picture": Reader(picture, "p.jpg", [jpeg, png], 0.12),
+        "picture": Reader(picture, "p.jpg", [jpeg, png, *transparent], 0.12),
         "pickle": Reader(
             read_pickle, "d.pkl", [pickle.dumps(data, 5), pickle.dumps(data, 2), *bombs], 0.14
         ),
