@@ -14,6 +14,7 @@ import pytest
 from helpers import run, run_folders, the_error
 
 import train_real2drawing
+from model import networks
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
 from utils.data import drawings
 from utils.data.drawings import canny, grey, make_standin, read_drawings, read_photos
@@ -87,7 +88,10 @@ def test_networks_are_the_homeworks() -> None:
     assert units == [512, 512, 512, 512, 1]
 
 
-def test_the_script_writes_a_row_for_each_drawing(root: Path, tmp_path: Path) -> None:
+def test_the_script_writes_a_row_for_each_drawing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "DRAWING_FILTERS", (8, 16, 32, 32, 64))
     done = run("train_real2drawing.py", "--embedded", "--data_root", root.with_name("x"),
                "--epoch", "1", "--run_name", "short", "--allow_collapse",
                *run_folders(tmp_path))  # fmt: skip
@@ -111,13 +115,14 @@ def test_a_run_that_dies_before_its_submission_writes_it_on_resume(
     def dies(*_: Any) -> None:
         raise RuntimeError("as if killed")
 
-    monkeypatch.setattr(train_real2drawing, "write_submission", dies)
-    with pytest.raises(RuntimeError, match="as if killed"):
-        run("train_real2drawing.py", "--embedded", "--data_root", root.with_name("x"),
-            "--epoch", "1", "--run_name", "short", "--allow_collapse",
-            *run_folders(tmp_path))  # fmt: skip
+    monkeypatch.setattr(networks, "DRAWING_FILTERS", (8, 16, 32, 32, 64))
+    flags = ["--embedded", "--data_root", root.with_name("x"), "--epoch", "1",
+             "--run_name", "short", "--allow_collapse", *run_folders(tmp_path)]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(train_real2drawing, "write_submission", dies)
+        with pytest.raises(RuntimeError, match="as if killed"):
+            run("train_real2drawing.py", *flags)
     assert not list(tmp_path.rglob("trained_dann_real2drawing.keras"))
-    monkeypatch.undo()
     logs = next((tmp_path / "logs").rglob("short"))
     run("train_real2drawing.py", "--resume", logs)
     assert len((logs / "DaNN_submission.csv").read_text().splitlines()) == 241
