@@ -19,7 +19,7 @@ from model.adda import ADDA
 from utils.data.captchas import STYLES, Artist, load_captchas
 from utils.errors import UserError
 
-TINY = ["--captchas", "100", "--epoch", "1", "--source_epoch", "1", "--batch_size", "20"]
+TINY = ["--captchas", "100", "--epoch", "1", "--source_epoch", "1", "--batch_size", "40"]
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captcha_run")
     done = run("train_captcha.py", *TINY, "--captcha_root", root, *run_folders(folder),
                "--run_name", "mine")  # fmt: skip
-    assert "training: source_model, steps 0 to 10" in done.stdout
-    assert "training: adda, steps 0 to 10" in done.stdout
+    assert "training: source_model, steps 0 to 5" in done.stdout
+    assert "training: adda, steps 0 to 5" in done.stdout
     return folder
 
 
