@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.captcha import CaptchaConfig
-from utils.data.captchas import ALPHABET, CHARACTERS, SIZE, load_captchas
-from utils.data.domains import Domain, Domains
+from utils.data.captchas import CHARACTERS, SIZE, load_captchas
+from utils.data.domains import DIGITS, Domain, Domains
 from utils.errors import run_script
 from utils.run.launch import launch
 from utils.run.runs import Run
@@ -42,7 +42,7 @@ def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, Domains]:
         Domain(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
         for style in (SOURCE_STYLE, TARGET_STYLE)
     ]
-    return config, Domains(domains, ALPHABET)
+    return config, Domains(domains)
 
 
 def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
@@ -65,7 +65,7 @@ def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
 
     def networks() -> tuple[keras.Model, keras.Model]:
         encoder = captcha_encoder((SIZE, SIZE, 3), tutorial)
-        return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(ALPHABET))
+        return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(DIGITS))
 
     return Experiment(
         data.domains,
@@ -102,7 +102,7 @@ def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Train
     images, labels = target.val[:40], target.val_label[:40]
     with trainer.model.averaged():
         probabilities = trainer.model.predict_on_batch(images)
-    picture = prediction_picture(images, labels, probabilities, ALPHABET)
+    picture = prediction_picture(images, labels, probabilities, DIGITS)
     save_picture(run.logs / "predictions.png", picture)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 BATCH, STEPS = 256, 30
 # Multiply-adds times 2. Convolution 1 has no gradient to its input, which is the image.

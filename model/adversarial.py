@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any, Literal
+from typing import Any, get_args
 
 import keras
 import tensorflow as tf
 
-from config.base import TrainingConfig
+from config.base import DomainLoss, TrainingConfig
 from model.adaptation import Adaptation, check_head
 from model.losses import assert_below, cross_entropy, is_correct, mean_share
 from model.schedules import Constant, GRLLambda, ProgressSchedule
@@ -41,7 +41,7 @@ class Adversarial(Adaptation):
         domain_classifier: keras.Model,
         num_domains: int = 2,
         grl_lambda: float | ProgressSchedule = 1.0,
-        domain_loss: Literal["mean", "sum"] = "mean",
+        domain_loss: DomainLoss = "mean",
         **predictor_options: Any,
     ):
         super().__init__(feature_extractor, label_predictor, **predictor_options)
@@ -56,7 +56,7 @@ class Adversarial(Adaptation):
                 f"domain_classifier must give {num_domains} logits, got output shape "
                 f"{domain_classifier.output_shape}"
             )
-        if domain_loss not in ("mean", "sum"):
+        if domain_loss not in get_args(DomainLoss):
             raise ValueError(f"domain_loss must be mean or sum, got {domain_loss!r}")
         self.domain_classifier = domain_classifier
         self.num_domains = num_domains

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from config.base import Features, Network
 from model.normalisation import DomainNormalization
 from utils.errors import UserError
 
@@ -27,7 +28,7 @@ DRAWING_FILTERS = (64, 128, 256, 256, 512)
 def mnist_feature_extractor(
     image_shape: tuple[int, int, int],
     pixel_mean: Sequence[float],
-    network: Literal["paper", "wide"] = "paper",
+    network: Network = "paper",
     normalised: int = 0,
 ) -> keras.Model:
     """Feature extractor of the paper's MNIST network, ICML 2015, figure 4 (a), or a wider one.
@@ -283,9 +284,7 @@ def captcha_classifier(
 
 
 def deepened(
-    extractor: keras.Model,
-    label_predictor: keras.Sequential,
-    features: Literal["convolutional", "hidden", "logits"],
+    extractor: keras.Model, label_predictor: keras.Sequential, features: Features
 ) -> tuple[keras.Model, keras.Model]:
     """Moves layers of a label predictor to the end of the extractor.
 

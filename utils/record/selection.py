@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.random_projection import GaussianRandomProjection
 
-from config.base import Criterion as CriterionName
+from config.base import Criterion
 
 LONGEST = 1024  # numbers of a feature that is kept
 COMPARED = 2000  # target images, at most, for the two criteria that take longest
@@ -63,7 +63,7 @@ def outputs_of(
     return Outputs(*map(np.concatenate, (features, probabilities, labels)))
 
 
-Criterion = Callable[[Outputs, Outputs], float]  # of source and target
+Score = Callable[[Outputs, Outputs], float]  # of source and target
 
 
 def entropy(source: Outputs, target: Outputs) -> float:
@@ -195,4 +195,4 @@ def entropies(probabilities: np.ndarray) -> np.ndarray:
 
 
 # The names that `select_by` may have are the functions' above.
-CRITERIA: dict[str, Criterion] = {name: globals()[name] for name in get_args(CriterionName)}
+CRITERIA: dict[str, Score] = {name: globals()[name] for name in get_args(Criterion)}

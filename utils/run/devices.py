@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 import keras
 import tensorflow as tf
 

@@ -22,7 +22,6 @@ def quiet_start() -> Iterator[None]:
 
     TensorFlow writes there before any of its settings can stop it, from C++.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)
