@@ -113,11 +113,11 @@ class TrainingConfig(Settings):
     entropy_conditioning: Annotated[bool, only("cdan")] = True
     """Images that are classified with more confidence count more: CDAN+E. Off: plain CDAN."""
     source_smoothness: Annotated[float, at_least(0), only("vada")] = 1.0
-    """λ_s: weight of predicting alike around each source image."""
+    """λ_s: weight of predicting alike around each source image; 1 in the authors' code."""
     target_smoothness: Annotated[float, at_least(0), only("vada")] = 0.01
-    """λ_t: weight of the same around each target image, and of confidence."""
+    """λ_t: weight of the same for target images, and of confidence; 0.01 in the authors' code."""
     radius: Annotated[float, at_least(0), only("vada")] = 3.5
-    """ε: length of the change of an image, for pixel values in [-1, 1]. vada."""
+    """ε: length of the change of an image in [-1, 1]; 3.5 in the authors' code."""
     source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10
     """Epochs of the first stage."""
     first_stage: Annotated[str | None, only("mean_teacher")] = None
