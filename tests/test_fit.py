@@ -56,8 +56,6 @@ def test_batches_are_checked_whatever_keras_would_compile() -> None:
     model = dann()
     model.compile("sgd")
     assert model.jit_compile is False
-    model.compile("sgd", jit_compile=True)
-    assert model.jit_compile is True
 
 
 def test_without_labels_their_metrics_are_unknown() -> None:
