@@ -88,7 +88,7 @@ def main() -> None:
         "--source_dataset_path", folder / "MNIST" / "mnist_data.pkl",
         "--target_dataset_path", folder / "MNIST_M" / "mnist_m_data.pkl",
     ]  # fmt: skip
-    command = command_of("train_MNIST2MNIST_M.py", "--preset", "recipe", *flags)
+    command = command_of("train_MNIST2MNIST_M.py", "--preset", "recipe", "--epoch", 15, *flags)
     print(f"samples: {place}\nnext:    {command}")
 
 

@@ -96,7 +96,7 @@ class TrainingConfig(Settings):
     grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
     """Highest λ of the gradient reversal. With adda it weighs the adversarial loss."""
     gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
-    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
+    """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
     """λ rises with slope gamma. Off: it is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"

@@ -68,7 +68,7 @@ class Config(RecipeConfig):
     """Images of a batch, half source, half target unless target_ratio says more. 256 in the
     original repository, 128 in the paper."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
-    """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, section 4. Above 0.02 training may collapse."""
+    """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, section 4. Above 0.02 it needs clip_norm."""
     lr_schedule: LearningRate = "annealed"
     """annealed: μ_p. cosine: from μ_0 to 0 along half a cosine."""
     lr_alpha: Annotated[float, at_least(0)] = 10.0
@@ -81,7 +81,7 @@ class Config(RecipeConfig):
     """Highest λ of the gradient reversal; 1 in ICML 2015, equation 14. With adda it weighs the
     adversarial loss."""
     gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
-    """Slope γ of λ_p = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
+    """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
     """λ rises with slope gamma. Off: it is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"

@@ -383,6 +383,14 @@ def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
     assert (adda.adda_features, adda.target_ratio, adda.adda_learning_rate) == ("logits", 1, 0.5)
 
 
+def test_a_run_of_another_method_says_nothing_of_what_it_does_not_use(tmp_path: Path) -> None:
+    run_of_dann = launch.make_settings(Config, launch.Start(), {"epoch": 7})
+    run_of_dann.save(tmp_path / "config.json")
+    start = launch.Start(config=tmp_path / "config.json")
+    adda = launch.make_settings(Config, start, {"method": "adda"})
+    assert (adda.epoch, adda.adda_learning_rate) == (7, Config.adda_learning_rate)
+
+
 def test_a_preset_for_another_method_leaves_what_that_does_not_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -162,6 +162,8 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         kind.of(values, f"{PRESETS / start.preset}.json: ")
     if start.config:
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
+        for name in unused_by(values["method"], kind):  # it says nothing of another method
+            del values[name]
         if values.get("pixel_mean") and "pixel_mean" not in given:
             mean = " ".join(f"{value:.2f}" for value in values["pixel_mean"])
             print(f"pixel_mean: {mean}, as in {start.config}; give other data their own")
@@ -172,8 +174,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
     settings = kind.of({**values, **given})
-    unused = [name for name, field in fields_of(kind).items()
-              if field.used_by and settings.method not in field.used_by]  # fmt: skip
+    unused = unused_by(settings.method, kind)
     replaced = [name for name in ("first_stage", "source_epoch")
                 if name in given and settings.pre_model_path]  # fmt: skip
     if replaced:
@@ -189,6 +190,12 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         if start.config and "first_stage" not in given:
             check_first_stage(start.config.parent, settings)
     return settings
+
+
+def unused_by(method: str, kind: type[TrainingConfig]) -> list[str]:
+    """Returns the settings that a method does not use."""
+    return [name for name, field in fields_of(kind).items()
+            if field.used_by and method not in field.used_by]  # fmt: skip
 
 
 def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
