@@ -219,3 +219,9 @@ def test_presets_that_are_none_are_named(
     monkeypatch.setattr("sys.argv", ["s"])
     with pytest.raises(UserError, match=message):
         make_settings(Config, Start(preset="x"), {})
+
+
+def test_a_config_of_windows_notepad_is_read(tmp_path: Path) -> None:
+    """It begins with a byte order mark."""
+    (tmp_path / "c.json").write_text('{"epoch": 3}', encoding="utf-8-sig")
+    assert Config.load(tmp_path / "c.json").epoch == 3

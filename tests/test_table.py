@@ -20,6 +20,7 @@ from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
 from benchmarks.search import SEARCH
+from benchmarks.table import Arguments
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.run.launch import make_settings, read_flags
@@ -285,3 +286,8 @@ def test_the_best_model_of_a_row_ships_with_a_page(
     assert cells[2:4] == ["1, 2", f"{right.mean():.4f}"]
     shares = [right[domains[1]["val_label"] == digit].mean() for digit in range(10)]
     assert cells_of(text, "recipe")[1:] == [f"{share:.3f}" for share in shares]
+
+
+def test_rows_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UserError, match=r"rows: \('recip',\) must be of source_only, "):
+        Arguments.of({"rows": ["recip"]})
