@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,8 +82,25 @@ def ship(runs: Runs, trainings: Mapping[tuple[str, str, int], Training]) -> None
         )
         with whole_file(place_of(row)) as path:
             alone.save(path)
+            leave_out_new_arguments(path)
         with whole_file(place_of(row).with_suffix(".json")) as path:
             shutil.copyfile(config, path)
+
+
+def leave_out_new_arguments(file: Path) -> None:
+    """Takes out of a .keras file what Keras 3.12, the last for Python 3.10, does not know.
+
+    All are None, which is their default.
+    """
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = parts["config.json"].decode()
+    for name in ("input_axes", "output_axes", "quantization_config"):
+        config = re.sub(rf', "{name}": null|"{name}": null, ', "", config)
+    parts["config.json"] = config.encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def place_of(row: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
 from benchmarks.search import SEARCH
 from benchmarks.table import Arguments
+from predict import SHIPPED
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.run.launch import make_settings, read_flags
@@ -291,3 +293,12 @@ def test_the_best_model_of_a_row_ships_with_a_page(
 def test_rows_that_do_not_exist_are_refused() -> None:
     with pytest.raises(UserError, match=r"rows: \('recip',\) must be of source_only, "):
         Arguments.of({"rows": ["recip"]})
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.parent.glob("*.keras")), ids=lambda file: file.stem)
+def test_models_that_ship_load_on_the_oldest_python(file: Path) -> None:
+    """Its last Keras is 3.12, which knows none of these arguments."""
+    with zipfile.ZipFile(file) as archive:
+        config = archive.read("config.json").decode()
+    for name in ("input_axes", "output_axes", "quantization_config"):
+        assert name not in config
