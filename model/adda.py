@@ -25,7 +25,7 @@ from model.adaptation import Adaptation, Batch, rate_schedule
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
-from model.networks import check_fixed, copy_of
+from model.networks import copy_of
 from model.normalisation import domain_normalizations
 from model.schedules import Delayed, ProgressSchedule
 from utils.errors import UserError
@@ -122,13 +122,11 @@ class ADDA(EarlierNames, Adversarial):
                 f"adversarial_loss must be one of {', '.join(get_args(AdversarialLoss))}, got "
                 f"{adversarial_loss!r}"
             )
-        for part in (feature_extractor, label_predictor):
-            check_fixed(part)
-        check_normalisation(feature_extractor)
         if k_d < 1 or k_g < 1:
             raise ValueError(f"k_d and k_g must be 1 or more, got {k_d} and {k_g}")
         # Copies, since they are frozen: the caller may go on training the given networks.
         source, classifier = copy_of(feature_extractor), copy_of(label_predictor)
+        check_normalisation(source)
         super().__init__(source, classifier, domain_classifier, **options)
         if self.num_domains != 2:
             raise ValueError(f"ADDA has one source and one target, got {self.num_domains} domains")

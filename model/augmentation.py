@@ -92,12 +92,14 @@ class RandomAugmentation(keras.layers.Layer):
 
     def chances(self, step: tf.Tensor, size: tf.Tensor, count: int, stream: int = 0) -> tf.Tensor:
         """Returns this replica's rows of the batch's random numbers in [-1, 1): `[size, count]`."""
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         seed = tf.stack(
             [tf.constant(self.seed + (stream << 32), tf.int64), tf.cast(step, tf.int64)]
         )
-        numbers = tf.random.stateless_uniform([size * replicas, count], seed, -1.0, 1.0)
-        return own_rows(numbers, self.num_domains, self.target_ratio)
+
+        def numbers(rows: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform([rows, count], seed, -1.0, 1.0)
+
+        return own_rows(numbers, size, self.num_domains, self.target_ratio)
 
     def move(self, images: tf.Tensor, chances: tf.Tensor) -> tf.Tensor:
         """Applies a random affine map about the centre."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -37,21 +37,25 @@ def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights), total)
 
 
-def own_rows(values: tf.Tensor, num_domains: int, target_ratio: int = 1) -> tf.Tensor:
-    """Returns this replica's rows of what was made for the batches of all replicas together.
+def own_rows(
+    make: Callable[[tf.Tensor], tf.Tensor], size: tf.Tensor, num_domains: int, target_ratio: int = 1
+) -> tf.Tensor:
+    """Returns this replica's rows of what is made for the batches of all replicas together.
 
     A replica has the same part of each domain's block; alone it has all of them.
 
     Args:
-        values: `[B·replicas, ...]`.
+        make: makes so many rows, `[rows, ...]`.
+        size: of this replica's batch.
         num_domains, target_ratio: as in `block_sizes`.
     """
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
+    values = make(size * replicas)
     if replicas == 1:
         return values
     rows, start = [], 0
-    for mine in block_sizes(tf.shape(values)[0] // replicas, num_domains, target_ratio):
+    for mine in block_sizes(size, num_domains, target_ratio):
         rows.append(start + context.replica_id_in_sync_group * mine + tf.range(mine))
         start += mine * replicas
     return tf.gather(values, tf.concat(rows, 0))

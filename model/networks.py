@@ -331,6 +331,7 @@ def copy_of(
         model: the network.
         layer: makes the copy of a layer; None: as it is.
     """
+    check_fixed(model)
     copy = keras.models.clone_model(model, clone_function=layer, recursive=layer is not None)
     copy.set_weights(model.get_weights())
     return copy

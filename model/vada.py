@@ -79,10 +79,13 @@ class VADA(DANN):
         """Returns KL(p(x) ‖ p(x + r)) of each image, `[B]` or `[B, n]`."""
         logs = tf.stop_gradient(tf.nn.log_softmax(self.logits(images)))
         chances = [self.seed, tf.cast(steps_taken(self.optimizer), tf.int32)]
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         size, *rest = tf.unstack(tf.shape(images))
-        directions = tf.random.stateless_normal([size * replicas, *rest], chances)
-        direction = of_length(PROBE, own_rows(directions, self.num_domains, self.target_ratio))
+
+        def directions(rows: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_normal([rows, *rest], chances)
+
+        random = own_rows(directions, size, self.num_domains, self.target_ratio)
+        direction = of_length(PROBE, random)
         with tf.GradientTape() as tape:
             tape.watch(direction)
             change = tf.reduce_sum(self.divergence(logs, images + HALF_RANGE * direction))

@@ -24,6 +24,7 @@ from utils.run.runs import files_below
 
 ROOT = Path(__file__).parent.parent
 Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+FEW_FILTERS = (8, 16, 32, 32, 64)  # an eighth of the drawings' network
 # 40 steps an epoch of the striped images.
 SHORT = ["--epoch", "2", "--batch_size", "16", "--checkpoint_steps", "5"]
 

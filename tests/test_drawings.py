@@ -11,7 +11,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import run, run_folders, the_error
+from helpers import FEW_FILTERS, run, run_folders, the_error
 
 import train_real2drawing
 from model import networks
@@ -91,7 +91,7 @@ def test_networks_are_the_homeworks() -> None:
 def test_the_script_writes_a_row_for_each_drawing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "DRAWING_FILTERS", (8, 16, 32, 32, 64))
+    monkeypatch.setattr(networks, "DRAWING_FILTERS", FEW_FILTERS)
     done = run("train_real2drawing.py", "--embedded", "--data_root", root.with_name("x"),
                "--epoch", "1", "--run_name", "short", "--allow_collapse",
                *run_folders(tmp_path))  # fmt: skip
@@ -115,7 +115,7 @@ def test_a_run_that_dies_before_its_submission_writes_it_on_resume(
     def dies(*_: Any) -> None:
         raise RuntimeError("as if killed")
 
-    monkeypatch.setattr(networks, "DRAWING_FILTERS", (8, 16, 32, 32, 64))
+    monkeypatch.setattr(networks, "DRAWING_FILTERS", FEW_FILTERS)
     flags = ["--embedded", "--data_root", root.with_name("x"), "--epoch", "1",
              "--run_name", "short", "--allow_collapse", *run_folders(tmp_path)]  # fmt: skip
     with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Domains, model_of, rows_of, run, run_folders
+from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, run_folders
 
 import train_captcha
 from config.methods import METHODS
@@ -71,7 +71,7 @@ def small_and_quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_captcha, "load_captchas", smaller)
         patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
-        patch.setattr(networks, "DRAWING_FILTERS", (8, 16, 32, 32, 64))
+        patch.setattr(networks, "DRAWING_FILTERS", FEW_FILTERS)
         for figure in ("save_curves", "save_embedding"):
             patch.setattr(trainer, figure, lambda *_: None)
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
