@@ -353,3 +353,9 @@ def test_every_script_explains_itself(path: Path) -> None:
               "create_mnistm": ["--bsds", "None: model_data/dataset"]}  # fmt: skip
     for field in ["--help", *fields.get(path.stem, [])]:
         assert field in text
+
+
+def test_help_shows_the_values_of_a_preset() -> None:
+    text = run("train_MNIST2MNIST_M.py", "--preset", "mean_teacher", "--help").stdout
+    for shown in ("[1024 1024]", "[96]", "--no_relative_confidence", "  --ramp "):
+        assert shown in text

@@ -139,6 +139,26 @@ def test_a_resume_needs_what_was_recorded(
     run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
 
 
+def test_settings_of_fewer_epochs_than_are_trained_are_refused(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three copies were edited; two epochs were trained."""
+    logs = tmp_path / "logs" / BELOW
+
+    def after_two_epochs(self: Signals) -> int:
+        csv = logs / "log.csv"
+        return signal.SIGINT if csv.exists() and len(rows_of(logs)) == 2 else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "seen", after_two_epochs)
+        flags = [*data_flags, *SHORT, "--epoch", 3, *run_folders(tmp_path), "--run_name", "mine"]
+        run(DIGITS, *flags, code=130)
+    for config in tmp_path.rglob(CONFIG_FILE):
+        config.write_text(config.read_text().replace('"epoch": 3', '"epoch": 1'))
+    done = run(DIGITS, "--resume", logs, code=2)
+    assert "has 1 epochs, but" in the_error(done)
+
+
 def test_a_kill_between_an_epochs_record_and_its_checkpoint(
     tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

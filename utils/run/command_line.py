@@ -13,7 +13,7 @@ import shlex
 import sys
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -31,7 +31,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see --help")
 
 
-def parse(kinds: Sequence[type], description: str | None, epilog: str = "") -> dict[str, Any]:
+def parse(
+    kinds: Sequence[type],
+    description: str | None,
+    epilog: str = "",
+    shown: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Returns the values of the flags that were given, by field; ends the process on --help.
 
     Args:
@@ -39,6 +44,7 @@ def parse(kinds: Sequence[type], description: str | None, epilog: str = "") -> d
             such as `# training` above fields is their heading.
         description: of the script: what stands first in its help.
         epilog: what stands last, as it is.
+        shown: values that --help shows instead of the defaults, by field.
 
     Raises:
         UserError: an unknown flag, or a value of the wrong type.
@@ -56,7 +62,7 @@ def parse(kinds: Sequence[type], description: str | None, epilog: str = "") -> d
     for heading, helps in [group for kind in kinds for group in documented(kind).items()]:
         group = parser.add_argument_group(heading)
         for name, text in helps.items():
-            add_flags(group, fields[name], defaults[name], text)
+            add_flags(group, fields[name], (shown or {}).get(name, defaults[name]), text)
     given, unknown = parser.parse_known_args()
     if unknown:
         raise UserError(unknown_flag(unknown[0], list(fields)))
@@ -66,6 +72,13 @@ def parse(kinds: Sequence[type], description: str | None, epilog: str = "") -> d
     if missing:
         raise UserError(f"--{missing[0]} is needed; see --help")
     return {name: from_text(texts, fields[name].kind, name) for name, texts in values.items()}
+
+
+def flag_in_sight(name: str) -> str | None:
+    """Returns the value of a flag before all others, and before --help ends the process."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}")
+    return getattr(parser.parse_known_args()[0], name)
 
 
 def add_flags(group: Any, field: Field, default: Any, text: str) -> None:
@@ -81,7 +94,7 @@ def add_flags(group: Any, field: Field, default: Any, text: str) -> None:
             )  # fmt: skip
         return
     if default not in (None, "", (), dataclasses.MISSING):
-        values = default if isinstance(default, tuple) else (default,)
+        values = default if isinstance(default, (tuple, list)) else (default,)
         words = [value.name if isinstance(value, Path) and value.is_absolute() else str(value)
                  for value in values]  # fmt: skip
         text += f" [{' '.join(words)}]"

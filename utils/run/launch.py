@@ -24,7 +24,7 @@ from utils.data.domains import Domains
 from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, Terminated, UserError
 from utils.record.rows import pick_of, read_rows
 from utils.run.cluster import is_chief
-from utils.run.command_line import command_of, parse
+from utils.run.command_line import command_of, flag_in_sight, parse
 from utils.run.quiet import quiet_start
 from utils.run.runs import (
     CONFIG_FILE,
@@ -53,7 +53,8 @@ class Start:
 
     # start
     preset: str | None = None
-    """Settings by name, as listed below; other flags override them."""
+    """Settings by name, as listed below; other flags override them. With --help, too, it shows them
+    in brackets."""
     config: Path | None = None
     """Repeat the run whose config.json this is; other flags override its settings."""
     resume: Path | None = None
@@ -132,7 +133,9 @@ def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
 
 def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Start, dict[str, Any]]:
     """Returns the command line's flags: those of `Start`, and the settings that were given."""
-    values = parse([Start, kind], description, epilog_of(Path(sys.argv[0]).name))
+    preset = flag_in_sight("preset")
+    shown = preset_of("preset", preset) if preset else {}
+    values = parse([Start, kind], description, epilog_of(Path(sys.argv[0]).name), shown)
     return Start(**{name: values.pop(name) for name in fields_of(Start) if name in values}), values
 
 
@@ -307,6 +310,11 @@ def train_stage(
         raise UserError(
             f"{trainer.checkpoints_dir}: holds no checkpoint, but {trainer.log.csv} tells of "
             "epochs; put the checkpoints back, or start a new run"
+        )
+    if step > trainer.total_steps:
+        raise UserError(
+            f"{run.logs / CONFIG_FILE}: has {config.epoch} epochs, but {step} steps are trained, "
+            f"{trainer.epoch_steps} an epoch; put it back, or start a new run"
         )
     done, best = step // trainer.epoch_steps, trainer.checkpoints_dir / "best.keras"
     if trainer.chief and told < done:
