@@ -44,30 +44,27 @@ def candidates(
 
 
 # What is tried, by what it decides. Each candidate is the preset but for its flags.
+OF_BOTH = {
+    "preset": "",
+    "lambda1": "--grl_lambda 1",
+    "lambda4": "--grl_lambda 4",
+    "rate0.025": "--init_learning_rate 0.025",
+    "dropout0.2": "--dropout 0.2",
+    "no_ramp": "--no_ramp",
+    "invert": "--invert",
+}
 SEARCH = {
     "recipe": candidates("recipe", FIRST.format("recipe"), {
-        "preset": "",
+        **OF_BOTH,
         "hidden100": "--domain_hidden 100",
         "weight3": "--domain_weight 3",
         "weight3clip3": "--domain_weight 3 --clip_norm 3",
-        "lambda1": "--grl_lambda 1",
-        "lambda4": "--grl_lambda 4",
-        "rate0.025": "--init_learning_rate 0.025",
-        "dropout0.2": "--dropout 0.2",
-        "no_ramp": "--no_ramp",
-        "invert": "--invert",
     }),
     "normalised": candidates("normalised", FIRST.format("normalised"), {
-        "preset": "",
+        **OF_BOTH,
         "hidden100": "--domain_hidden 100 --domain_weight 1",
         "weight1": "--domain_weight 1",
         "weight10": "--domain_weight 10",
-        "lambda1": "--grl_lambda 1",
-        "lambda4": "--grl_lambda 4",
-        "rate0.025": "--init_learning_rate 0.025",
-        "dropout0.2": "--dropout 0.2",
-        "no_ramp": "--no_ramp",
-        "invert": "--invert",
         "cdan": "--method cdan",
     }),
     "mean_teacher": candidates("teacher", SECOND, {
