@@ -95,14 +95,15 @@ def measured(source: Domain, target: Domain) -> EvaluationData:
 
 def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Trainer) -> None:
     """Writes a picture of both styles, and one of the target captchas as they are read."""
+    from utils.data.batches import evaluation_batches
     from utils.record.figures import prediction_picture, save_picture, save_samples
 
     source, target = data.domains
     save_samples(run.logs / "samples.png", source.val[:20], target.val[:20])
     images, labels = target.val[:40], target.val_label[:40]
     with trainer.model.averaged():
-        probabilities = trainer.model.predict_on_batch(images)
-    picture = prediction_picture(images, labels, probabilities, DIGITS)
+        outputs = trainer.outputs(evaluation_batches(images, labels, domain=1))
+    picture = prediction_picture(images, labels, outputs.probabilities, DIGITS)
     save_picture(run.logs / "predictions.png", picture)
 
 

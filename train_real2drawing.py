@@ -122,7 +122,7 @@ def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: 
     classes = outputs.probabilities.argmax(axis=1)
     place = run.logs / "DaNN_submission.csv"
     with whole_file(place) as path, path.open("w", newline="") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         table.writerow(("id", "label"))
         table.writerows(enumerate(classes))
     save_drawings(run.logs / "pictures.png", data.photos, data.photo_labels, drawings)

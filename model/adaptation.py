@@ -163,15 +163,18 @@ class Adaptation(keras.Model):
         return {"optimizer": make(cls.schedules(settings, total_steps)["learning_rate"])}
 
     def keep_average(self) -> None:
-        """Begins an average of what predicts, if one is asked for.
+        """Keeps an average of what predicts, if one is asked for.
 
         It begins anew if other weights train now, because a backbone is no longer frozen.
         """
-        if self.average_decay:
-            moving = [weight for norm in self.norms() for weight in norm.non_trainable_variables]
-            weights = [*self.predictor_variables, *moving]
-            if self.average is None or not self.average.is_of(weights):
-                self.average = WeightAverage(weights, self.average_decay)
+        if not self.average_decay:
+            self.average = None
+            return
+        moving = [weight for norm in self.norms() for weight in norm.non_trainable_variables]
+        weights = [*self.predictor_variables, *moving]
+        if self.average is None or not self.average.is_of(weights):
+            self.average = WeightAverage(weights, self.average_decay)
+        self.average.decay = self.average_decay
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model predicts with the average of its weights, if it keeps one."""
@@ -346,6 +349,8 @@ class Adaptation(keras.Model):
         """Makes the function that `fit` calls, anew if a setting was changed since the last."""
         parts = [id(getattr(self, name)) for name in self.parts]
         settings = repr([*parts, *(getattr(self, name) for name in self.knobs)])
+        if settings != self.traced:
+            self.keep_average()
         function = super().make_train_function(force or settings != self.traced)
         self.traced = settings
         return function
@@ -469,12 +474,11 @@ class Adaptation(keras.Model):
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset.
 
-        Those of labels are nan if there was no label.
+        One of labels is nan if there was no label for it.
         """
         results = {name: meter.result() for name, meter in self.meters.items()}
-        known = self.meters["image_cls_acc"].count > 0
         for name in self.label_metric_names:
-            results[name] = tf.where(known, results[name], math.nan)
+            results[name] = tf.where(self.meters[name].count > 0, results[name], math.nan)
         loss = results["image_cls_loss"] + results.get("domain_cls_loss", 0.0)
         return {"loss": loss, **results}
 

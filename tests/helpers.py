@@ -25,6 +25,7 @@ from utils.run.runs import files_below
 ROOT = Path(__file__).parent.parent
 Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 FEW_FILTERS = (8, 16, 32, 32, 64)  # an eighth of the drawings' network
+PATIENCE = 1200  # seconds: what takes longer hangs, however busy the machine is
 # 40 steps an epoch of the striped images.
 SHORT = ["--epoch", "2", "--batch_size", "16", "--checkpoint_steps", "5"]
 
@@ -66,7 +67,7 @@ def run_process(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a script as a process of its own, where the process is the subject."""
     done = subprocess.run(
-        command(script, *flags), capture_output=True, text=True, check=False, timeout=300, **options
+        command(script, *flags), capture_output=True, text=True, check=False, timeout=PATIENCE, **options
     )
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -88,7 +89,7 @@ def stop(
     ) as process:
         wait_for_checkpoint(folder, process, inside=inside)
         process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -154,3 +154,17 @@ def test_standard_output_goes_on_where_it_stands(name: str, tmp_path: Path) -> N
     with place.open("a") as file:
         subprocess.run([sys.executable, "-c", program], stdout=file, cwd=ROOT, check=True)
     assert place.read_text().splitlines() == ["before", "printed", "written", "after"]
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "choose a folder that you may write to"),
+        (errno.EACCES, "choose a folder that you may write to"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+    ],
+)
+def test_the_remedy_fits_the_cause(tmp_path: Path, code: int, remedy: str) -> None:
+    with pytest.raises(UserError, match=remedy), whole_file(tmp_path / "x"):
+        raise OSError(code, os.strerror(code))

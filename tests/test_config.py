@@ -39,7 +39,8 @@ def test_save_and_load_is_the_same(tmp_path: Path) -> None:
         ("pixel_mean", (0.0, 0.0, 256.0)), ("image_input_shape", (8, 28, 3)), ("run_name", "a/b"),
         ("run_name", ".."), ("lr_alpha", -1.0), ("checkpoint_steps", 0),
         ("clip_norm", -1.0), ("average_decay", 1.0), ("dropout", 1.0), ("confidence", 1.1),
-        ("held_out", -1), ("augmentation", "all"), ("select_by", "luck"),
+        ("held_out", -1), ("augmentation", "all"), ("select_by", "luck"), ("run_name", "x" * 300),
+        ("domain_hidden", (0,)),
     ],
 )  # fmt: skip
 def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
@@ -149,6 +150,38 @@ def test_a_default_may_be_written_as_a_list() -> None:
         Edited.of({"shape": [1, "x"]})
 
 
+@pytest.mark.parametrize(
+    ("default", "message"),
+    [
+        ({"epoch": 1.5}, "epoch: 1.5 is not of type int"),
+        ({"mixed_precision": "no"}, "mixed_precision: 'no' is not of type bool"),
+        ({"batch_size": (128,)}, r"batch_size: \(128,\) is not of type int"),
+        ({"init_learning_rate": "0.01"}, "init_learning_rate: '0.01' is not of type float"),
+    ],
+)
+def test_a_default_of_another_type_names_its_file(
+    default: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README invites to edit the defaults."""
+    monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
+    fields = [(name, fields_of(Config)[name].kind, value) for name, value in default.items()]
+    edited = dataclasses.make_dataclass("Edited", fields, bases=(Config,), frozen=True)
+    monkeypatch.setattr("inspect.getsourcefile", lambda _: "config/config.py")
+    with pytest.raises(UserError, match=f"^config/config.py: {message}"):
+        make_settings(edited, Start(), {})
+
+
+def test_a_whole_number_may_be_the_default_of_a_fraction() -> None:
+    fields = [("momentum_rate", float, 0)]
+    edited = dataclasses.make_dataclass("Edited", fields, bases=(Config,), frozen=True)
+    assert isinstance(edited().momentum_rate, float)
+
+
+def test_devices_that_no_strategy_would_use_are_refused() -> None:
+    with pytest.raises(UserError, match="logical_devices: .*; add --strategy mirrored"):
+        Config(logical_devices=2)
+
+
 def test_a_default_that_lost_its_type_is_refused() -> None:
     """Python would take it for no field, and the default above it would hold."""
 
@@ -190,6 +223,7 @@ def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert make_settings(Edited, Start(), {}).captchas == CaptchaConfig.QUICK["captchas"]
     assert make_settings(Edited, Start(), {"quick": False}).captchas == CaptchaConfig.captchas
+    assert make_settings(Edited, Start(), {"captchas": 200}).captchas == 200
 
 
 def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

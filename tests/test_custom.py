@@ -26,7 +26,7 @@ from model.dann import DANN
 from predict import class_folder
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
-from utils.data.pictures import decode_picture, find_pictures
+from utils.data.pictures import decode_picture, find_pictures, read_picture
 from utils.errors import UserError
 from utils.record.figures import prediction_picture
 
@@ -244,6 +244,10 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
         ([], "name the folders: --source DIR"),
         (["--source", "{tree}/source", "--target", "nowhere"], "nowhere: no such folder"),
         (["--source", "{tree}/other", "--target", "{tree}/target"], "has 0 class folders"),
+        (["--source", "{tree}/source", "--target", "{tree}/target", "--label_hidden", "0"],
+         "label_hidden: (0,) must be 1 or more units in each layer"),
+        (["--source", "{tree}/source", "--target", "{tree}/target", "--pixel_mean", "1", "2"],
+         "pixel_mean: (1.0, 2.0) has 2 numbers, but there are 3 channels"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--backbone", "ResNet5"],
          "no 'ResNet5' in keras.applications; there are ResNet50"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--feature_layer", "conv"],
@@ -259,6 +263,7 @@ def test_impossible_calls_are_named(
     named = [flag.format(tree=tree) for flag in flags]
     done = run("train_custom.py", *named, *run_folders(tmp_path), code=2)
     assert message in the_error(done)
+    assert not list(tmp_path.iterdir())  # the name is free again
 
 
 def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +277,56 @@ def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
     with pytest.raises(UserError, match="lies in another"):
         nested.check_paths()
+
+
+def test_folders_of_other_programs_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", ".ipynb_checkpoints", "__MACOSX"):
+        write(tmp_path / name, "1.png", "2.png")
+    (source,), classes = open_sources([tmp_path], SHAPE)
+    assert (classes, len(source)) == (["a", "b"], 4)
+    assert "hidden folders are left out: .ipynb_checkpoints, __MACOSX" in capsys.readouterr().out
+
+
+def test_layouts_that_are_no_classes_are_named(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / "split" / split / "a", "1.png")
+    with pytest.raises(UserError, match="is split into train, val; name one of them, such as"):
+        open_sources([tmp_path / "split"], SHAPE)
+    write(tmp_path / "loose" / "a", "1.png")
+    write(tmp_path / "loose", "2.png")
+    with pytest.raises(UserError, match=r"1 pictures, such as 2.png, lie beside the class folders"):
+        open_sources([tmp_path / "loose"], SHAPE)
+
+
+def test_a_pipe_that_is_named_like_a_picture_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "1.png")
+    os.mkfifo(tmp_path / "2.png")
+    assert find_pictures(tmp_path) == [tmp_path / "1.png"]
+    with pytest.raises(UserError, match="2.png: is neither a picture nor a folder"):
+        find_pictures(tmp_path / "2.png")
+    with pytest.raises(UserError, match="2.png: is no regular file; remove it"):
+        read_picture(tmp_path / "2.png", SHAPE)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("gif", "GIF"), ("avif", "AVIF"), ("jp2", "JPEG2000")])
+def test_pictures_of_newer_formats_count(tmp_path: Path, suffix: str, kind: str) -> None:
+    red = Image.fromarray(np.full((28, 28, 3), (200, 0, 0), np.uint8))
+    try:
+        red.save(tmp_path / f"a.{suffix}", kind)
+    except KeyError:
+        pytest.skip(f"this Pillow writes no {kind}")
+    (path,) = find_pictures(tmp_path)
+    assert np.abs(read_picture(path, SHAPE).mean(axis=(0, 1)) - (200, 0, 0)).max() < 8
+
+
+def test_a_picture_with_too_many_pixels_is_named() -> None:
+    """12,000 x 12,000: it says so before anything is allocated for it."""
+    data = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(data, "PNG")
+    with pytest.raises(UserError, match=r"p: has more than \d+ pixels; make it smaller"):
+        decode_picture(data.getvalue(), "p")
 
 
 def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
@@ -368,3 +423,26 @@ def test_names_that_are_not_utf8_are_written(tree: Path, tmp_path: Path) -> None
     assert name in (tmp_path / "p.csv").read_bytes()
     done = run("predict.py", "--images", "", code=2)
     assert the_error(done) == "error: --images: is empty; name something, or leave it out"
+
+
+def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: Path) -> None:
+    """Trained weights, frozen, with a bottleneck; two targets after one flag, one of them without
+    classes. Then a second run starts from the first, and a picture that is added is noticed."""
+    shutil.copytree(tree, tmp_path / "tree")
+    flags = ["--source", tmp_path / "tree" / "source", "--target", tmp_path / "tree" / "target",
+             tmp_path / "tree" / "other", *SHORT, "--epoch", 1]  # fmt: skip
+    backbone = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(32, 32, 3), alpha=1.0
+    )
+    backbone.save_weights(tmp_path / "trained.weights.h5")
+    small = ["--backbone", "MobileNetV2", "--image_size", 32, 32, "--pooling", "average",
+             "--feature_layer", "block_1_project"]  # fmt: skip
+    done = run(
+        "train_custom.py", *flags, *run_folders(tmp_path), "--run_name", "first", *small,
+        "--weights", tmp_path / "trained.weights.h5", "--frozen", "--bottleneck", 8,
+        "--allow_collapse",
+    )  # fmt: skip
+    assert "target: accuracy 0." in done.stdout
+    assert "other: no labels on 10 pictures" in done.stdout
+    model = keras.saving.load_model(final_model(tmp_path, "first"))
+    assert model.feature_extractor.output_shape == (None, 8)

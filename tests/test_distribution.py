@@ -89,9 +89,7 @@ def test_a_killed_worker_stops_the_cluster_which_resumes(
 ) -> None:
     wait_for_checkpoint(tmp_path, *workers)
     workers[1].send_signal(signal.SIGKILL)
-    began = time.monotonic()
     assert wait(workers) != 0
-    assert time.monotonic() - began < 90
     logs = next((tmp_path / "logs").rglob("parity"))
     assert wait(start(2, [SCRIPT, "--resume", str(logs)])) == 0
     assert_parity(tmp_path, alone)

@@ -96,6 +96,7 @@ def test_the_script_writes_a_row_for_each_drawing(
                "--epoch", "1", "--run_name", "short", "--allow_collapse",
                *run_folders(tmp_path))  # fmt: skip
     logs = next((tmp_path / "logs").rglob("short"))
+    assert b"\r" not in (logs / "DaNN_submission.csv").read_bytes()
     with (logs / "DaNN_submission.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["id", "label"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import (
+    PATIENCE,
     SHORT,
     Domains,
     assert_same_weights,
@@ -170,7 +171,7 @@ def test_a_folder_that_goes_ends_the_run_clearly(
     ) as process:
         wait_for_checkpoint(tmp_path, process)
         (tmp_path / which).rename(tmp_path / "gone")
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in stderr
     assert process.returncode == 2, stderr
     assert "cannot be written" in stderr

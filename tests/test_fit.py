@@ -278,12 +278,15 @@ CALLBACKS = {
     "TerminateOnNaN": lambda _: keras.callbacks.TerminateOnNaN(),
     "LambdaCallback": lambda _: keras.callbacks.LambdaCallback(),
     "ProgbarLogger": lambda _: keras.callbacks.ProgbarLogger(),
+    "SwapEMAWeights": lambda _: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
 }
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_callbacks_of_keras_work(name: str, tmp_path: Path) -> None:
     model = dann()
+    if name == "SwapEMAWeights":
+        model.compile(keras.optimizers.SGD(use_ema=True))
     model.run_eagerly = name != "EarlyStopping"  # a graph takes seconds, one of them is enough
     callback = CALLBACKS[name](tmp_path)
     history = model.fit(
@@ -388,3 +391,29 @@ def test_joint_batches_may_have_more_target_images() -> None:
     labels = np.where(domains == 0, CLASSES, -1).astype(np.int32)
     history = model.fit(dataset(IMAGES, labels, domains, size=32), verbose=0).history
     assert np.isfinite(history["loss"][0])
+
+
+def test_a_dictionary_is_shown_the_right_batch() -> None:
+    batches = tf.data.Dataset.from_tensor_slices({"images": IMAGES, "labels": LABELS}).batch(32)
+    with pytest.raises(ValueError, match=r"must be \(images, labels, domains\).*from_tensor_slices"):
+        dann().fit(batches, verbose=0)
+
+
+def test_an_average_may_begin_change_and_end_between_fits() -> None:
+    """It takes the weights in before each step; in the third fit with d = min(0.05, 1/11)."""
+    model = dann()
+    weight = model.label_predictor.trainable_variables[0]
+    before = []
+    for decay in (0.0, 0.5, 0.05):
+        model.average_decay = decay
+        before.append(weight.numpy())
+        model.fit(dataset(), verbose=0)
+    expected = 0.05 * before[1] + 0.95 * before[2]
+    with model.averaged():
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-8)
+    assert np.abs(expected - weight.numpy()).max() > 1e-6
+    model.average_decay = 0.0
+    model.fit(dataset(), verbose=0)
+    last = weight.numpy()
+    with model.averaged():
+        np.testing.assert_array_equal(weight, last)

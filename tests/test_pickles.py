@@ -84,6 +84,39 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
         assert not witness.exists()
 
 
+class Call:
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return np.ndarray, self.arguments
+
+
+def test_a_pickle_that_calls_numpy_itself_is_refused(tmp_path: Path) -> None:
+    """The first has addresses that someone wrote; NumPy would follow them, and the process would
+    die. The second has no content, so it would show what was in memory."""
+    forged = Call(Call((2,), np.dtype("O"), b"A" * 16))
+    empty = Call((5, 28, 28, 3), np.dtype("u1"))
+    for array in (forged, empty):
+        (tmp_path / "d.pkl").write_bytes(pickle.dumps({**GOOD, "train": array}, 4))
+        with pytest.raises(UserError, match=r"d\.pkl: damaged"):
+            read_pickle(tmp_path / "d.pkl")
+
+
+def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
+    objects = np.array([None] * 5)
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({**GOOD, "train_label": objects}, 4))
+    with pytest.raises(UserError, match="refused, it holds values of type object"):
+        read_pickle(tmp_path / "d.pkl")
+
+
+def test_another_order_of_axes_is_read(tmp_path: Path) -> None:
+    for protocol in (2, 5):
+        data = pickle.dumps({**GOOD, "train": np.asfortranarray(GOOD["train"])}, protocol)
+        (tmp_path / "d.pkl").write_bytes(data)
+        np.testing.assert_array_equal(read_pickle(tmp_path / "d.pkl")["train"], GOOD["train"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import pytest
 from helpers import (
+    PATIENCE,
     ROOT,
     SHORT,
     Domains,
@@ -240,7 +241,7 @@ def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Do
                 break
         for picture in (tmp_path / "source").rglob("*.png"):
             picture.unlink()
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, stderr
     assert "cannot be read" in stderr
     assert "Traceback" not in stderr

@@ -1,7 +1,9 @@
 """The data set pickles: written whole, read without trusting them.
 
-A pickle can run any code when it is loaded. The reader here lets it call nothing but the three
-functions that rebuild a NumPy array, and then checks keys, types, shapes and ranges.
+A pickle can run any code when it is loaded, and NumPy's own functions could be called with lengths
+and addresses that are wrong. The reader here puts its own code in the place of NumPy's, which only
+notes type, shape and bytes of an array. Then it makes the arrays, and checks keys, types, shapes
+and ranges.
 """
 
 from __future__ import annotations
@@ -19,27 +21,66 @@ from utils.errors import UserError, refuse_device
 KEYS = ("train", "train_label", "val", "val_label")
 # Protocol 5 keeps arrays as one run of bytes: no copy on the way out or in, Python 3.8 and later.
 PROTOCOL = 5
-REBUILDERS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
-    ),
-    ("_codecs", "encode"),  # how protocols 0 to 2 spell bytes
-}
+NUMBERS = "biuf"  # kinds of NumPy types: truth values, whole numbers, fractions
 MAX_MEMO = 1000  # objects that a pickle refers back to; ours have about 30
 REMEDY = "make it again with create_mnistm.py, or that of USPS with create_usps.py"
 
 
+class Type:
+    """Stands for a `numpy.dtype` in a pickle."""
+
+    def __init__(self, code: str, *_: Any):
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def made(self) -> np.dtype[Any]:
+        """Returns the type, if it is one of numbers."""
+        kind = np.dtype(str(self.code))
+        if kind.kind not in NUMBERS:
+            raise pickle.UnpicklingError(f"it holds values of type {kind}")
+        return kind if self.order == "|" else kind.newbyteorder(self.order)
+
+
+class Array:
+    """Stands for a `numpy.ndarray` in a pickle."""
+
+    def __init__(self, data: Any, kind: Type, shape: tuple[int, ...], order: str = "C"):
+        self.data, self.kind, self.shape, self.order = data, kind, shape, order
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, self.shape, self.kind, fortran, self.data = state
+        self.order = "F" if fortran else "C"
+
+    def made(self) -> np.ndarray:
+        """Returns the array; NumPy counts its bytes."""
+        flat = np.frombuffer(self.data, self.kind.made())
+        return flat.reshape(self.shape, order=self.order)  # type: ignore[call-overload]
+
+
+STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): None,  # is named and never called
+    ("numpy", "dtype"): Type,
+    **{
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")
+        for module, name, stand_in in (
+            ("multiarray", "_reconstruct", lambda *_: Array(b"", Type("u1"), (0,))),
+            ("numeric", "_frombuffer", Array),
+        )
+    },
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes in protocols 0 to 2
+}
+
+
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles dictionaries of NumPy arrays; anything else in the file is refused."""
+    """Unpickles dictionaries of arrays, as `Array`; anything else in the file is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in REBUILDERS:
+        if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it would call {module}.{name} when loaded")
-        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+        return STAND_INS[module, name]
 
 
 def write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -71,6 +112,9 @@ def read_pickle(
         with path.open("rb") as file:
             check_memo(file)
             arrays = ArrayUnpickler(file).load()
+        if isinstance(arrays, dict):
+            arrays = {key: value.made() if isinstance(value, Array) else value
+                      for key, value in arrays.items()}  # fmt: skip
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; {REMEDY}") from error
     except IsADirectoryError as error:

@@ -46,11 +46,12 @@ class Signals:
 
     def seen(self) -> int:
         """Returns the number of the signal that came to any worker, or 0: the same for all."""
+        number = self.number  # one may come while this is told to the others
         if self.strategy.cluster_resolver is None:
-            return self.number
-        mine = self.strategy.run(lambda: tf.constant(self.number))
+            return number
+        mine = self.strategy.run(lambda: tf.constant(number))
         anyone = self.strategy.reduce(tf.distribute.ReduceOp.SUM, mine, axis=None)
-        return self.number or (signal.SIGTERM if int(anyone) else 0)
+        return number or (signal.SIGTERM if int(anyone) else 0)
 
     def obey(self, number: int) -> None:
         """Raises `Interrupted` if there was a signal."""
