@@ -85,12 +85,14 @@ def experiment(config: Config, data: Domains) -> Experiment:
 def measured(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
+    from utils.record.selection import evenly
     from utils.run.trainer import EvaluationData
 
-    unlabelled = target.train[:: max(1, len(target.train) // 5000)][:5000]
+    images, labels = evenly(source.val, 2000), evenly(source.val_label, 2000)
+    unlabelled = evenly(target.train, 5000)
     return EvaluationData(
         target=evaluation_batches(target.val, target.val_label, domain=1),
-        labelled=evaluation_batches(source.val[:2000], source.val_label[:2000], domain=0),
+        labelled=evaluation_batches(images, labels, domain=0),
         unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
     )
 

@@ -115,7 +115,7 @@ def score(group: dict[str, Training]) -> dict[str, dict[str, float]]:
     """Returns what each criterion thinks of each candidate, and the accuracy held out."""
     from model.pretrained import load_model
     from train_MNIST2MNIST_M import read_data
-    from utils.record.selection import Outputs, information_maximisation
+    from utils.record.selection import Outputs, evenly, information_maximisation
 
     found: dict[str, dict[str, float]] = {}
     probabilities = []
@@ -125,7 +125,7 @@ def score(group: dict[str, Training]) -> dict[str, dict[str, float]]:
         if place is None or model_file is None:
             raise UserError(f"{training.name}: has no model; run make search again")
         target = read_data(Config.load(place))[1].domains[1]
-        images = target.train[:: len(target.train) // IMAGES][:IMAGES]
+        images = evenly(target.train, IMAGES)
         model = load_model(model_file)
         probabilities.append(model.predict(images, batch_size=500, verbose=0))
         held_out = model.predict(target.val, batch_size=500, verbose=0).argmax(axis=1)

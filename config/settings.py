@@ -78,9 +78,12 @@ PICTURE = Limit(
 )
 FOLDER_NAME = Limit(
     lambda value: (
-        value.strip(". ") != "" and not set("/\\\0") & set(value) and len(value.encode()) <= 200
+        value.isprintable()
+        and value.strip(". ") != ""
+        and not set("/\\") & set(value)
+        and len(value.encode()) <= 200
     ),
-    "a folder name of at most 200 bytes, without slashes",
+    "a printable folder name of at most 200 bytes, without slashes",
 )
 
 
@@ -133,7 +136,7 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if origin is Literal or type(value) is kind or (value is None and type(None) in arguments):
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)

@@ -530,8 +530,11 @@ def check_head(head: keras.Model, name: str, seen: Shape) -> None:
         )
 
 
-def rate_schedule(total_steps: int, first: float, settings: TrainingConfig) -> ProgressSchedule:
-    """Returns the schedule of a learning rate that begins at `first`."""
+def rate_schedule(
+    total_steps: int, first: float, settings: TrainingConfig, delay: int = 0
+) -> ProgressSchedule:
+    """Returns the schedule of a learning rate that begins at `first`; it is 0 in `delay` steps."""
     if settings.lr_schedule == "cosine":
-        return CosineLearningRate(total_steps, first)
-    return AnnealedLearningRate(total_steps, first, settings.lr_alpha, settings.lr_beta)
+        return CosineLearningRate(total_steps, first, delay=delay)
+    alpha, beta = settings.lr_alpha, settings.lr_beta
+    return AnnealedLearningRate(total_steps, first, alpha, beta, delay=delay)

@@ -27,7 +27,7 @@ from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
 from model.networks import copy_of
 from model.normalisation import domain_normalizations
-from model.schedules import Delayed, ProgressSchedule
+from model.schedules import Constant, ProgressSchedule
 from utils.errors import UserError
 
 SOURCE, TARGET = 0, 1
@@ -89,9 +89,10 @@ class ADDA(EarlierNames, Adversarial):
         shared_layers: so many of the first layers with weights are the source encoder's in both
             encoders, and frozen; CVPR 2017, table 1, has unshared, shared and partially shared. It
             is for a new model: to set it later changes nothing.
-        options: of `Adversarial`: there λ is the weight of the adversarial loss. While it is 0 the
-            discriminator trains alone, and no weight of the target encoder moves. And of
-            `Adaptation`: `average_decay` averages the target encoder.
+        options: of `Adversarial`: there λ is the weight of the adversarial loss. At 0 the
+            discriminator trains alone. Adam makes the same steps at every other λ, because it
+            divides by the size of the gradient. And of `Adaptation`: `average_decay` averages the
+            target encoder.
 
     Training batches are in two equal blocks, source and target. Labels are measured, not learned
     from.
@@ -154,9 +155,11 @@ class ADDA(EarlierNames, Adversarial):
 
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
+        """The rate and not λ is 0 in the first steps: Adam would divide by a mean of zeros."""
+        rate, delay = settings.adda_learning_rate, settings.discriminator_steps
         return {
-            "learning_rate": rate_schedule(total_steps, settings.adda_learning_rate, settings),
-            "grl_lambda": Delayed(total_steps, settings.grl_lambda, settings.discriminator_steps),
+            "learning_rate": rate_schedule(total_steps, rate, settings, delay),
+            "grl_lambda": Constant(total_steps, settings.grl_lambda),
         }
 
     @classmethod
@@ -170,12 +173,13 @@ class ADDA(EarlierNames, Adversarial):
         new = OPTIMIZERS[settings.adda_optimizer]
         # An optimizer counts its own steps, of which a training step has several.
         return {
-            name: new(rate_schedule(steps * total_steps, value, settings))
-            for name, steps, value in (
-                ("optimizer", settings.k_g, settings.adda_learning_rate),
-                ("domain_optimizer", settings.k_d, settings.discriminator_learning_rate),
+            name: new(rate_schedule(steps * total_steps, value, settings, steps * delay))
+            for name, steps, value, delay in (
+                ("optimizer", settings.k_g, settings.adda_learning_rate,
+                 settings.discriminator_steps),
+                ("domain_optimizer", settings.k_d, settings.discriminator_learning_rate, 0),
             )
-        }
+        }  # fmt: skip
 
     def predictors(self) -> list[tuple[keras.Model, keras.Model]]:
         return [(self.source_extractor, self.label_predictor), *super().predictors()]

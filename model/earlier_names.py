@@ -1,10 +1,13 @@
-"""Loads files of ADDA from before its parts had the names that all methods share."""
+"""Loads files of ADDA from before its parts had the names that they have now."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from model.adaptation import Adaptation
+from model.schedules import Constant
 
 NAMES = {
     "encoder": "feature_extractor",
@@ -17,6 +20,8 @@ PLACES = {
     "discriminator": "domain_classifier",
     "source_encoder": "source_extractor",
 }
+
+keras.saving.get_custom_objects()["dann>Delayed"] = Constant
 
 
 class EarlierNames(Adaptation):

@@ -94,8 +94,8 @@ def backbone(
         raise UserError(f"backbone: no {name!r} in keras.applications; there are {', '.join(near)}")
     rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
     inputs = keras.Input(image_shape, name="image")
-    shown = preprocessing(make)(inputs) if weights else rescaling(inputs)
     try:
+        shown = preprocessing(make)(inputs) if weights else rescaling(inputs)
         network = make(
             include_top=False, weights=None, input_shape=image_shape, input_tensor=shown
         )  # fmt: skip

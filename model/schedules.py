@@ -19,9 +19,11 @@ class ProgressSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         total_steps: steps of the whole run, > 0. Beyond them the value stays at its last.
+        delay: so many steps at the beginning have the value 0.
     """
 
     total_steps: int
+    delay: int = dataclasses.field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.total_steps < 1:
@@ -29,8 +31,9 @@ class ProgressSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the value at `step` (0 = the first): float32, of `step`'s shape."""
-        progress = tf.cast(step, tf.float32) / self.total_steps
-        return self.at(tf.minimum(progress, 1.0))
+        step = tf.cast(step, tf.float32)
+        value = self.at(tf.minimum(step / self.total_steps, 1.0))
+        return tf.where(step < self.delay, 0.0, value) if self.delay else value
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
         """Returns the value at `progress` in [0, 1]."""
@@ -134,22 +137,3 @@ class Constant(ProgressSchedule):
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
         return self.value * tf.ones_like(progress)
-
-
-@keras.saving.register_keras_serializable("dann")
-@dataclasses.dataclass(eq=False)
-class Delayed(ProgressSchedule):
-    """0 for the first steps, then the same value.
-
-    Args:
-        total_steps: steps of the whole run.
-        value: the value.
-        delay: how many steps it is 0.
-    """
-
-    value: float
-    delay: int
-
-    def at(self, progress: tf.Tensor) -> tf.Tensor:
-        begun = progress * self.total_steps > self.delay - 0.5  # half a step of rounding is left
-        return self.value * tf.cast(begun, tf.float32)

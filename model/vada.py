@@ -16,6 +16,7 @@ from model.dann import DANN
 from model.losses import UNLABELLED, entropy, mean_share, own_rows, steps_taken
 
 HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
+STREAM = 4  # of random numbers, beside those of augmentation
 PROBE = 1.0  # ξ; the authors' 1e-6 is less than half precision resolves
 
 
@@ -78,7 +79,8 @@ class VADA(DANN):
     def roughness(self, images: tf.Tensor) -> tf.Tensor:
         """Returns KL(p(x) ‖ p(x + r)) of each image, `[B]` or `[B, n]`."""
         logs = tf.stop_gradient(tf.nn.log_softmax(self.logits(images)))
-        chances = [self.seed, tf.cast(steps_taken(self.optimizer), tf.int32)]
+        step = tf.cast(steps_taken(self.optimizer), tf.int64)
+        chances = tf.stack([tf.constant(self.seed + (STREAM << 32), tf.int64), step])
         size, *rest = tf.unstack(tf.shape(images))
 
         def directions(rows: tf.Tensor) -> tf.Tensor:

@@ -67,7 +67,12 @@ def run_process(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a script as a process of its own, where the process is the subject."""
     done = subprocess.run(
-        command(script, *flags), capture_output=True, text=True, check=False, timeout=PATIENCE, **options
+        command(script, *flags),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        **options,
     )
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

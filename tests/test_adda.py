@@ -13,11 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_same_weights
 from keras import layers
 
+from config.config import Config
 from model.adda import ADDA, SourceModel
 from model.networks import captcha_classifier, captcha_encoder, dense_head
-from model.schedules import Delayed
+from model.schedules import Constant
 from utils.errors import UserError
 
 RATE, D_RATE = 0.2, 0.3
@@ -217,8 +219,8 @@ class Spy:
 
 
 def test_weight_zero_trains_the_discriminator_alone() -> None:
-    """The control, and what discriminator_steps do before the target encoder moves."""
-    model = small_adda(compiled=False, grl_lambda=Delayed(10, 1.0, 3), k_g=2)
+    """The control, before λ rises."""
+    model = small_adda(compiled=False, grl_lambda=Constant(10, 1.0, delay=3), k_g=2)
     model.compile(keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.01))
     batch = small_batch()
     start = model.feature_extractor.get_weights()
@@ -233,9 +235,29 @@ def test_weight_zero_trains_the_discriminator_alone() -> None:
         assert np.abs(model.domain_classifier.get_weights()[0] - judge[0]).max() > 0
 
 
+def test_the_encoder_sets_off_after_the_discriminators_steps_as_at_any_time() -> None:
+    """Its rate was 0, so Adam knows the gradient. After zeros it would make a step that is
+    (1 - β₁) / √(1 - β₂) = 16 times as long as its rate."""
+    settings = Config(
+        method="adda", discriminator_steps=50, adda_learning_rate=0.001, lr_alpha=0.0, k_g=1
+    )
+    assert ADDA.schedules(settings, 100)["grl_lambda"](tf.range(3)).numpy().tolist() == [1, 1, 1]
+    model = small_adda(compiled=False, k_g=1)
+    model.compile(**ADDA.optimizers_for(settings, 100, keras.optimizers.SGD))
+    batch = small_batch()
+    start = model.feature_extractor.get_weights()
+    for _ in range(50):
+        model.train_step(batch)
+    assert_same_weights(start, model.feature_extractor.get_weights())
+    model.train_step(batch)
+    moved = [np.abs(new - old).max() for old, new in
+             zip(start, model.feature_extractor.get_weights(), strict=True)]  # fmt: skip
+    assert 1e-4 < max(moved) < 3e-3
+
+
 def test_delay_is_counted_in_whole_steps() -> None:
     for delay in (0, 1, 7, 333, 999):
-        values = Delayed(1000, 0.3, delay)(tf.range(1000)).numpy()
+        values = Constant(1000, 0.3, delay=delay)(tf.range(1000)).numpy()
         np.testing.assert_array_equal(values, np.where(np.arange(1000) < delay, 0, np.float32(0.3)))
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from conftest import tar_of
 
+from utils.data import bsds500
 from utils.data.bsds500 import find_bsds500, read_photos
 from utils.errors import UserError
 
@@ -98,3 +101,27 @@ def test_photo_smaller_than_a_crop(tmp_path: Path) -> None:
 def test_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such file"):
         read_photos(tmp_path / "nowhere")
+
+
+def test_a_name_of_gigabytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tarfile reads a long name whole, before it tells of the member."""
+    monkeypatch.setattr(bsds500, "MAX_UNPACKED", 10_000)
+    info = tarfile.TarInfo("x" * 20_000)
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(info)
+    (tmp_path / "b.tgz").write_bytes(data.getvalue())
+    with pytest.raises(UserError, match="b.tgz: unpacks to more than 10000 bytes"):
+        read_photos(tmp_path / "b.tgz")
+
+
+@pytest.mark.parametrize("packed", ["w:", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_may_be_packed_in_any_way(
+    tmp_path: Path, photo_files: dict[str, bytes], packed: Any
+) -> None:
+    with tarfile.open(tmp_path / "b.tar", mode=packed) as tar:
+        for name, content in photo_files.items():
+            info = tarfile.TarInfo(f"BSR/BSDS500/data/images/train/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert len(read_photos(tmp_path / "b.tar").images) == 5

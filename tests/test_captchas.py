@@ -13,7 +13,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import run, run_folders, the_error
+from helpers import run, run_folders, run_process, the_error
 
 from model.adda import ADDA
 from utils.data.captchas import STYLES, Artist, load_captchas
@@ -173,3 +173,14 @@ def test_impossible_calls_are_named(tmp_path: Path, flags: list[str], message: s
     named = [flag.format(file=tmp_path / "file") for flag in flags]
     done = run("train_captcha.py", *named, *run_folders(tmp_path), code=2)
     assert message in the_error(done)
+
+
+@pytest.mark.filterwarnings("ignore")  # of TensorFlow's strategies
+def test_a_run_on_two_devices_ends_with_its_pictures(tmp_path: Path) -> None:
+    done = run_process(
+        "train_captcha.py", "--method", "source_model", "--captchas", 100, "--epoch", 1,
+        "--batch_size", 64, "--strategy", "mirrored", "--logical_devices", 2, *run_folders(tmp_path),
+        "--run_name", "two",
+    )  # fmt: skip
+    assert "next:" in done.stdout
+    assert next(tmp_path.rglob("predictions.png")).stat().st_size > 1000

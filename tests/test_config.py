@@ -40,7 +40,7 @@ def test_save_and_load_is_the_same(tmp_path: Path) -> None:
         ("run_name", ".."), ("lr_alpha", -1.0), ("checkpoint_steps", 0),
         ("clip_norm", -1.0), ("average_decay", 1.0), ("dropout", 1.0), ("confidence", 1.1),
         ("held_out", -1), ("augmentation", "all"), ("select_by", "luck"), ("run_name", "x" * 300),
-        ("domain_hidden", (0,)),
+        ("domain_hidden", (0,)), ("run_name", "a\nb"), ("run_name", "a\udcff"),
     ],
 )  # fmt: skip
 def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:

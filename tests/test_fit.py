@@ -395,7 +395,9 @@ def test_joint_batches_may_have_more_target_images() -> None:
 
 def test_a_dictionary_is_shown_the_right_batch() -> None:
     batches = tf.data.Dataset.from_tensor_slices({"images": IMAGES, "labels": LABELS}).batch(32)
-    with pytest.raises(ValueError, match=r"must be \(images, labels, domains\).*from_tensor_slices"):
+    with pytest.raises(
+        ValueError, match=r"must be \(images, labels, domains\).*from_tensor_slices"
+    ):
         dann().fit(batches, verbose=0)
 
 
@@ -417,3 +419,15 @@ def test_an_average_may_begin_change_and_end_between_fits() -> None:
     last = weight.numpy()
     with model.averaged():
         np.testing.assert_array_equal(weight, last)
+
+
+def test_a_variable_may_become_lambda_between_fits() -> None:
+    """The step that is compiled already must see it."""
+    found = []
+    for value in (keras.Variable(5.0), 0.0):
+        keras.utils.set_random_seed(1)
+        model = dann(grl_lambda=0.0)
+        model.fit(dataset(), verbose=0)
+        model.grl_lambda = value
+        found.append(weights_after(model))
+    assert np.abs(found[0] - found[1]).max() > 1e-5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from helpers import assert_same_weights
 
+from model.adda import ADDA
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
-from model.pretrained import start_from
+from model.pretrained import load_model, start_from
+from model.schedules import Constant
 from utils.errors import UserError
 
 
@@ -153,3 +156,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         match=r"is no \.keras file, or was cut short|does not fit this network or is damaged",
     ):
         start_from(make_dann(1), tmp_path / name)
+
+
+def test_adda_of_before_its_rate_waited_is_loaded(tmp_path: Path) -> None:
+    """Its λ waited, by a schedule of another name."""
+    model = ADDA(*(make_dann(0).feature_extractor, make_dann(0).label_predictor),
+                 dense_head("domain_classifier", (768,), (8,), 2),
+                 grl_lambda=Constant(10, 1.0, delay=3))  # fmt: skip
+    model.save(tmp_path / "new.keras")
+    with zipfile.ZipFile(tmp_path / "new.keras") as new, \
+            zipfile.ZipFile(tmp_path / "old.keras", "w") as old:  # fmt: skip
+        for name in new.namelist():
+            data = new.read(name)
+            if name == "config.json":
+                assert b"dann>Constant" in data
+                data = data.replace(b"dann>Constant", b"dann>Delayed")
+                data = data.replace(b'"class_name": "Constant"', b'"class_name": "Delayed"')
+            old.writestr(name, data)
+    schedule = load_model(tmp_path / "old.keras").grl_lambda
+    assert [float(schedule(step)) for step in (0, 2, 3, 9)] == [0, 0, 1, 1]

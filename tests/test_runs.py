@@ -35,6 +35,7 @@ from config.config import Config
 from config.presets import Preset, read_preset
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
+from utils.record.rows import read_rows
 from utils.run import launch
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
@@ -406,6 +407,49 @@ def test_checkpoints_of_a_deleted_run_are_not_taken_over(
     monkeypatch.chdir(tmp_path)
     kept = files_below(tmp_path / "checkpoints")
     said = run(DIGITS, *data_flags, *SHORT, "--run_name", "mine", "--grl_lambda", "2", code=2)
-    assert "holds models of a run whose folder" in the_error(said)
+    assert "is of a run whose folder" in the_error(said)
     assert files_below(tmp_path / "checkpoints") == kept
     assert not (tmp_path / "logs").exists()
+
+
+def test_settings_that_were_kept_are_not_overwritten(tmp_path: Path, data_flags: list[str]) -> None:
+    """Logs and models were removed; README repeats a run from its config.json."""
+    run_folder = Run.of(Config(run_name="mine", batch_size=16, **named(tmp_path)))
+    kept = run_folder.config / CONFIG_FILE
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    done = run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=2)
+    assert f"{run_folder.config}: is of a run whose folder" in the_error(done)
+    assert kept.read_text() == "{}"
+
+
+def named(folder: Path) -> dict[str, Any]:
+    return {f"{name}_dir": str(folder / name) for name in ("logs", "checkpoints", "config")}
+
+
+def test_a_table_that_another_program_wrote_is_named(tmp_path: Path) -> None:
+    for text in ("\ufeffepoch,a\n001,1\n", "epoch,a\n,\n", "epoch;a\n001;1\n", "epoch,a\n001\n"):
+        (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="log.csv: is not as it was written; put it back"):
+            read_rows(tmp_path / "log.csv")
+
+
+def test_a_preset_of_another_method_leaves_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the preset's own method uses is not checked."""
+    monkeypatch.setattr("sys.argv", [DIGITS])
+    given = {"method": "adda", "batch_size": 64}
+    settings = make_settings(Config, Start(preset="mean_teacher"), given)
+    assert (settings.batch_size, settings.target_ratio) == (64, 1)
+
+
+def test_a_resumed_run_computes_where_it_began(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    monkeypatch.setattr(launch, "train", lambda _, config, *rest: seen.append(
+        (config.strategy, config.logical_devices)) or 0)  # fmt: skip
+    run(DIGITS, *flags, "--strategy", "mirrored", "--logical_devices", 2)
+    run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
+    run(DIGITS, "--resume", tmp_path / "logs" / BELOW, "--strategy", "default")
+    assert seen == [("mirrored", 2), ("mirrored", 2), ("default", 0)]

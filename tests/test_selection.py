@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils.record.rows import pick_of
-from utils.record.selection import CRITERIA, Outputs, controlled_risk, density_ratio
+from utils.record.selection import CRITERIA, Outputs, controlled_risk, density_ratio, evenly
 
 PAIR = np.array([[0.9, 0.1], [0.1, 0.9]])
 H_PAIR = 0.3250829733914482  # H(.9, .1) in nats
@@ -123,3 +123,11 @@ def test_what_is_never_known_picks_the_last_epoch() -> None:
     rows = [{"epoch": "1", "a": "nan", "b": "0.5"}, {"epoch": "2", "a": "", "b": "nan"}]
     assert pick_of(rows, "a")["epoch"] == "2"
     assert pick_of(rows, "b")["epoch"] == "1"
+
+
+def test_evenly_sees_every_class_of_a_sorted_set() -> None:
+    for count in (1, 5_000, 5_001, 7_291, 9_999, 60_000):
+        some = evenly(np.arange(count), 5_000)
+        assert len(some) <= 5_000
+        assert count - some[-1] <= len(some) + 1
+        assert some[0] == 0

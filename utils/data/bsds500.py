@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
+import lzma
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +34,7 @@ OFFICIAL_DIGEST = "28dd4917eb4fcf4c271a123a59610423f4a732da14ec6813be4e4cb171347
 TRAINING_PHOTO = re.compile(r"(?:.*/)?data/images/train/([^/]+\.jpe?g)", re.IGNORECASE)
 MAX_PHOTO_BYTES = 2**22  # the largest of the 200 has 0.1 MB; more is not a BSDS500 photograph
 MAX_PHOTOS = 10_000
+PACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 MAX_UNPACKED = 2**30  # BSDS500 with its ground truth has 0.07 GB; a bomb unpacks to more
 MIN_SIDE = 28
 
@@ -125,14 +131,37 @@ def training_files(path: Path) -> Iterator[tuple[str, bytes]]:
                         data = member.read(MAX_PHOTO_BYTES + 1)
                     yield match[1], checked_size(data, entry.filename)
     else:
-        with tarfile.open(path) as tar:
+        with Unpacked(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
             for info in tar:
-                if info.offset_data + info.size > MAX_UNPACKED:
-                    raise UserError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes")
                 match = TRAINING_PHOTO.fullmatch(safe_name(path, info.name))
                 member_file = tar.extractfile(info) if match and info.isfile() else None
                 if match and member_file:
                     yield (match[1], checked_size(member_file.read(MAX_PHOTO_BYTES + 1), info.name))
+
+
+class Unpacked(io.RawIOBase):
+    """The bytes of a tar, unpacked as they are read, and not more than `MAX_UNPACKED` of them.
+
+    tarfile itself would read a name of gigabytes.
+    """
+
+    def __init__(self, path: Path):
+        with path.open("rb") as file:
+            start = file.read(6)
+        known = (opener for magic, opener in PACKERS.items() if start.startswith(magic))
+        opener: Any = next(known, open)
+        self.path, self.file, self.left = path, opener(path, "rb"), MAX_UNPACKED
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self.file.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise UserError(f"{self.path}: unpacks to more than {MAX_UNPACKED} bytes")
+        return data
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def safe_name(path: Path, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def download(
         UserError: no address delivered; names each with its reason.
     """
     pooch.get_logger().setLevel(logging.WARNING)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     failures = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def check_npz(path: Path) -> None:
 def holds_mnist(path: Path) -> bool:
     """Tells whether `path` is an npz file or a folder that has any of the IDX files."""
     if path.is_dir():
-        return any(path.glob("*-idx?-ubyte*"))
+        return any(path.glob("*[-.]idx?-ubyte*"))
     return path.suffix == ".npz" and path.exists()
 
 

@@ -40,7 +40,7 @@ class Type:
         kind = np.dtype(str(self.code))
         if kind.kind not in NUMBERS:
             raise pickle.UnpicklingError(f"it holds values of type {kind}")
-        return kind if self.order == "|" else kind.newbyteorder(self.order)
+        return kind if self.order == "|" else kind.newbyteorder(self.order)  # type: ignore[arg-type]
 
 
 class Array:

@@ -105,7 +105,7 @@ def read_h5(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             parts = {}
             for split, group in (("train", "train"), ("val", "test")):
                 data, target = file[group]["data"], file[group]["target"]
-                if len(data) > MAX_DIGITS or data.size > MAX_DIGITS * SIDE**2:
+                if max(len(data), target.size) > MAX_DIGITS or data.size > MAX_DIGITS * SIDE**2:
                     raise UserError(f"{path}: {group} has {data.shape} values; fetch it again")
                 values = data[()].astype(np.float64) * 2 - 1
                 parts[split] = checked(path, np.round(values, 3), target[()])

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from utils.atomic import whole_file, write_text
 from utils.record.figures import save_figure
-from utils.record.selection import Outputs
+from utils.record.selection import Outputs, evenly
 
 Pair = tuple[Outputs, Outputs]  # source and target
 FIRST, LAST = "features_first_epoch.npz", "features_last_epoch.npz"
@@ -62,8 +62,8 @@ def tsne(features: np.ndarray) -> np.ndarray:
 
 def some_points(outputs: Outputs) -> Outputs:
     """Returns at most `POINTS` of them, spread evenly over all."""
-    some = slice(None, None, -(-len(outputs.labels) // POINTS))
-    return Outputs(outputs.features[some], outputs.probabilities[some], outputs.labels[some])
+    parts = (outputs.features, outputs.probabilities, outputs.labels)
+    return Outputs(*(evenly(part, POINTS) for part in parts))
 
 
 def save_pair(path: Path, pair: Pair) -> None:

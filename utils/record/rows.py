@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from utils.atomic import whole_file
+from utils.errors import UserError
 
 Row = dict[str, str]
 AnyRow = TypeVar("AnyRow", dict[str, str], dict[str, float])
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the rows of a log.csv; none if there is no such file."""
+    """Returns the rows of a log.csv; none if there is no such file.
+
+    Raises:
+        UserError: another program wrote it.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    with path.open(newline="", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    if not all(str(row.get("epoch")).isdigit() and None not in row.values() for row in rows):
+        raise UserError(f"{path}: is not as it was written; put it back, or start a new run")
+    return rows
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -99,7 +99,7 @@ def soft_neighbourhood_density(source: Outputs, target: Outputs) -> float:
     Reference: Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation
     via Soft Neighborhood Density", ICCV 2021, equations 1 to 3; temperature 0.05.
     """
-    some = evenly(target.probabilities)
+    some = evenly(target.probabilities, COMPARED)
     if len(some) < 2:
         return math.nan
     vectors = some.reshape(len(some), -1)
@@ -147,7 +147,7 @@ def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
 
 def density_ratio(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Returns p_target(x) / p_source(x) at each source feature: float64 `[N_s]`."""
-    some = evenly(target)
+    some = evenly(target, COMPARED)
     both = np.concatenate([source, some])
     both = (both - both.mean(axis=0)) / (both.std(axis=0) + 1e-6)
     is_target = np.repeat([0, 1], [len(source), len(some)])
@@ -166,9 +166,9 @@ def controlled_risk(weights: np.ndarray, losses: np.ndarray) -> float:
     return float(weighted.mean() + eta * weights.mean() - eta)
 
 
-def evenly(array: np.ndarray) -> np.ndarray:
-    """Returns at most `COMPARED` rows, spread evenly over all."""
-    return array[:: -(-len(array) // COMPARED)]
+def evenly(array: np.ndarray, most: int) -> np.ndarray:
+    """Returns at most so many rows, spread evenly over all, which may be sorted by class."""
+    return array[:: -(-len(array) // most)]
 
 
 def shortened(features: np.ndarray) -> np.ndarray:

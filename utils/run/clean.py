@@ -31,12 +31,15 @@ def main() -> None:
     if sys.stdin.readline().strip().lower() != "y":
         print("nothing is removed")
         return
-    for folders in runs.values():
+    for name, folders in runs.items():
+        if in_use(folders):  # since it was listed
+            print(f"  in training  {name}  (is kept)")
+            continue
         for folder in folders:
             shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # as far as the folders above are empty
                 os.removedirs(folder.parent)
-    print(f"{len(runs)} runs are removed")
+        print(f"  removed      {name}")
 
 
 def find_runs() -> dict[str, list[Path]]:

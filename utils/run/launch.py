@@ -84,7 +84,9 @@ def launch(
     """
     start, values = read_flags(kind, description)
     if start.resume:
-        where = {name: values.pop(name, getattr(kind, name)) for name in WHERE}
+        where = {name: values.pop(name) for name in WHERE if name in values}
+        if where.get("strategy", "mirrored") != "mirrored":
+            where.setdefault("logical_devices", 0)
         if values or start.preset or start.config:
             raise UserError(only_its_own(start.resume, values))
         run, config = find_run(start.resume, kind)
@@ -176,18 +178,17 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
+    method = {"method": defaults.method, **values, **given}["method"]
+    for name in unused_by(fields_of(kind)["method"].checked(method), kind):
+        if name in given:
+            raise UserError(f"--{name}: is not used by {method}; leave it out")
+        # Of a preset, or edited, for another method: what base.py says changes nothing.
+        values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
     settings = kind.of({**values, **given})
-    unused = unused_by(settings.method, kind)
     replaced = [name for name in ("first_stage", "source_epoch")
                 if name in given and settings.pre_model_path]  # fmt: skip
     if replaced:
         raise UserError(f"--{replaced[0]}: --pre_model_path replaces the first stage; leave it out")
-    for name in unused:
-        if name in given:
-            raise UserError(f"--{name}: is not used by {settings.method}; leave it out")
-        # Of a preset, or edited, for another method: what base.py says changes nothing.
-        values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
-    settings = kind.of({**values, **given})
     if settings.first_stage:
         preset_of("first_stage", settings.first_stage)
         if start.config and "first_stage" not in given:
@@ -254,7 +255,13 @@ def train(
         at_end = None
         if finish and number == len(makers):
             at_end = partial(finish, run, config, data, trainer)
-        code = train_stage(run, config, trainer, at_end)
+        remedy = METHODS[trainer.model.name].remedy
+        if config.first_stage and number < len(makers):
+            remedy = (
+                f"train {config.first_stage} by itself and {remedy}; then name its model by "
+                "--pre_model_path"
+            )
+        code = train_stage(run, config, trainer, at_end, remedy)
         if code:
             return code
     if trainer.chief:
@@ -298,7 +305,11 @@ def summary(run: Run, config: TrainingConfig) -> str:
 
 
 def train_stage(
-    run: Run, config: TrainingConfig, trainer: Trainer, at_end: Callable[[], None] | None
+    run: Run,
+    config: TrainingConfig,
+    trainer: Trainer,
+    at_end: Callable[[], None] | None,
+    remedy: str,
 ) -> int:
     """Trains one stage of a run to its end; returns the exit code, 0 if it came there."""
     from utils.run.collapse import CollapseError
@@ -338,8 +349,7 @@ def train_stage(
         print(
             f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
             f"best.keras in {trainer.checkpoints_dir}, if it is there, is the best epoch "
-            f"before.\nStart a new run, and {METHODS[trainer.model.name].remedy}; another --seed "
-            "may pass by luck."
+            f"before.\nStart a new run, and {remedy}; another --seed may pass by luck."
         )
         return COLLAPSED
     return 0

@@ -92,11 +92,12 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
     while True:
         named = dataclasses.replace(config, run_name=name if attempt == 1 else f"{name}-{attempt}")
         run = Run.of(named)
-        if not run.logs.exists() and files_below(run.checkpoints):  # they are not this run's
+        left = [folder for folder in (run.checkpoints, run.config) if files_below(folder)]
+        if left and not run.logs.exists():  # they are not this run's
             if config.run_name:
                 raise UserError(
-                    f"{run.checkpoints}: holds models of a run whose folder {run.logs} is gone; "
-                    "choose another --run_name, or remove it"
+                    f"{left[0]}: is of a run whose folder {run.logs} is gone; choose another "
+                    "--run_name, or remove it"
                 )
             attempt += 1
             continue
@@ -251,8 +252,9 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
     except UserError:
         if Path(config.logs_dir).is_absolute():
             raise
-        depth = len(Path(config.run_path).parts) + 1 + len(Path(config.logs_dir).parts)
-        home = Path(*folder.resolve().parts[:-depth])
+        depth = len(Path(config.run_path).parts) + 1
+        root = Path(*folder.resolve().parts[:-depth])
+        home = Path(os.path.normpath(root / os.path.relpath(".", config.logs_dir)))
         print(f"the run's data are looked for from {home}")
         os.chdir(home)
 

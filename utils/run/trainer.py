@@ -48,7 +48,7 @@ class EvaluationData:
     labelled: tf.data.Dataset
     """Held-out images of the domain that has labels in training."""
     unlabelled: tf.data.Dataset
-    """Training images of the target, without labels."""
+    """Training images of the target; no criterion looks at their labels."""
 
 
 class Trainer:
@@ -168,7 +168,9 @@ class Trainer:
             save_pair(self.log.folder / LAST, pair)
             write_projector(self.log.folder, pair)
             first = "at the start" if self.begins_trained else "after epoch 1"
-            panels = [(first, load_pair(self.log.folder / FIRST)), ("at the end", pair)]
+            panels = [("at the end", pair)]
+            if (self.log.folder / FIRST).exists():
+                panels.insert(0, (first, load_pair(self.log.folder / FIRST)))
             save_embedding(self.log.folder / "embedding.png", panels)
             self.save_model(self.final_model)
         self.checkpoints.remove()
