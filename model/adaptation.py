@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from config.base import TrainingConfig
@@ -30,7 +31,14 @@ Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
-AVERAGE = "average"  # what the names of averaged weights in a file begin with
+AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
+PROBES = 64  # random features, for all of which logits do not look like probabilities by chance
+EARLIER = "average"  # the same in earlier files, which do not tell whose averages they are
+FORM = (
+    "a batch must be (images, labels, domains): labels int32 [B] with -1 = unlabelled, domains "
+    "int32 [B] with 0 = source, such as those of "
+    "tf.data.Dataset.from_tensor_slices((images, labels, domains)).batch(64)"
+)
 
 
 class Adaptation(keras.Model):
@@ -76,7 +84,8 @@ class Adaptation(keras.Model):
         class_names: Sequence[str] | None = None,
         **model_options: Any,
     ):
-        super().__init__(**model_options)
+        # Inputs keep their precision: the extractor casts them where it is told to, as in training.
+        super().__init__(autocast=False, **model_options)
         check_fixed(feature_extractor)
         check_head(label_predictor, "label_predictor", feature_extractor.output_shape[1:])
         if not (math.isfinite(clip_norm) and clip_norm >= 0):
@@ -92,6 +101,11 @@ class Adaptation(keras.Model):
             raise ValueError(
                 f"augmentation must be a RandomAugmentation, got {type(augmentation).__name__}; "
                 "other layers belong into the dataset or into feature_extractor"
+            )
+        if len(label_predictor.output_shape) > 3:
+            raise ValueError(
+                "label_predictor must give logits [B, num_labels] or [B, n, num_labels], got "
+                f"{label_predictor.output_shape}"
             )
         num_labels = label_predictor.output_shape[-1]
         if class_names is not None and len(class_names) != num_labels:
@@ -122,6 +136,11 @@ class Adaptation(keras.Model):
         """The trainable weights of what predicts."""
         parts = (self.feature_extractor, self.label_predictor)
         return [weight for part in parts for weight in part.trainable_variables]
+
+    @property
+    def predictor_weights(self) -> list[keras.Variable]:
+        """All weights of what predicts, in an order that does not depend on which are frozen."""
+        return [*self.feature_extractor.weights, *self.label_predictor.weights]
 
     def weights_of(self) -> dict[str, list[keras.Variable]]:
         """Returns the weights that each optimizer trains, by the optimizer's name in `compile`."""
@@ -235,6 +254,8 @@ class Adaptation(keras.Model):
             if options.get(name) is not None:
                 raise ValueError(f"{name}: {type(self).__name__} has its own; leave it out")
         options.setdefault("jit_compile", False)  # XLA would leave out the checks of batches
+        if options["jit_compile"] is True and self.augmentation:
+            raise ValueError("jit_compile: XLA cannot turn images; leave out augmentation, or XLA")
         names = [name for name in self.weights_of() if name != "optimizer"]
         others = {name: options.pop(name, None) for name in names}
         for name, other in others.items():
@@ -250,6 +271,17 @@ class Adaptation(keras.Model):
             setattr(self, name, chosen)
         for name, weights in self.weights_of().items():
             getattr(self, name).build(weights)
+        for one in self.optimizers():
+            inner = getattr(one, "inner_optimizer", one)
+            if inner.gradient_accumulation_steps:
+                raise ValueError(
+                    "gradient_accumulation_steps: schedules and random changes go by the steps of "
+                    "the optimizer; use larger batches"
+                )
+            if inner.use_ema and others:
+                raise ValueError(
+                    "use_ema: Keras averages the weights of one optimizer alone; use average_decay"
+                )
 
     def optimizers(self) -> list[keras.Optimizer]:
         """Every optimizer, for checkpoints."""
@@ -259,22 +291,40 @@ class Adaptation(keras.Model):
         """Keras calls this for what no layer holds; here the averaged weights, once there are."""
         super().save_own_variables(store)
         if self.average and self.average.begun:
-            for number, variable in enumerate(self.average.variables):
-                store[f"{AVERAGE}{number}"] = variable.numpy()
+            store[f"{AVERAGE}steps"] = self.average.steps.numpy()
+            for place, weight in enumerate(self.predictor_weights):
+                if self.average.of(weight) is not weight:
+                    store[f"{AVERAGE}{place}"] = self.average.of(weight).numpy()
 
     def load_own_variables(self, store: Any) -> None:
+        names = list(store.keys())
         super().load_own_variables(
-            {key: store[key] for key in store.keys() if not key.startswith(AVERAGE)}  # noqa: SIM118
+            {name: store[name] for name in names if not name.startswith((AVERAGE, EARLIER))}
         )
-        if self.average and f"{AVERAGE}0" in store.keys():  # noqa: SIM118
-            for number, variable in enumerate(self.average.variables):
-                variable.assign(store[f"{AVERAGE}{number}"])
+        if self.average and f"{AVERAGE}steps" in names:
+            averaged = [(weight, store[f"{AVERAGE}{place}"])
+                        for place, weight in enumerate(self.predictor_weights)
+                        if f"{AVERAGE}{place}" in names]  # fmt: skip
+            # Of these weights, whichever are frozen now.
+            self.average = WeightAverage([weight for weight, _ in averaged], self.average_decay)
+            self.average.steps.assign(store[f"{AVERAGE}steps"])
+            for weight, value in averaged:
+                self.average.of(weight).assign(value)
         else:
             self.forget_average()
 
     def set_weights(self, weights: list[Any]) -> None:
+        self.refuse_inside_averaged()
         super().set_weights(weights)
         self.forget_average()
+
+    def quantize(self, *mode: Any, **options: Any) -> None:
+        """Quantizes the average of the weights, if the model keeps one, and else the weights."""
+        if self.average and self.average.begun:
+            for weight, value in zip(self.average.weights, self.average.values, strict=True):
+                weight.assign(value)
+        self.average = None
+        super().quantize(*mode, **options)
 
     def forget_average(self) -> None:
         """Begins the average anew, if there is one, at weights that were given to the model."""
@@ -339,16 +389,32 @@ class Adaptation(keras.Model):
             ValueError: batches of another form, or `class_weight`.
             RuntimeError: inside `averaged()`, which puts the weights back when it ends.
         """
-        if self.average and self.average.inside:
-            raise RuntimeError("averaged(): gives the weights back when it ends; fit outside of it")
         if class_weight is not None:
             raise ValueError("class_weight: is not used; repeat the images of rare classes instead")
+        if len(data) > 1:
+            raise ValueError(f"{FORM}; got {len(data)} arguments")
         return super().fit(*data, **options)
+
+    def evaluate(self, *data: Any, **options: Any) -> Any:
+        """Measures batches `(images, labels, domains)`, as `keras.Model.evaluate` does."""
+        if len(data) > 1:
+            raise ValueError(f"{FORM}; got {len(data)} arguments")
+        return super().evaluate(*data, **options)
+
+    def refuse_inside_averaged(self) -> None:
+        """Raises `RuntimeError` where weights that are set would be lost."""
+        if self.average and self.average.inside:
+            raise RuntimeError(
+                "averaged(): gives the weights back when it ends; train and set weights outside"
+            )
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` calls, anew if a setting was changed since the last."""
-        parts = [id(getattr(self, name)) for name in self.parts]
-        settings = repr([*parts, *(getattr(self, name) for name in self.knobs)])
+        self.refuse_inside_averaged()
+        parts = [getattr(self, name) for name in self.parts]
+        # A number among them, such as λ, is held by a variable.
+        identities = [id(part) for part in parts if not isinstance(part, float)]
+        settings = repr([*identities, *(getattr(self, name) for name in self.knobs)])
         if settings != self.traced:
             self.keep_average()
         function = super().make_train_function(force or settings != self.traced)
@@ -357,14 +423,9 @@ class Adaptation(keras.Model):
 
     def checked(self, batch: Any) -> Batch:
         """Returns a batch, or raises `ValueError` if it has another form."""
-        form = (
-            "a batch must be (images, labels, domains): labels int32 [B] with -1 = unlabelled, "
-            "domains int32 [B] with 0 = source, such as those of tf.data.Dataset."
-            "from_tensor_slices((images, labels, domains)).batch(64)"
-        )
         if not isinstance(batch, (tuple, list)) or len(batch) != 3:
             parts = isinstance(batch, (tuple, list))
-            raise ValueError(f"{form}; got {f'{len(batch)} parts' if parts else type(batch)}")
+            raise ValueError(f"{FORM}; got {f'{len(batch)} parts' if parts else type(batch)}")
         images, labels, domains = batch
         positions = self.label_predictor.output_shape[1:-1]
         for name, values, shape in (("labels", labels, positions), ("domains", domains, ())):
@@ -373,7 +434,7 @@ class Adaptation(keras.Model):
             fits = found.rank == 1 + len(shape) and found[1:].is_compatible_with(shape)
             if kind is None or not kind.is_integer or not fits:
                 what = f"type {kind.name} and shape {values.shape}" if kind else repr(values)
-                raise ValueError(f"{form}; got {name} of {what}")
+                raise ValueError(f"{FORM}; got {name} of {what}")
         return images, tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
 
     def verified(self, batch: Any) -> Batch:
@@ -417,7 +478,9 @@ class Adaptation(keras.Model):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Measures one batch; changes nothing but the metrics."""
-        self.examine(self.checked(batch))
+        images, labels, domains = self.checked(batch)
+        with tf.control_dependencies(Adaptation.assertions(self, labels, domains)):
+            self.examine((images, tf.identity(labels), domains))
         return self.get_metrics_result()
 
     def examine(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
@@ -509,25 +572,31 @@ def check_head(head: keras.Model, name: str, seen: Shape) -> None:
         seen: shape of what it sees.
     """
     check_fixed(head)
+    if len(head.outputs) > 1 or isinstance(getattr(head, "output", None), dict):
+        raise ValueError(f"{name} must give one array of logits, got {head.output_shape}")
     takes = head.input_shape[1:]
     if len(takes) != len(seen) or any(None not in pair and pair[0] != pair[1]
                                       for pair in zip(takes, seen, strict=True)):  # fmt: skip
         raise ValueError(f"{name} takes {takes} of an image, but it would be given {seen}")
-    last = head
-    while isinstance(last, keras.Model):
-        last = getattr(last, "operations", last.layers)[-1]  # some are no layers
-    squashing = (keras.activations.softmax, keras.activations.sigmoid)
-    kind = type(last).__name__  # of a layer or of an operation
-    if getattr(last, "activation", None) in squashing or kind in ("Softmax", "Sigmoid"):
-        raise ValueError(
-            f"{name} must give logits, but its last layer {last.name!r} gives probabilities; leave "
-            "the activation out"
-        )
     if head.outputs[0].dtype in ("float16", "bfloat16"):
         raise ValueError(
             f"{name} gives logits of {head.outputs[0].dtype}, too coarse for a softmax; give its "
             'last layer dtype="float32"'
         )
+    if gives_probabilities(head):
+        raise ValueError(
+            f"{name} must give logits, but it gives probabilities; leave softmax or sigmoid out"
+        )
+
+
+def gives_probabilities(head: keras.Model) -> bool:
+    """Tells whether a head's outputs for random features are in [0, 1] and add up to 1."""
+    if None in head.input_shape[1:]:
+        return False
+    features = np.random.default_rng(0).normal(size=(PROBES, *head.input_shape[1:]))
+    outputs = np.asarray(head(features.astype(np.float32), training=False), np.float64)
+    inside = ((outputs > 0) & (outputs < 1)).all()
+    return bool(inside and (outputs.shape[-1] == 1 or np.allclose(outputs.sum(-1), 1, atol=0.01)))
 
 
 def rate_schedule(

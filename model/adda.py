@@ -13,6 +13,7 @@ Reference: Tzeng, Hoffman, Saenko & Darrell, "Adversarial Discriminative Domain 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
@@ -25,12 +26,14 @@ from model.adaptation import Adaptation, Batch, rate_schedule
 from model.adversarial import Adversarial
 from model.earlier_names import EarlierNames
 from model.losses import assert_blocks, mean_share, split_batch, steps_taken
-from model.networks import copy_of
+from model.networks import copy_of, layers_in_order
 from model.normalisation import domain_normalizations
 from model.schedules import Constant, ProgressSchedule
 from utils.errors import UserError
 
 SOURCE, TARGET = 0, 1
+# What Keras calls shares of what is dropped, and the size of noise.
+CHANCES = ("rate", "dropout", "recurrent_dropout", "stddev")
 # CVPR 2017, section 5, has Adam; the Keras tutorials of ADDA have SGD.
 OPTIMIZERS = {
     "adam": partial(keras.optimizers.Adam, beta_1=0.5),
@@ -124,7 +127,7 @@ class ADDA(EarlierNames, Adversarial):
                 f"adversarial_loss must be one of {', '.join(get_args(AdversarialLoss))}, got "
                 f"{adversarial_loss!r}"
             )
-        if k_d < 1 or k_g < 1:
+        if operator.index(k_d) < 1 or operator.index(k_g) < 1:
             raise ValueError(f"k_d and k_g must be 1 or more, got {k_d} and {k_g}")
         # Copies, since they are frozen: the caller may go on training the given networks.
         source, classifier = copy_of(feature_extractor), copy_of(label_predictor)
@@ -140,8 +143,7 @@ class ADDA(EarlierNames, Adversarial):
         self.feature_extractor = copy_of(source, without_dropout)
         if not self.feature_extractor.trainable:  # a frozen encoder's copy begins frozen
             self.feature_extractor.trainable = True
-        weighted = [layer for layer in self.feature_extractor._flatten_layers()
-                    if layer.weights and not isinstance(layer, keras.Model)]  # fmt: skip
+        weighted = [layer for layer in layers_in_order(self.feature_extractor) if layer.weights]
         if not 0 <= shared_layers < len(weighted):
             raise UserError(
                 f"shared_layers: {shared_layers} must be in 0..{len(weighted) - 1}; the encoder "
@@ -262,12 +264,21 @@ def check_normalisation(feature_extractor: keras.Model) -> None:
 
 
 def without_dropout(layer: keras.Layer) -> keras.Layer:
-    """Returns a copy of a layer; of dropout one that drops nothing.
+    """Returns a copy of a layer; of one of Keras with dropout or noise, one without.
 
     The source's encodings are made without dropout. A discriminator would look for the dropped
     features, and find the domain in them.
     """
     config = layer.get_config()
-    if isinstance(layer, keras.layers.Dropout):
-        config["rate"] = 0.0
-    return type(layer).from_config(config)
+    keras_own = type(layer).__module__.startswith("keras.")
+    return type(layer).from_config(without_chance(config) if keras_own else config)
+
+
+def without_chance(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a layer's settings, and those of layers in it, without dropout and noise."""
+    return {
+        name: 0.0 if name in CHANCES and isinstance(value, float)
+        else without_chance(value) if isinstance(value, dict)
+        else value
+        for name, value in config.items()
+    }  # fmt: skip

@@ -51,10 +51,17 @@ class Adversarial(Adaptation):
             feature_extractor.output_shape[1:], label_predictor.output_shape[1:]
         )
         check_head(domain_classifier, "domain_classifier", seen)
-        if domain_classifier.output_shape[1:] not in ((num_domains,), (1,)):
+        if domain_classifier.output_shape[1:] not in ((num_domains,), (1,) * (num_domains == 2)):
             raise ValueError(
                 f"domain_classifier must give {num_domains} logits, got output shape "
                 f"{domain_classifier.output_shape}"
+            )
+        parts = (feature_extractor, label_predictor, domain_classifier)
+        weights = [id(weight) for part in parts for weight in part.weights]
+        if len({*weights}) < len(weights):
+            raise ValueError(
+                "feature_extractor, label_predictor and domain_classifier share weights; give each "
+                "its own"
             )
         if domain_loss not in get_args(DomainLoss):
             raise ValueError(f"domain_loss must be mean or sum, got {domain_loss!r}")
@@ -101,12 +108,14 @@ class Adversarial(Adaptation):
         """λ: a number, or its schedule."""
         return self.lambda_schedule or float(self.lambda_variable.numpy())
 
-    @grl_lambda.setter
-    def grl_lambda(self, value: float | ProgressSchedule) -> None:
-        self.set_lambda(value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "grl_lambda":  # Keras would take a variable for one of the model's weights
+            self.set_lambda(value)
+        else:
+            super().__setattr__(name, value)
 
     def set_lambda(self, value: float | ProgressSchedule) -> None:
-        # Not by the property: Keras would take a variable for one of the model's weights.
+        """Sets λ; a number does not make the step be compiled again."""
         number = isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0
         if not (number or callable(value) or isinstance(value, keras.Variable)):
             raise ValueError(f"grl_lambda must be a number >= 0 or a schedule, got {value!r}")

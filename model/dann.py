@@ -7,6 +7,7 @@ Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17 (2016).
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, Literal
 
 import keras
@@ -115,6 +116,8 @@ class DANN(Adversarial):
                 f"activity_regularizer: of {regular[0]}, Keras keeps that of one call alone; use "
                 'extractor_calls="joint"'
             )
+        if operator.index(target_ratio) < 1:
+            raise ValueError(f"target_ratio must be 1 or more, got {target_ratio}")
         self.target_ratio = target_ratio
         if not (math.isfinite(domain_weight) and domain_weight > 0):
             raise ValueError(f"domain_weight must be above 0, got {domain_weight}")

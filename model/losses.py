@@ -61,16 +61,21 @@ def own_rows(
     return tf.gather(values, tf.concat(rows, 0))
 
 
-def clip_together(gradients: list[tf.Tensor], norm: tf.Tensor | float) -> list[tf.Tensor]:
+def clip_together(
+    gradients: list[tf.Tensor | None], norm: tf.Tensor | float
+) -> list[tf.Tensor | None]:
     """Returns this replica's shares of the gradient, shortened to `norm` where it is longer.
 
-    The length is that of the sum over replicas, so that it does not depend on their number.
+    The length is that of the sum over replicas, so that it does not depend on their number. What
+    has no gradient, because the loss does not depend on it, stays None.
     """
+    known = [gradient for gradient in gradients if gradient is not None]
+    if not known:
+        return gradients
     context = tf.distribute.get_replica_context()
-    length = tf.linalg.global_norm(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
-    return [
-        gradient * tf.math.divide_no_nan(norm, tf.maximum(length, norm)) for gradient in gradients
-    ]
+    length = tf.linalg.global_norm(context.all_reduce(tf.distribute.ReduceOp.SUM, known))
+    scale = tf.math.divide_no_nan(norm, tf.maximum(length, norm))
+    return [None if gradient is None else gradient * scale for gradient in gradients]
 
 
 def assert_below(values: tf.Tensor, lowest: int, end: int, name: str) -> list[Any]:

@@ -9,6 +9,7 @@ Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1 (distribution alignment);
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -65,6 +66,8 @@ class MeanTeacher(DANN):
             raise ValueError(f"average_decay must be above 0 for a teacher, got {average_decay}")
         if not 0 <= confidence <= 1:
             raise ValueError(f"confidence must be in [0, 1], got {confidence}")
+        if not callable(pseudo_weight) and not 0 <= pseudo_weight < math.inf:
+            raise ValueError(f"pseudo_weight must be 0 or more, or a schedule, got {pseudo_weight}")
         self.confidence = confidence
         self.relative_confidence = relative_confidence
         self.pseudo_weight = pseudo_weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import keras
@@ -152,7 +152,7 @@ def dense_head(
         if dropout:
             stack.append(layers.Dropout(dropout, name=f"dropout{number}"))
         stack.append(layers.Dense(units, activation="relu", name=f"dense{number}"))
-    logits = layers.Dense(outputs, dtype="float32", name="logits")
+    logits = layers.Dense(int(outputs), dtype="float32", name="logits")
     return keras.Sequential(
         [keras.Input(feature_shape, name="features"), *stack, logits], name=name
     )
@@ -331,10 +331,32 @@ def copy_of(
         model: the network.
         layer: makes the copy of a layer; None: as it is.
     """
-    check_fixed(model)
+    check_plain(model)
     copy = keras.models.clone_model(model, clone_function=layer, recursive=layer is not None)
     copy.set_weights(model.get_weights())
+    for one in copy._flatten_layers():
+        if isinstance(one, keras.layers.Normalization):
+            one.finalize_state()  # it computes with constants that it makes from its weights
     return copy
+
+
+def check_plain(model: keras.Model) -> None:
+    """Raises `ValueError` if a model does what its layers do not tell, and a copy would not."""
+    check_fixed(model)
+    if not type(model).__module__.startswith("keras."):
+        raise ValueError(
+            f"{model.name} is a {type(model).__name__}, which may do more than its layers; wrap "
+            "it: inputs = keras.Input(shape); keras.Model(inputs, model(inputs))"
+        )
+
+
+def layers_in_order(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yields a model's layers, and those of models in it, in the order in which they are called."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers_in_order(layer)
+        else:
+            yield layer
 
 
 def check_fixed(model: keras.Model) -> None:
@@ -359,7 +381,7 @@ def with_flat_features(
     if pooling not in ("flatten", "average", "none"):
         raise ValueError(f"pooling must be flatten, average or none, got {pooling!r}")
     check_fixed(model)
-    if layer is None and len(model.outputs) > 1:
+    if layer is None and (len(model.outputs) > 1 or isinstance(getattr(model, "output", 0), dict)):
         raise ValueError(
             f"{model.name} has {len(model.outputs)} outputs; choose one: "
             "keras.Model(model.inputs, model.outputs[0])"
@@ -385,7 +407,13 @@ def with_flat_features(
                 'input a full shape, or choose pooling="average"'
             )
         outputs = keras.layers.Flatten(name="features")(outputs)
+    if getattr(outputs, "_keras_mask", None) is not None:
+        raise ValueError(
+            f"{model.name}: its features have a mask, which the heads would not see; pool them "
+            "inside of it, for example with GlobalAveragePooling1D"
+        )
     if outputs is last:
         return model
+    check_plain(model)
     inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
     return keras.Model(inputs, outputs, name=model.name)

@@ -179,8 +179,8 @@ def test_impossible_calls_are_named(tmp_path: Path, flags: list[str], message: s
 def test_a_run_on_two_devices_ends_with_its_pictures(tmp_path: Path) -> None:
     done = run_process(
         "train_captcha.py", "--method", "source_model", "--captchas", 100, "--epoch", 1,
-        "--batch_size", 64, "--strategy", "mirrored", "--logical_devices", 2, *run_folders(tmp_path),
-        "--run_name", "two",
+        "--batch_size", 64, "--strategy", "mirrored", "--logical_devices", 2,
+        *run_folders(tmp_path), "--run_name", "two",
     )  # fmt: skip
     assert "next:" in done.stdout
     assert next(tmp_path.rglob("predictions.png")).stat().st_size > 1000

@@ -178,7 +178,7 @@ def test_a_whole_number_may_be_the_default_of_a_fraction() -> None:
 
 
 def test_devices_that_no_strategy_would_use_are_refused() -> None:
-    with pytest.raises(UserError, match="logical_devices: .*; add --strategy mirrored"):
+    with pytest.raises(UserError, match=r"logical_devices: .*; add --strategy mirrored"):
         Config(logical_devices=2)
 
 

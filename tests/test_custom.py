@@ -304,9 +304,9 @@ def test_a_pipe_that_is_named_like_a_picture_is_passed_over(tmp_path: Path) -> N
     write(tmp_path, "1.png")
     os.mkfifo(tmp_path / "2.png")
     assert find_pictures(tmp_path) == [tmp_path / "1.png"]
-    with pytest.raises(UserError, match="2.png: is neither a picture nor a folder"):
+    with pytest.raises(UserError, match=r"2\.png: is neither a picture nor a folder"):
         find_pictures(tmp_path / "2.png")
-    with pytest.raises(UserError, match="2.png: is no regular file; remove it"):
+    with pytest.raises(UserError, match=r"2\.png: is no regular file; remove it"):
         read_picture(tmp_path / "2.png", SHAPE)
 
 

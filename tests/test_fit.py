@@ -149,7 +149,7 @@ def test_fit_with_averages_in_place_is_refused() -> None:
     """Its training was lost when the weights came back."""
     model = dann(average_decay=0.9)
     model.fit(dataset(), verbose=0)
-    with model.averaged(), pytest.raises(RuntimeError, match="fit outside of it"):
+    with model.averaged(), pytest.raises(RuntimeError, match="train and set weights outside"):
         model.fit(dataset(), verbose=0)
 
 

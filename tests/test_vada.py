@@ -55,7 +55,8 @@ def unit(changes: np.ndarray) -> np.ndarray:
 
 def worst_images(model: VADA, images: np.ndarray, step: int) -> np.ndarray:
     """The images, each changed to where one step of power iteration leads."""
-    random = unit(tf.random.stateless_normal(images.shape, [SEED, step]).numpy())
+    seed = tf.constant([SEED + (4 << 32), step], tf.int64)  # augmentation has the streams below 4
+    random = unit(tf.random.stateless_normal(images.shape, seed).numpy())
     probed = tf.constant(images + 127.5 * random)
     p = tf.exp(log_probabilities(model, images))
     with tf.GradientTape() as tape:
