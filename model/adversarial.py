@@ -51,7 +51,8 @@ class Adversarial(Adaptation):
             feature_extractor.output_shape[1:], label_predictor.output_shape[1:]
         )
         check_head(domain_classifier, "domain_classifier", seen)
-        if domain_classifier.output_shape[1:] not in ((num_domains,), (1,) * (num_domains == 2)):
+        logits = domain_classifier.output_shape[1:]
+        if logits != (num_domains,) and not (logits == (1,) and num_domains == 2):
             raise ValueError(
                 f"domain_classifier must give {num_domains} logits, got output shape "
                 f"{domain_classifier.output_shape}"

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 
 from model.adda import ADDA, SourceModel
+from model.augmentation import RandomAugmentation
 from model.cdan import CDAN
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
-from model.networks import dense_head
+from model.networks import copy_of, dense_head, layers_in_order
 from model.schedules import Constant
 from model.vada import VADA
 
@@ -39,6 +40,11 @@ def extractor() -> keras.Model:
 def softmax_by_operation() -> keras.Model:
     inputs = keras.Input((16,))
     return keras.Model(inputs, keras.ops.softmax(keras.layers.Dense(3)(inputs)))
+
+
+def two_outputs() -> keras.Model:
+    inputs = keras.Input((16,))
+    return keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
 
 
 def dann(**options: Any) -> DANN:
@@ -133,6 +139,16 @@ def test_class_weights_are_refused() -> None:
                                                  keras.layers.Dense(1, "sigmoid")])}, "logits"),
         ({"label_predictor": keras.Sequential([keras.Input((16,)), keras.layers.Dense(3),
                                                keras.layers.Softmax()])}, "logits"),
+        ({"label_predictor": keras.Sequential([
+            keras.Input((16,)), keras.layers.Dense(3, "softmax"), keras.layers.Reshape((1, 3)),
+            keras.layers.Activation("linear")])}, "leave softmax or sigmoid out"),
+        ({"label_predictor": keras.Sequential([
+            keras.Input((16,)), keras.layers.Dense(6), keras.layers.Reshape((1, 2, 3))])},
+         r"must give logits \[B, num_labels\] or"),
+        ({"label_predictor": two_outputs(), "num_labels": None}, "must give one array of logits"),
+        ({"domain_classifier": dense_head("d", (16,), (), 1), "num_domains": 3},
+         "must give 3 logits"),
+        ({"target_ratio": 0}, "target_ratio must be 1 or more"),
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_named(options: dict[str, Any], message: str) -> None:
@@ -431,3 +447,186 @@ def test_a_variable_may_become_lambda_between_fits() -> None:
         model.grl_lambda = value
         found.append(weights_after(model))
     assert np.abs(found[0] - found[1]).max() > 1e-5
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_predict_sees_inputs_as_training_does(policy: str) -> None:
+    """In half precision 1001 and 999 are one number, unless a layer subtracts 1000 before."""
+    try:
+        keras.mixed_precision.set_global_policy(policy)
+        inputs = keras.Input((4,))
+        shifted = keras.layers.Rescaling(1.0, offset=-1000.0, dtype="float32")(inputs)
+        model = DANN(keras.Model(inputs, keras.layers.Dense(8)(shifted)), num_labels=3)
+        values = (1000 + RANDOM.normal(size=(32, 4))).astype(np.float32)
+        batch = tuple(map(tf.constant, (values, LABELS, DOMAINS)))
+        _, expected = model.examine(batch)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    np.testing.assert_allclose(model.predict(values, verbose=0), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_copy_has_the_statistics_of_what_was_adapted() -> None:
+    values = (100 + 50 * RANDOM.normal(size=(64, 4))).astype(np.float32)
+    statistics = keras.layers.Normalization()
+    statistics.adapt(values)
+    network = keras.Sequential([keras.Input((4,)), statistics, keras.layers.Dense(3)])
+    np.testing.assert_allclose(copy_of(network)(values), network(values), rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Tenfold(keras.Model):
+    """What it does is not in its layers alone."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return 10 * super().call(inputs)
+
+
+def test_a_network_with_code_of_its_own_is_not_copied() -> None:
+    inputs = keras.Input((4,))
+    network = Tenfold(inputs, keras.layers.Dense(16)(inputs))
+    with pytest.raises(ValueError, match=r"is a .*Tenfold.*; wrap it"):
+        ADDA(network, dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2))
+    wrapped = keras.Model(inputs, network(inputs))
+    values = RANDOM.normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_allclose(copy_of(wrapped)(values), network(values), rtol=1e-6)
+
+
+def test_shared_layers_are_the_first_that_are_called() -> None:
+    """Also inside a network that is a layer."""
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(4, name="b")]
+    )
+    encoder = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(5, name="c")])
+    heads = dense_head("l", (5,), (), 3), dense_head("d", (5,), (), 2)
+    target = ADDA(encoder, *heads, shared_layers=2).feature_extractor
+    frozen = {layer.name: not layer.trainable for layer in layers_in_order(target)}
+    assert frozen == {"a": True, "b": True, "c": False}
+
+
+@pytest.mark.parametrize("layer", [
+    keras.layers.GaussianDropout(0.5), keras.layers.GaussianNoise(1.0),
+    keras.layers.AlphaDropout(0.5), keras.layers.Bidirectional(keras.layers.LSTM(3, dropout=0.5)),
+])  # fmt: skip
+def test_the_target_encoder_has_no_chance_in_it(layer: keras.Layer) -> None:
+    inputs = keras.Input((5, 4))
+    features = keras.layers.Dense(6)(keras.layers.Flatten()(layer(inputs)))
+    heads = dense_head("l", (6,), (), 3), dense_head("d", (6,), (), 2)
+    model = ADDA(keras.Model(inputs, features), *heads)
+    values = RANDOM.normal(size=(6, 5, 4)).astype(np.float32)
+    trained, measured = (model.feature_extractor(values, training=on) for on in (True, False))
+    np.testing.assert_allclose(trained, measured, rtol=1e-5, atol=1e-6)
+
+
+def test_what_keras_would_pair_wrongly_is_refused() -> None:
+    model = DANN(extractor(), num_labels=3, alternating=True)
+    with pytest.raises(ValueError, match="use_ema: Keras averages the weights of one optimizer"):
+        model.compile(keras.optimizers.SGD(use_ema=True))
+    with pytest.raises(ValueError, match="gradient_accumulation_steps: schedules"):
+        dann().compile(keras.optimizers.SGD(gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match="jit_compile: XLA cannot turn images"):
+        dann(augmentation=RandomAugmentation(0, 2)).compile("sgd", jit_compile=True)
+
+
+@pytest.mark.parametrize("kind", [DANN, MeanTeacher])
+def test_averages_are_kept_whichever_weights_are_frozen(kind: type[DANN], tmp_path: Path) -> None:
+    """The two layers have the same shape, so they could change places."""
+    network = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(8, name="a"),
+         keras.layers.Dense(8, name="b")]
+    )  # fmt: skip
+    model = kind(network, num_labels=8, average_decay=0.9)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(dataset(IMAGES / 255.0, LABELS, DOMAINS), epochs=3, verbose=0)
+    with model.averaged():
+        expected = model.predict(IMAGES / 255.0, verbose=0)
+    assert np.abs(expected - model.predict(IMAGES / 255.0, verbose=0)).max() > 1e-4
+    network.get_layer("a").trainable = False
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    with again.averaged():
+        np.testing.assert_allclose(again.predict(IMAGES / 255.0, verbose=0), expected, rtol=1e-4)
+    with model.averaged(), pytest.raises(RuntimeError, match="train and set weights outside"):
+        model.set_weights(model.get_weights())
+    with model.averaged(), pytest.raises(RuntimeError, match="train and set weights outside"):
+        model.train_on_batch(IMAGES, LABELS, DOMAINS)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have:UserWarning")
+def test_a_model_that_is_quantized_is_its_average() -> None:
+    model = dann(average_decay=0.9)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(dataset(), epochs=3, verbose=0)
+    with model.averaged():
+        expected = model.predict(IMAGES, verbose=0)
+    model.quantize("int8")
+    with model.averaged():
+        np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected, atol=0.05)
+
+
+def test_the_step_is_compiled_once_whatever_lambda_is() -> None:
+    model = dann(grl_lambda=0.5)
+    functions = set()
+    for value in (0.5, 0.5, 0.25):
+        model.grl_lambda = value
+        model.train_on_batch(IMAGES, LABELS, DOMAINS)
+        functions.add(id(model.train_function))
+    assert len(functions) == 1
+
+
+def test_a_variable_that_becomes_lambda_is_no_weight() -> None:
+    model = dann()
+    weights = len(model.weights)
+    model.grl_lambda = keras.Variable(0.5)
+    assert len(model.weights) == weights
+    model.fit(dataset(), verbose=0)
+
+
+def test_three_arrays_are_shown_the_right_batch() -> None:
+    for call in (dann().fit, dann().evaluate):
+        with pytest.raises(ValueError, match=r"must be \(images, labels, domains\)"):
+            call(IMAGES, LABELS, DOMAINS)
+
+
+def test_classes_that_do_not_exist_are_refused_in_measuring_too() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in -1\.\.2"):
+        dann().evaluate(dataset(IMAGES, np.full_like(LABELS, -2), DOMAINS), verbose=0)
+
+
+def test_a_weight_without_a_gradient_is_no_fault_of_clipping() -> None:
+    inputs = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(inputs)
+    idle = keras.layers.Dense(2, name="idle")(flat)
+    network = keras.Model(inputs, keras.layers.Dense(4, "relu")(flat) + 0 * keras.ops.sum(idle))
+    model = DANN(network, num_labels=3, clip_norm=1.0)
+    model.domain_classifier.trainable = False
+    model.compile("sgd")
+    model.fit(dataset(), verbose=0)
+    alternating = dann(alternating=True, clip_norm=1.0)
+    alternating.domain_classifier.trainable = False
+    alternating.compile("sgd")
+    alternating.fit(dataset(), verbose=0)
+
+
+def test_heads_that_share_weights_are_refused() -> None:
+    """The file of such a model could not be loaded."""
+    shared = keras.layers.Dense(4)
+    heads = [keras.Sequential([keras.Input((16,)), shared, keras.layers.Dense(size)])
+             for size in (3, 2)]  # fmt: skip
+    with pytest.raises(ValueError, match="share weights"):
+        DANN(extractor(), *heads)
+
+
+def test_counts_may_be_those_of_numpy() -> None:
+    model = DANN(extractor(), num_labels=CLASSES.max() + 1, num_domains=np.int64(2))
+    assert model(IMAGES).shape == (32, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*mask.*:UserWarning")
+def test_features_with_a_mask_are_refused() -> None:
+    """Training would not see it, and prediction would."""
+    words = keras.Input((5,), dtype="int32")
+    vectors = keras.layers.Embedding(9, 4, mask_zero=True)(words)
+    with pytest.raises(ValueError, match="its features have a mask"):
+        DANN(keras.Model(words, vectors), num_labels=3, pooling="none")
+    pooled = keras.layers.GlobalAveragePooling1D()(vectors)
+    assert DANN(keras.Model(words, pooled), num_labels=3)(np.ones((2, 5))).shape == (2, 3)
