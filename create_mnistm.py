@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -73,14 +73,16 @@ def main() -> None:
         "photos": "scikit-image and scikit-learn" if args.embedded else "BSDS500 training",
         "photos_sha256": photos_digest,
     }
+    note = folder / "mnist_m.json"
+    if note.exists() and note.read_text() != text_of(provenance):
+        print(f"{folder}: holds pickles of other data or of another seed, which are replaced")
     written = []
     with contextlib.ExitStack() as files:  # all of them appear, or none
         for name, arrays in (("MNIST/mnist", mnist), ("MNIST_M/mnist_m", mnist_m)):
             path = folder / f"{name}_data.pkl"
             write_pickle(files.enter_context(whole_file(path)), arrays)
             written.append(f"{path}: {describe(arrays)}")
-        sidecar = files.enter_context(whole_file(folder / "mnist_m.json"))
-        sidecar.write_text(json.dumps(provenance, indent=2) + "\n")
+        files.enter_context(whole_file(note)).write_text(text_of(provenance))
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
     print("\n".join(written))
@@ -90,6 +92,11 @@ def main() -> None:
     ]  # fmt: skip
     command = command_of("train_MNIST2MNIST_M.py", "--preset", "recipe", "--epoch", 15, *flags)
     print(f"samples: {place}\nnext:    {command}")
+
+
+def text_of(provenance: dict[str, Any]) -> str:
+    """Returns the note beside the pickles that tells what they are made of."""
+    return json.dumps(provenance, indent=2) + "\n"
 
 
 def domains(

@@ -41,7 +41,12 @@ def main() -> None:
         facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE}
         note.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {describe(arrays)}")
-    print(f"next:    {command_of('train_MNIST2MNIST_M.py', '--target_dataset_path', path)}")
+    mnist = args.output_dir / "MNIST" / "mnist_data.pkl"
+    flags = ["--source_dataset_path", mnist, "--target_dataset_path", path]
+    print(f"next:    {command_of('train_MNIST2MNIST_M.py', *flags)}")
+    if not mnist.exists():
+        mnist_of = command_of("create_mnistm.py", "--output_dir", args.output_dir)
+        print(f"but {mnist} must be made before: {mnist_of}")
 
 
 if __name__ == "__main__":

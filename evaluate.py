@@ -1,10 +1,11 @@
 """Measures trained models: on a data set pickle, or on folders of pictures named as the classes.
 
-For each model a line, and one of the accuracy of each class. The first has the accuracy on the
-target; calibration error, between 0 and 1, which is how
-far its confidence is from its accuracy; domain, the accuracy of its domain classifier, .5 if it
-cannot tell the domains apart (for models of two domains); and the label-free criteria, the higher
-the better. Nothing is trained.
+For each model a line, and one of the accuracy of each class. The columns of the first:
+  acc     accuracy on the target
+  ECE     calibration error: how far the confidence is from the accuracy, between 0 and 1
+  domain  accuracy of the domain classifier, 0.5 if it cannot tell two domains apart
+  others  label-free criteria, the higher the better
+Nothing is trained.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ COLUMNS = {
 class Arguments(Settings):
     models: tuple[Path, ...] = (SHIPPED,)
     """Models: .keras from checkpoints/, .weights.h5, or a .h5 of the original repository."""
-    target: Path = Path(Config.target_dataset_path)
+    target: Path = Path(str(Config.target_dataset_path))  # an edited default may be no text
     """What is measured: a pickle, of which the test images; or a folder with a folder of pictures
     for each class."""
-    source: Path = Path(Config.source_dataset_path)
+    source: Path = Path(str(Config.source_dataset_path))
     """The labelled domain, in the same form. The domain accuracy and DEV need it."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
     """Mean that was subtracted in training, of .weights.h5 and .h5 files. None: the original

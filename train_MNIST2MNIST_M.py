@@ -68,7 +68,9 @@ def experiment(config: Config, data: Domains) -> Experiment:
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
         return deepened(extractor, labels, config.adda_features)
 
-    hidden = config.domain_hidden or METHODS[config.method].domain_hidden
+    hidden = config.domain_hidden
+    if hidden is None:
+        hidden = METHODS[config.method].domain_hidden
     source, target = data.domains
     return Experiment(
         data.domains,

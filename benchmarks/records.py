@@ -13,16 +13,25 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from config.base import TrainingConfig
+from config.captcha import CaptchaConfig
+from config.config import Config
+from config.drawings import DrawingsConfig
 from config.presets import read_preset
 from utils.atomic import whole_file, write_text
 from utils.record.rows import Row, pick_of
 
+KINDS: dict[str, type[TrainingConfig]] = {
+    "train_MNIST2MNIST_M.py": Config,
+    "train_real2drawing.py": DrawingsConfig,
+    "train_captcha.py": CaptchaConfig,
+}
 FOLDER = Path(__file__).parent.parent / "docs" / "runs"
 
 
@@ -45,7 +54,9 @@ class Facts:
 
     def made_with(self, flags: str) -> bool:
         """Tells whether these flags, and the presets as they are now, would do the same."""
-        return (self.flags, self.presets) == (flags, presets_used(flags))
+        kind = KINDS[self.command.split()[1]]
+        now = presets_used(flags)
+        return self.flags == flags and changes(self.presets, kind) == changes(now, kind)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,15 @@ def write_record(name: str, facts: Facts, stages: Sequence[Sequence[Row]]) -> No
         table = csv.DictWriter(file, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+
+
+def changes(
+    presets: Mapping[str, Mapping[str, Any]], kind: type[TrainingConfig]
+) -> dict[str, dict[str, Any]]:
+    """Returns what presets change; a default that one names, too, is no change."""
+    defaults = {field.name: field.default for field in fields(kind)}
+    return {name: {key: value for key, value in settings.items() if value != defaults[key]}
+            for name, settings in presets.items()}  # fmt: skip
 
 
 def presets_used(flags: str) -> dict[str, dict[str, Any]]:

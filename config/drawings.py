@@ -23,7 +23,8 @@ class DrawingsConfig(TrainingConfig):
     data_root: str = "model_data/dataset/real_or_drawing"
     """The unpacked folder: train_data/0 … 9 and test_data/0."""
     embedded: bool = False
-    """Make and use a stand-in of digits in the same layout, from what the libraries ship."""
+    """Make and use a stand-in of digits in the same layout, from what the libraries ship. It is
+    embedded_drawings, beside data_root."""
 
     # training
     epoch: Annotated[int, at_least(1)] = 200
@@ -53,7 +54,7 @@ class DrawingsConfig(TrainingConfig):
     def root(self) -> Path:
         """Where the pictures are."""
         root = Path(self.data_root)
-        return root.with_name("embedded_drawings") if self.embedded else root
+        return root.parent / "embedded_drawings" if self.embedded else root
 
     @property
     def run_path(self) -> str:

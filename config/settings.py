@@ -101,6 +101,8 @@ class Field:
     def checked(self, value: Any) -> Any:
         """Returns a value as this field's type, or raises `UserError`."""
         value = fitted(value, self.kind, self.name)
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(f"{self.name}: {value!r} must be UTF-8; rename it, or choose another")
         for limit in self.limits:
             if value is not None and not limit.accepts(value):
                 shown = str(value) if isinstance(value, Path) else repr(value)
@@ -220,6 +222,8 @@ def is_code(value: Any) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the object that a JSON file holds, or raises `UserError`."""
     refuse_device(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the file config.json in it")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

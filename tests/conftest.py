@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # as utils/__init__.py does
 import cv2
 import numpy as np
 import pytest

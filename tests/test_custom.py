@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from model.dann import DANN
 from predict import class_folder
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
-from utils.data.pictures import decode_picture, find_pictures, read_picture
+from utils.data.pictures import PNG, decode_picture, find_pictures, read_picture
 from utils.errors import UserError
 from utils.record.figures import prediction_picture
 
@@ -448,3 +449,34 @@ def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: P
     assert "other: no labels on 10 pictures" in done.stdout
     model = keras.saving.load_model(final_model(tmp_path, "first"))
     assert model.feature_extractor.output_shape == (None, 8)
+
+
+def test_a_pgm_whose_white_is_another_number_is_refused() -> None:
+    """OpenCV takes its values as they are: all too dark."""
+    for white, kind in ((15, np.uint8), (100, np.uint8), (1023, ">u2")):
+        for header in (b"P5 2 2 %d\n" % white, b"P5 # mine\n2 2\n%d\n" % white):
+            data = header + np.full((2, 2), white, kind).tobytes()
+            with pytest.raises(UserError, match=f"p: white is {white} in it, .*; save it with 255"):
+                decode_picture(data, "p")
+    for white, kind in ((255, np.uint8), (65535, ">u2")):
+        data = b"P5 2 2 %d\n" % white + np.full((2, 2), white, kind).tobytes()
+        assert (decode_picture(data, "p") == 255).all()
+
+
+def test_a_deep_picture_with_a_transparent_value_is_no_white_picture() -> None:
+    """A grey PNG of 16 bits: header, the value that is transparent, content."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (len(content).to_bytes(4, "big") + name + content
+                + zlib.crc32(name + content).to_bytes(4, "big"))  # fmt: skip
+
+    rows = b"".join(b"\0" + np.full(4, 30_000, ">u2").tobytes() for _ in range(4))
+    data = PNG + chunk(b"IHDR", (4).to_bytes(4, "big") * 2 + bytes([16, 0, 0, 0, 0]))
+    data += chunk(b"tRNS", b"\0\7") + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert (decode_picture(data, "p") == 30_000 // 256).all()
+
+
+def test_a_class_may_be_named_like_a_picture(tmp_path: Path) -> None:
+    write(tmp_path / "one", "1.png")
+    write(tmp_path / "two.png", "1.png")
+    assert open_sources([tmp_path], SHAPE)[1] == ["one", "two.png"]

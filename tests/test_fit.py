@@ -617,7 +617,7 @@ def test_heads_that_share_weights_are_refused() -> None:
 
 
 def test_counts_may_be_those_of_numpy() -> None:
-    model = DANN(extractor(), num_labels=CLASSES.max() + 1, num_domains=np.int64(2))
+    model = DANN(extractor(), num_labels=CLASSES.max() + 1, num_domains=DOMAINS.max() + 1)
     assert model(IMAGES).shape == (32, 3)
 
 

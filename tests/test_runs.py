@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import shutil
 import signal
@@ -314,18 +315,39 @@ def test_clean_tells_what_is_unfinished_and_removes_nothing_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Standard input is at its end."""
+    monkeypatch.chdir(tmp_path)
     for root in ("logs", "checkpoints"):
         for name in ("whole", "half"):
-            (tmp_path / root / name).mkdir(parents=True)
-            (tmp_path / root / name / CONFIG_FILE).write_text("{}")
+            Config(run_name=name).save(tmp_path / root / name / CONFIG_FILE)
     (tmp_path / "checkpoints" / "whole" / "trained_dann.keras").touch()
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     clean()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("MB  ")[1] for line in lines[:2]] == ["half  (not finished)", "whole"]
     assert lines[-1].endswith("nothing is removed")
     assert (tmp_path / "logs" / "half").exists()
+
+
+def test_clean_keeps_what_is_of_other_programs_and_what_links_lead_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place, text in (
+        ("checkpoints/bert", '{"model_type": "bert"}'),
+        ("config/presets", '{"about": "", "settings": {}}'),
+        ("config/copy", json.dumps(dataclasses.asdict(Config(run_name="run")))),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / CONFIG_FILE).write_text(text)
+    Config(run_name="run").save(tmp_path / "logs" / "run" / CONFIG_FILE)
+    Config(run_name="run").save(tmp_path / "disk" / CONFIG_FILE)
+    (tmp_path / "checkpoints" / "run").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    clean()
+    assert "removed      run" in capsys.readouterr().out
+    left = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob(CONFIG_FILE)}
+    assert left == {"checkpoints/bert", "config/presets", "config/copy", "disk"}
+    assert not (tmp_path / "checkpoints" / "run").is_symlink()
 
 
 def test_clean_takes_no_folder_of_all_runs_for_a_run(
@@ -457,3 +479,31 @@ def test_a_resumed_run_computes_where_it_began(
     run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
     run(DIGITS, "--resume", tmp_path / "logs" / BELOW, "--strategy", "default")
     assert seen == [("mirrored", 2), ("mirrored", 2), ("default", 0)]
+
+
+def test_a_run_whose_folders_are_links_goes_on(
+    halted: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """logs leads to another disk; the command comes from another folder."""
+    home, disk = tmp_path / "home", tmp_path / "disk"
+    shutil.copytree(halted, home)
+    shutil.move(home / "logs", disk)
+    (home / "logs").symlink_to(disk)
+    monkeypatch.chdir("/")
+    run(DIGITS, "--resume", home / "logs" / BELOW)
+    assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
+
+
+def test_a_finished_run_without_its_table_says_so(undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "logs" / BELOW / "log.csv").unlink()
+    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
+    assert "log.csv: is gone; put it back; the models are there" in the_error(done)
+
+
+def test_edited_defaults_do_not_change_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [DIGITS])
+    fields = [("method", str, "source_only"), ("network", str, "wide")]
+    edited: Any = dataclasses.make_dataclass("Edited", fields, bases=(Config,), frozen=True)
+    settings = make_settings(edited, Start(preset="recipe"), {})
+    assert (settings.method, settings.network) == ("dann", "paper")

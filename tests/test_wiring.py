@@ -361,12 +361,13 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
         method = Config.of(preset.settings).method
         used = [field for field in EDITED_FIRST
                 if method in (fields_of(Config)[field].used_by or [method])]  # fmt: skip
+        used += ["method", "network", "normalisation"]
         assert {*used} <= {*preset.settings}, f"{name}: an edited default would change it"
     for script, kind in kinds.items():
         for name, preset in presets_of(script).items():
             settings = kind.of(preset.settings)
             for field, content in preset.settings.items():
-                if script != "train_MNIST2MNIST_M.py" or field not in EDITED_FIRST:
+                if field not in (*EDITED_FIRST, "method", "network", "normalisation"):
                     assert getattr(kind(), field) != content, f"{name}: {field}"
                 used_by = fields_of(kind)[field].used_by
                 assert used_by is None or settings.method in used_by, f"{name}: {field}"
@@ -408,3 +409,10 @@ def test_a_preset_for_another_method_leaves_what_that_does_not_use(
     assert launch.make_settings(Config, start, {"method": "adda"}).target_ratio == 1
     with pytest.raises(UserError, match="--confidence: is not used by source_only"):
         launch.make_settings(Config, start, {"method": "source_only", "confidence": 0.3})
+
+
+def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
+    data = Domains([Domain(**arrays) for arrays in domains])
+    for hidden, expected in (((), [2]), (None, [100, 2])):
+        given = digits.experiment(Config(domain_hidden=hidden, pixel_mean=(1, 2, 3)), data)
+        assert units(given.domain_classifier((16,))) == expected

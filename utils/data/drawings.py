@@ -59,7 +59,7 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
     if not labels.is_file():
         return images, np.full(len(images), -1, np.int32)
     try:
-        known = np.loadtxt(labels, dtype=np.int32, ndmin=1)
+        known = np.loadtxt(labels, dtype=np.int32, ndmin=1, encoding="utf-8-sig")
     except ValueError as error:
         raise UserError(f"{labels}: not one class a line ({error})") from error
     if known.shape != (len(images),) or not (known.min() >= -1 and known.max() < 10):

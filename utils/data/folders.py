@@ -92,7 +92,8 @@ def find_classes(folder: Path) -> list[str]:
             f"{folder / names[0]} (a share of its pictures is kept back for measuring)"
         )
     loose = [path.name for path in folder.iterdir()
-             if path.suffix.lower() in SUFFIXES and not is_hidden(path.name)]  # fmt: skip
+             if path.suffix.lower() in SUFFIXES and path.is_file()
+             and not is_hidden(path.name)]  # fmt: skip
     if names and loose:
         raise UserError(
             f"{folder}: {len(loose)} pictures, such as {loose[0]}, lie beside the class folders "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,11 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     if cut_png(data):
         raise UserError(f"{name}: is cut or damaged; replace or remove it")
+    if brightest(data) not in (1, 255, 2**16 - 1):
+        raise UserError(
+            f"{name}: white is {brightest(data)} in it, which OpenCV does not know; save it with "
+            "255 or as a PNG"
+        )
     try:
         image = on_white(data)
         if image is None and data:
@@ -146,11 +152,20 @@ def cut_png(data: bytes) -> bool:
     return at > len(data)
 
 
+def brightest(data: bytes) -> int:
+    """Returns the value of white that a PGM or PPM tells; of other formats 255."""
+    words = re.sub(rb"#[^\n]*", b" ", data[:1000]).split(maxsplit=4)
+    if words[:1] and words[0] in (b"P2", b"P3", b"P5", b"P6") and len(words) > 3:
+        return int(words[3]) if words[3].isdigit() else 0
+    return 255
+
+
 def on_white(data: bytes) -> np.ndarray | None:
     """Returns a picture that has transparency on white, uint8 `[H, W, 3]` BGR; else None."""
     try:
         with Image.open(io.BytesIO(data), formats=TRANSPARENT) as picture:
-            if not picture.has_transparency_data or math.prod(picture.size) > MAX_PIXELS:
+            deep = picture.mode.startswith("I")  # Pillow would make 16 bits white
+            if not picture.has_transparency_data or deep or math.prod(picture.size) > MAX_PIXELS:
                 return None
             turned = ImageOps.exif_transpose(picture).convert("RGBA")
     except Exception:  # of many kinds; what Pillow does not decode, OpenCV may

@@ -36,7 +36,10 @@ def main() -> None:
             print(f"  in training  {name}  (is kept)")
             continue
         for folder in folders:
-            shutil.rmtree(folder)
+            if folder.is_symlink():
+                folder.unlink()  # what it leads to stays
+            else:
+                shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # as far as the folders above are empty
                 os.removedirs(folder.parent)
         print(f"  removed      {name}")
@@ -51,15 +54,17 @@ def find_runs() -> dict[str, list[Path]]:
     for root, setting in ROOTS.items():
         for file in sorted(path for path in files_below(Path(root)) if path.name == CONFIG_FILE):
             folder = file.parent
-            if folder == Path(root) or any(folder in places for places in runs.values()):
-                continue  # no run, or one that is known
-            places = [folder]
-            with contextlib.suppress(UserError, KeyError, ValueError, TypeError):  # of no run
+            try:
                 settings = read_json(file)
-                tail = folder.relative_to(settings[setting])
-                places += [Path(settings[other]) / tail for other in ROOTS.values()]
+                tail = folder.absolute().relative_to(Path(settings[setting]).absolute())
+                places = [Path(settings[other]) / tail for other in ROOTS.values()]
+            except (UserError, KeyError, ValueError, TypeError):  # of another program
+                continue
+            known_already = any(folder in folders for folders in runs.values())
+            if known_already or folder.name != settings["run_name"]:  # a copy of its settings
+                continue
             known = runs.setdefault(str(folder.relative_to(root)), [])
-            known += [place for place in dict.fromkeys(places) if place.is_dir()]
+            known += [place for place in dict.fromkeys([folder, *places]) if place.is_dir()]
     return runs
 
 

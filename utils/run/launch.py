@@ -291,6 +291,8 @@ def final_model(run: Run) -> Path | None:
 def summary(run: Run, config: TrainingConfig) -> str:
     """Returns what a finished run tells: accuracies, and where everything is."""
     rows = read_rows(run.logs / "log.csv")
+    if not rows:
+        raise UserError(f"{run.logs / 'log.csv'}: is gone; put it back; the models are there")
     pick = pick_of(rows, config.select_by)
     last, picked = (row["val_image_cls_acc"] for row in (rows[-1], pick))
     lines = [

@@ -204,13 +204,17 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     config = load_config(kind, folder / CONFIG_FILE)
     place = folder.resolve()
     depth = len(Path(config.run_path).parts) + 1
-    root, tail = Path(*place.parts[:-depth]), Path(*place.parts[-depth:])
     roots = roots_of(config)
-    found = [Run.of(config), *(
-        Run(*(Path(os.path.normpath(root / os.path.relpath(other, mine))) / tail
-              for other in roots))
-        for mine in dict.fromkeys(roots)
-    )]  # fmt: skip
+    found = [Run.of(config)]
+    for here in dict.fromkeys(
+        [Path(os.path.normpath(folder.absolute())), place]
+    ):  # links may lead to a disk
+        root, tail = Path(*here.parts[:-depth]), Path(*here.parts[-depth:])
+        found += [
+            Run(*(Path(os.path.normpath(root / os.path.relpath(other, mine))) / tail
+                  for other in roots))
+            for mine in dict.fromkeys(roots)
+        ]  # fmt: skip
     whole = [run for run in found if place in [path.resolve() for path in run.folders]
              and len(set(run.folders)) == len(set(roots))
              and belong_together(run, config, kind)]  # fmt: skip
@@ -253,7 +257,7 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
         if Path(config.logs_dir).is_absolute():
             raise
         depth = len(Path(config.run_path).parts) + 1
-        root = Path(*folder.resolve().parts[:-depth])
+        root = Path(*Path(os.path.normpath(folder.absolute())).parts[:-depth])
         home = Path(os.path.normpath(root / os.path.relpath(".", config.logs_dir)))
         print(f"the run's data are looked for from {home}")
         os.chdir(home)
