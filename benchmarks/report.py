@@ -49,14 +49,14 @@ def report(runs: Runs) -> str:
         "tells its command, settings, data, commit, date and machine. The machines were: "
         f"{'; '.join(sorted({run.facts.machine for run in runs.values()}))}. Each figure is a mean "
         "± standard deviation over the seeds that were run; the figures of the single seeds stand "
-        "beside it. All test images are measured. Epochs are picked without target "
+        "beside it. All target test images are measured. Epochs are picked without target "
         "labels; [choices](choices.md) and the searches below tell how the settings "
         f"were chosen. {data_line()}",
         "",
         "- last epoch: the target accuracy after the last epoch.",
         f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",
         "- oracle: that of the best epoch. It uses target labels, so it is no result.",
-        "- source: the accuracy on source images that were held out.",
+        "- source: the accuracy on up to 2,000 source images that were held out.",
         "- minutes: of one run, beside other work on the same two cores.",
         "",
         "![target accuracy per epoch](../image/results.png)",

@@ -94,7 +94,8 @@ class TrainingConfig(Settings):
     lr_beta: Annotated[float, at_least(0)] = 0.75
     """β of the learning rate schedule."""
     grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
-    """Highest λ of the gradient reversal. With adda it weighs the adversarial loss."""
+    """Highest λ of the gradient reversal. With adda it weighs the adversarial loss; with its Adam
+    optimizer only 0 makes a difference."""
     gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
@@ -279,7 +280,7 @@ class RecipeConfig(TrainingConfig):
     """Invert half of the channels of training images, by chance: light and dark change places."""
     domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
     """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
-    feature extractor is λ times the loss all the same."""
+    feature extractor is λ times the loss all the same, before clip_norm shortens all of it."""
 
     # settings of single methods
     adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"

@@ -44,7 +44,8 @@ class CaptchaConfig(TrainingConfig):
     lr_alpha: Annotated[float, at_least(0)] = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
-    """Weight of the adversarial loss. With adda 0 is the control: the target's statistics alone."""
+    """Weight of the adversarial loss. With adda 0 is the control: the target's statistics alone.
+    With its Adam optimizer every other weight does the same."""
 
     # recipe: what the paper does not have
     average_decay: Annotated[float, BELOW_1] = 0.99

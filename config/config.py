@@ -56,7 +56,8 @@ class Config(RecipeConfig):
     source_images: Annotated[int, at_least(0)] = 0
     """Use so many of the source's training images, drawn with the seed. 0: all."""
     target_images: Annotated[int, at_least(0)] = 0
-    """Use so many of the target's training images, drawn with the seed. 0: all."""
+    """Use so many of the target's training images, drawn with the seed. 0: all. From MNIST and
+    MNIST-M the same digits are drawn for source and target."""
     pre_model_path: str | None = None
     """Model to start from: a .keras, a .weights.h5, or a Keras 2 .h5 of the original repository.
     With adda and mean_teacher it replaces the first stage."""
@@ -79,7 +80,7 @@ class Config(RecipeConfig):
     """Momentum of SGD; ICML 2015, section 4."""
     grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
     """Highest λ of the gradient reversal; 1 in ICML 2015, equation 14. With adda it weighs the
-    adversarial loss."""
+    adversarial loss; with its Adam optimizer only 0 makes a difference."""
     gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
@@ -101,7 +102,7 @@ class Config(RecipeConfig):
     """Invert half of the channels of training images, by chance: light and dark change places."""
     domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
     """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
-    feature extractor is λ times the loss all the same."""
+    feature extractor is λ times the loss all the same, before clip_norm shortens all of it."""
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 

@@ -175,7 +175,7 @@ def test_impossible_calls_are_named(tmp_path: Path, flags: list[str], message: s
     assert message in the_error(done)
 
 
-@pytest.mark.filterwarnings("ignore")  # of TensorFlow's strategies
+@pytest.mark.long
 def test_a_run_on_two_devices_ends_with_its_pictures(tmp_path: Path) -> None:
     done = run_process(
         "train_captcha.py", "--method", "source_model", "--captchas", 100, "--epoch", 1,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from helpers import (
     full_disk,
     logs_of,
     model_of,
+    rows_of,
     run,
     run_folders,
     run_process,
@@ -35,6 +37,7 @@ from helpers import (
     wait_for_checkpoint,
 )
 
+from model.dann import DANN
 from utils.run import collapse
 
 
@@ -192,6 +195,7 @@ def test_predict_classifies_pictures_of_any_kind(
     done = run("predict.py", "--model", model, "--images", tmp_path / "pictures",
                "--output", tmp_path / "p.csv")  # fmt: skip
     assert "6 predictions, 1 pictures skipped" in done.stdout
+    assert "each picture was seen as a whole, at 28x28 pixels, RGB" in done.stdout
     assert "broken.png: does not decode" in done.stderr
     with (tmp_path / "p.csv").open() as file:
         rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
@@ -199,6 +203,36 @@ def test_predict_classifies_pictures_of_any_kind(
     for index, row in enumerate(probabilities):
         assert int(rows[f"{index}.png"]["label"]) == row.argmax()
         assert float(rows[f"{index}.png"]["probability"]) == pytest.approx(row.max(), abs=1e-4)
+
+
+def test_predict_tells_every_probability_on_standard_output(
+    undisturbed: Path, tmp_path: Path, domains: Any
+) -> None:
+    """The table stands there alone; what else there is to say goes to standard error."""
+    model, image = model_of(undisturbed, "plain"), domains[1]["val"][:1]
+    cv2.imwrite(str(tmp_path / "p.png"), image[0][..., ::-1])
+    done = run_process("predict.py", "--model", model, "--images", tmp_path / "p.png",
+                       "--probabilities", "--output", "-")  # fmt: skip
+    (row,) = csv.DictReader(done.stdout.splitlines())
+    expected = keras.saving.load_model(model).predict(image, verbose=0)[0]
+    told = [float(row[f"p({number})"]) for number in range(10)]
+    np.testing.assert_allclose(told, expected, atol=1e-4)
+    assert "1 predictions" in done.stderr
+
+
+def test_predict_takes_models_of_pictures_alone_and_overwrites_none(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    features = keras.Sequential([keras.Input((32, 2)), keras.layers.Flatten()])
+    DANN(features, num_labels=3).save(tmp_path / "signals.keras")
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((28, 28), np.uint8))
+    flags = ["--images", tmp_path / "p.png"]
+    done = run("predict.py", *flags, "--model", tmp_path / "signals.keras", code=2)
+    assert "takes inputs of shape [32, 2], which are no pictures" in the_error(done)
+    model = model_of(undisturbed, "plain")
+    for output in (model, tmp_path / "p.png"):
+        done = run("predict.py", *flags, "--model", model, "--output", output, code=2)
+        assert "is read by this command; choose another output" in the_error(done)
 
 
 def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
@@ -243,7 +277,15 @@ def test_create_is_repeatable_and_follows_the_rule(
     flags = ["--mnist", mnist_folder, "--bsds", bsds_archive, "--unverified",
              "--picture", tmp_path / "p.png"]  # fmt: skip
     for name, seed in (("a", 42), ("b", 42), ("c", 43)):
-        run("create_mnistm.py", *flags, "--output_dir", tmp_path / name, "--seed", seed)
+        done = run("create_mnistm.py", *flags, "--output_dir", tmp_path / name, "--seed", seed)
+        paths = (
+            tmp_path / name / "MNIST/mnist_data.pkl",
+            tmp_path / name / "MNIST_M/mnist_m_data.pkl",
+        )
+        assert (
+            "next:    python train_MNIST2MNIST_M.py --preset recipe --epoch 15 "
+            f"--source_dataset_path {paths[0]} --target_dataset_path {paths[1]}" in done.stdout
+        )
     names = ("MNIST/mnist_data.pkl", "MNIST_M/mnist_m_data.pkl")
     a, b, c = ([digest(tmp_path / run_ / name) for name in names] for run_ in "abc")
     assert a == b
@@ -265,6 +307,9 @@ def test_create_leaves_earlier_pickles_when_it_fails(
     flags = ["--bsds", bsds_archive, "--unverified", "--output_dir", tmp_path / "out",
              "--picture", tmp_path / "p.png"]  # fmt: skip
     run("create_mnistm.py", *flags, "--mnist", mnist_folder)
+    for seed, told in ((42, False), (7, True)):
+        done = run("create_mnistm.py", *flags, "--mnist", mnist_folder, "--seed", seed)
+        assert ("of another seed, which are replaced" in done.stdout) is told
     before = {path: digest(path) for path in tmp_path.glob("out/**/*.*") if path.is_file()}
     labels = mnist_folder / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(labels.read_bytes()[:-9])
@@ -326,8 +371,16 @@ def test_train_names_what_is_wrong(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("method", "remedy"), [
+    ("dann", "--clip_norm 1"), ("adda", "--adda_learning_rate"), ("mean_teacher", "--confidence"),
+])  # fmt: skip
 def test_collapse_ends_the_run_in_words(
-    undisturbed: Path, tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+    method: str,
+    remedy: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    data_flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Weights that kill every ReLU, as a learning rate too high does."""
     monkeypatch.setattr(collapse, "STEPS", 0)
@@ -336,12 +389,54 @@ def test_collapse_ends_the_run_in_words(
     kernel.assign(np.zeros(kernel.shape))
     bias.assign(np.full(bias.shape, -100.0))
     model.save(tmp_path / "dead.keras")
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "b"]
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "b", "--method", method]
+    flags += ["--average_decay", "0.9"] if method == "mean_teacher" else []
     done = run(
         "train_MNIST2MNIST_M.py", *flags, "--pre_model_path", tmp_path / "dead.keras", code=3
     )
     assert "The network has collapsed: epoch 1: " in done.stdout
-    assert "--clip_norm 1" in done.stdout
+    assert remedy in done.stdout
+
+
+def test_the_flags_that_come_first_are_the_main_ones() -> None:
+    text = run("train_MNIST2MNIST_M.py", "--help").stdout
+    places = [text.index(f"\n  --{flag} ") for flag in
+              ("preset", "method", "source_dataset_path", "epoch", "dropout", "seed")]  # fmt: skip
+    assert places == sorted(places)
+    help_of_drawings = " ".join(run("train_real2drawing.py", "--help").stdout.split())
+    for off in ("--no_canny Turns this off: ", "--no_flip Turns this off: "):
+        assert off in help_of_drawings
+
+
+def test_a_target_without_labels_has_no_accuracy(
+    tmp_path: Path, domains: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the table, not in the log, not in the last words."""
+    for name, arrays in zip(("source", "target"), domains, strict=True):
+        for number, (image, label) in enumerate(
+            zip(arrays["train"][:60], arrays["train_label"][:60], strict=True)
+        ):
+            folder = tmp_path / name / (f"{label % 2}" if name == "source" else ".")
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+    flags = ["--source", tmp_path / "source", "--target", tmp_path / "target", "--epoch", 1,
+             "--batch_size", 16, *run_folders(tmp_path), "--allow_collapse"]  # fmt: skip
+    done = run("train_custom.py", *flags)
+    assert "target accuracy: not known, because the target has no labels" in done.stdout
+    assert "0.0000" not in done.stdout
+    (logs,) = (path.parent for path in (tmp_path / "logs").rglob("log.csv"))
+    assert [row["val_image_cls_acc"] for row in rows_of(logs)] == [""]
+    # A picture more is other data, and so is a class.
+    run_folder = logs
+    for file in (tmp_path / "checkpoints").rglob("trained_*"):
+        file.unlink()
+    shutil.copyfile(tmp_path / "target" / "0.png", tmp_path / "target" / "new.png")
+    done = run("train_custom.py", "--resume", run_folder, code=2)
+    assert "the data changed since this run began (target 1)" in the_error(done)
+    (tmp_path / "target" / "new.png").unlink()
+    shutil.copytree(tmp_path / "source" / "0", tmp_path / "source" / "2")
+    done = run("train_custom.py", "--resume", run_folder, code=2)
+    assert "the data changed since this run began (source" in the_error(done)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)

@@ -25,7 +25,7 @@ from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
 from utils.errors import UserError
 from utils.run import launch
-from utils.run.devices import prepare_devices
+from utils.run.devices import mixed_policy, prepare_devices
 from utils.run.launch import digests_of
 from utils.run.runs import Run
 from utils.run.trainer import Trainer
@@ -416,3 +416,13 @@ def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
     for hidden, expected in (((), [2]), (None, [100, 2])):
         given = digits.experiment(Config(domain_hidden=hidden, pixel_mean=(1, 2, 3)), data)
         assert units(given.domain_classifier((16,))) == expected
+
+
+def test_old_gpus_compute_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def policy(*capabilities: tuple[int, int]) -> str:
+        details = iter([{"compute_capability": one} for one in capabilities])
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: next(details))
+        return mixed_policy(capabilities)
+
+    assert policy() == policy((8, 0)) == policy((9, 0), (8, 6)) == "mixed_bfloat16"
+    assert policy((7, 5)) == policy((8, 0), (7, 0)) == "mixed_float16"
