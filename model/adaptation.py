@@ -23,7 +23,7 @@ from model.losses import (
     is_correct,
     steps_taken,
 )
-from model.networks import Shape, check_fixed, in_float32
+from model.networks import Shape, check_fixed, in_float32, inputs_of
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
 
@@ -32,6 +32,7 @@ Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
 AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
+PLACES = 8  # of features whose size is not fixed, for the next
 PROBES = 64  # random features, for all of which logits do not look like probabilities by chance
 EARLIER = "average"  # the same in earlier files, which do not tell whose averages they are
 FORM = (
@@ -97,6 +98,11 @@ class Adaptation(keras.Model):
                 "augmentation: changes images, but feature_extractor has "
                 f"{len(feature_extractor.inputs)} inputs; change them in the dataset instead"
             )
+        seen = feature_extractor.input_shape
+        if augmentation is not None and (len(seen) != 4 or None in seen[1:]):
+            raise ValueError(
+                f"augmentation: is for images of a fixed size, but feature_extractor takes {seen}"
+            )
         if not (augmentation is None or isinstance(augmentation, RandomAugmentation)):
             raise ValueError(
                 f"augmentation must be a RandomAugmentation, got {type(augmentation).__name__}; "
@@ -119,7 +125,7 @@ class Adaptation(keras.Model):
         self.label_predictor = label_predictor
         self.clip_norm = clip_norm
         self.augmentation = augmentation
-        self.average_decay = average_decay
+        self.average_decay = float(average_decay)
         self.class_names = None if class_names is None else list(class_names)
         self.average: WeightAverage | None = None
         self.meters = {name: keras.metrics.Mean(name) for name in self.metric_names}
@@ -229,14 +235,12 @@ class Adaptation(keras.Model):
         def some(rows: tf.Tensor) -> Any:
             return tf.nest.map_structure(lambda one: tf.gather(one, rows), images)
 
-        output = self.feature_extractor.outputs[0]
         # There may be no image of a side, and convolutions refuse that.
-        nothing = tf.zeros([0, *output.shape[1:]], output.dtype)
         parts = [
             tf.cond(
                 tf.size(rows) > 0,
                 lambda rows=rows, side=side: self.encode_as(some(rows), side),
-                lambda: nothing,
+                lambda side=side: self.encode_as(some(tf.range(1)), side)[:0],
             )
             for side, rows in enumerate(places)
         ]
@@ -297,6 +301,7 @@ class Adaptation(keras.Model):
                     store[f"{AVERAGE}{place}"] = self.average.of(weight).numpy()
 
     def load_own_variables(self, store: Any) -> None:
+        self.refuse_inside_averaged()
         names = list(store.keys())
         super().load_own_variables(
             {name: store[name] for name in names if not name.startswith((AVERAGE, EARLIER))}
@@ -403,7 +408,7 @@ class Adaptation(keras.Model):
 
     def refuse_inside_averaged(self) -> None:
         """Raises `RuntimeError` where weights that are set would be lost."""
-        if self.average and self.average.inside:
+        if any(id(weight) in WeightAverage.in_model for weight in self.predictor_weights):
             raise RuntimeError(
                 "averaged(): gives the weights back when it ends; train and set weights outside"
             )
@@ -411,10 +416,11 @@ class Adaptation(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that `fit` calls, anew if a setting was changed since the last."""
         self.refuse_inside_averaged()
-        parts = [getattr(self, name) for name in self.parts]
-        # A number among them, such as λ, is held by a variable.
-        identities = [id(part) for part in parts if not isinstance(part, float)]
-        settings = repr([*identities, *(getattr(self, name) for name in self.knobs)])
+        parts = {name: getattr(self, name) for name in self.parts}
+        if isinstance(parts.get("grl_lambda"), float):  # a variable holds it
+            del parts["grl_lambda"]
+        values = [part if isinstance(part, float) else id(part) for part in parts.values()]
+        settings = repr([*values, *(getattr(self, name) for name in self.knobs)])
         if settings != self.traced:
             self.keep_average()
         function = super().make_train_function(force or settings != self.traced)
@@ -464,10 +470,9 @@ class Adaptation(keras.Model):
             format: `"tf_saved_model"`, `"onnx"`, or what else `keras.Model.export` knows.
             options: of `keras.Model.export`.
         """
-        extractor = self.feature_extractor  # Keras' Sequential has no `input` of its own
-        shown = extractor.inputs[0] if isinstance(extractor, keras.Sequential) else extractor.input
         images = keras.tree.map_structure(
-            lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name), shown
+            lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name),
+            inputs_of(self.feature_extractor),
         )
         logits = self.label_predictor(self.feature_extractor(images))
         network = keras.Model(images, keras.layers.Softmax(dtype="float32")(logits))
@@ -591,11 +596,10 @@ def check_head(head: keras.Model, name: str, seen: Shape) -> None:
 
 def gives_probabilities(head: keras.Model) -> bool:
     """Tells whether a head's outputs for random features are in [0, 1] and add up to 1."""
-    if None in head.input_shape[1:]:
-        return False
-    features = np.random.default_rng(0).normal(size=(PROBES, *head.input_shape[1:]))
-    outputs = np.asarray(head(features.astype(np.float32), training=False), np.float64)
-    inside = ((outputs > 0) & (outputs < 1)).all()
+    shape = [size or PLACES for size in head.input_shape[1:]]
+    features = np.random.default_rng(0).normal(size=(PROBES, *shape)).astype(np.float32)
+    outputs = np.asarray(head(features, training=False), np.float64)
+    inside = outputs.min() >= 0 and outputs.max() <= 1 and np.ptp(outputs) > 0
     return bool(inside and (outputs.shape[-1] == 1 or np.allclose(outputs.sum(-1), 1, atol=0.01)))
 
 

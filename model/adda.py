@@ -97,6 +97,9 @@ class ADDA(EarlierNames, Adversarial):
             divides by the size of the gradient. And of `Adaptation`: `average_decay` averages the
             target encoder.
 
+    Each optimizer counts its own steps: k_g and k_d for each batch. A schedule of Keras for its
+    rate needs so many times the steps.
+
     Training batches are in two equal blocks, source and target. Labels are measured, not learned
     from.
 

@@ -132,7 +132,9 @@ class Adversarial(Adaptation):
 
     def lambda_at(self, step: tf.Tensor) -> tf.Tensor:
         """Returns λ at a training step."""
-        return self.lambda_schedule(step) if self.lambda_schedule else self.lambda_variable
+        if self.lambda_schedule:
+            return tf.cast(self.lambda_schedule(step), tf.float32)
+        return self.lambda_variable
 
     def classify_domains(
         self, features: tf.Tensor, label_logits: tf.Tensor, training: bool

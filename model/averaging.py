@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -25,10 +25,11 @@ class WeightAverage:
     2; the rise of d is that of `tf.train.ExponentialMovingAverage`, which begins at 1/10.
     """
 
+    in_model: ClassVar[set[int]] = set()  # the weights of any model whose averages are in place
+
     def __init__(self, weights: Sequence[keras.Variable], decay: float):
         self.weights = list(weights)
         self.decay = decay
-        self.inside = False  # of `in_place`
         # All replicas compute the same average, so any one's will do.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.steps = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first)
@@ -46,7 +47,7 @@ class WeightAverage:
     @property
     def begun(self) -> bool:
         """Whether it has seen weights yet, and they are not in the model's place now."""
-        return not self.inside and int(self.steps.numpy()) > 0
+        return not self.in_model & self.by_weight.keys() and int(self.steps.numpy()) > 0
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -71,10 +72,10 @@ class WeightAverage:
         present = [weight.numpy() for weight in self.weights]
         for weight, value in zip(self.weights, self.values, strict=True):
             weight.assign(value)
-        self.inside = True
+        self.in_model.update(self.by_weight)
         try:
             yield
         finally:
-            self.inside = False
+            self.in_model.difference_update(self.by_weight)
             for weight, array in zip(self.weights, present, strict=True):
                 weight.assign(array)

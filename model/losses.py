@@ -69,6 +69,9 @@ def clip_together(
     The length is that of the sum over replicas, so that it does not depend on their number. What
     has no gradient, because the loss does not depend on it, stays None.
     """
+    # Those of embeddings have rows, of which several may be of the same word.
+    gradients = [tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices)
+                 else gradient for gradient in gradients]  # fmt: skip
     known = [gradient for gradient in gradients if gradient is not None]
     if not known:
         return gradients

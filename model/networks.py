@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -397,6 +397,11 @@ def with_flat_features(
             raise ValueError(f"feature_layer: {layer!r} is a model itself; wrap that model, and "
                              "name one of its layers")  # fmt: skip
         outputs = model.get_layer(layer).output
+    if getattr(outputs, "_keras_mask", None) is not None:
+        raise ValueError(
+            f"{model.name}: its features have a mask, which the heads would not see; pool them "
+            "inside of it, for example with GlobalAveragePooling1D"
+        )
     places = len(outputs.shape) - 2
     if pooling == "average" and places > 0:
         outputs = keras.ops.mean(outputs, axis=list(range(1, places + 1)))
@@ -407,13 +412,13 @@ def with_flat_features(
                 'input a full shape, or choose pooling="average"'
             )
         outputs = keras.layers.Flatten(name="features")(outputs)
-    if getattr(outputs, "_keras_mask", None) is not None:
-        raise ValueError(
-            f"{model.name}: its features have a mask, which the heads would not see; pool them "
-            "inside of it, for example with GlobalAveragePooling1D"
-        )
     if outputs is last:
         return model
     check_plain(model)
-    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
-    return keras.Model(inputs, outputs, name=model.name)
+    return keras.Model(inputs_of(model), outputs, name=model.name)
+
+
+def inputs_of(model: keras.Model) -> Any:
+    """Returns a model's inputs as it takes them: one, several, or by name."""
+    # Keras' Sequential has no `input` of its own.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input

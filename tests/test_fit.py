@@ -42,6 +42,13 @@ def softmax_by_operation() -> keras.Model:
     return keras.Model(inputs, keras.ops.softmax(keras.layers.Dense(3)(inputs)))
 
 
+def certain(units: int, activation: str) -> keras.Model:
+    """A trained head, whose probabilities are rounded to 0 and 1."""
+    head = keras.Sequential([keras.Input((16,)), keras.layers.Dense(units, activation)])
+    head.set_weights([1000 * weight for weight in head.get_weights()])
+    return head
+
+
 def two_outputs() -> keras.Model:
     inputs = keras.Input((16,))
     return keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
@@ -145,6 +152,8 @@ def test_class_weights_are_refused() -> None:
         ({"label_predictor": keras.Sequential([
             keras.Input((16,)), keras.layers.Dense(6), keras.layers.Reshape((1, 2, 3))])},
          r"must give logits \[B, num_labels\] or"),
+        ({"label_predictor": certain(3, "softmax")}, "leave softmax or sigmoid out"),
+        ({"domain_classifier": certain(1, "sigmoid")}, "leave softmax or sigmoid out"),
         ({"label_predictor": two_outputs(), "num_labels": None}, "must give one array of logits"),
         ({"domain_classifier": dense_head("d", (16,), (), 1), "num_domains": 3},
          "must give 3 logits"),
@@ -626,7 +635,88 @@ def test_features_with_a_mask_are_refused() -> None:
     """Training would not see it, and prediction would."""
     words = keras.Input((5,), dtype="int32")
     vectors = keras.layers.Embedding(9, 4, mask_zero=True)(words)
-    with pytest.raises(ValueError, match="its features have a mask"):
-        DANN(keras.Model(words, vectors), num_labels=3, pooling="none")
+    for pooling in ("none", "average", "flatten"):
+        with pytest.raises(ValueError, match="its features have a mask"):
+            DANN(keras.Model(words, vectors), num_labels=3, pooling=pooling)
     pooled = keras.layers.GlobalAveragePooling1D()(vectors)
     assert DANN(keras.Model(words, pooled), num_labels=3)(np.ones((2, 5))).shape == (2, 3)
+
+
+def test_the_weight_of_the_teachers_labels_may_change_between_fits() -> None:
+    found = []
+    for weight in (1.0, 0.0):
+        keras.utils.set_random_seed(1)
+        model = MeanTeacher(extractor(), num_labels=3, average_decay=0.5, confidence=0.0)
+        model.compile(keras.optimizers.SGD(0.1))
+        model.fit(dataset(), verbose=0)
+        model.pseudo_weight = weight
+        found.append(weights_after(model))
+    assert np.abs(found[0] - found[1]).max() > 1e-5
+
+
+def test_another_model_of_the_same_weights_is_not_trained_inside_averaged() -> None:
+    """Its training would be thrown away."""
+    first = dann(average_decay=0.9)
+    first.fit(dataset(), epochs=2, verbose=0)
+    second = MeanTeacher(first.feature_extractor, first.label_predictor, first.domain_classifier)
+    second.compile("sgd")
+    with first.averaged(), pytest.raises(RuntimeError, match="train and set weights outside"):
+        second.fit(dataset(), verbose=0)
+    second.fit(dataset(), verbose=0)
+
+
+def test_an_encoder_of_any_size_is_measured() -> None:
+    """The last batch has no source image at all."""
+    images = keras.Input((None, None, 1))
+    encoder = keras.Model(images, keras.layers.Conv2D(4, 3)(images))
+
+    def head(units: int) -> keras.Model:
+        features = keras.Input((None, None, 4))
+        pooled = keras.layers.GlobalAveragePooling2D()(features)
+        return keras.Model(features, keras.layers.Dense(units)(pooled))
+
+    model = ADDA(encoder, head(3), head(2))
+    model.compile("sgd")
+    measured = model.evaluate(dataset(size=16), verbose=0, return_dict=True)
+    whole = model.evaluate(dataset(size=32), verbose=0, return_dict=True)
+    assert measured["domain_cls_acc"] == pytest.approx(whole["domain_cls_acc"])
+
+
+def test_inputs_by_name_are_exported_after_pooling_too(tmp_path: Path) -> None:
+    one, other = keras.Input((4, 3), name="z"), keras.Input((4, 3), name="a")
+    network = keras.Model({"z": one, "a": other}, keras.layers.Subtract()([one, other]))
+    model = DANN(network, num_labels=3)
+    inputs = {name: RANDOM.normal(size=(5, 4, 3)).astype(np.float32) for name in ("z", "a")}
+    model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    served = saved.serve(inputs)
+    np.testing.assert_allclose(served, model.predict(inputs, verbose=0), rtol=1e-5)
+
+
+def test_clipping_knows_the_length_of_an_embeddings_gradient() -> None:
+    """One word comes 20 times in each text."""
+    words = keras.Input((20,), dtype="int32")
+    vectors = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(3, 4)(words))
+    model = DANN(keras.Model(words, vectors), num_labels=3, clip_norm=0.001)
+    for head in (model.label_predictor, model.domain_classifier):
+        head.trainable = False
+    model.compile(keras.optimizers.SGD(1.0))
+    (before,) = [weight.numpy() for weight in model.trainable_variables]
+    model.fit(dataset(np.tile(CLASSES[:, None], 20), LABELS, DOMAINS), verbose=0)
+    (after,) = [weight.numpy() for weight in model.trainable_variables]
+    assert np.linalg.norm(after - before) == pytest.approx(0.001, rel=1e-3)
+
+
+def test_lambda_may_be_any_function_of_the_step() -> None:
+    for kind in (DANN, ADDA):
+        heads = dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2)
+        model = kind(extractor(), *heads, grl_lambda=lambda step: step / 100)
+        model.compile("sgd")
+        model.fit(dataset(), verbose=0)
+
+
+def test_augmentation_is_for_images_of_a_fixed_size() -> None:
+    for shape in ((32, 2), (None, None, 1)):
+        network = keras.Sequential([keras.Input(shape), keras.layers.Dense(2)])
+        with pytest.raises(ValueError, match="augmentation: is for images of a fixed size"):
+            DANN(network, num_labels=3, pooling="average", augmentation=RandomAugmentation(0, 2))
