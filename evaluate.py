@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -103,6 +104,9 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
         try:
             if place.is_dir():
                 folder = open_target(place, classes, shape)
+                if len({*folder.labels}) == 1:
+                    name = classes[folder.labels[0]]
+                    print(f"{place}: only {name!r} has a folder; is it a class?", file=sys.stderr)
                 domains.append((folder, folder.labels))
             else:
                 arrays = read_pickle(place, shape, count)
@@ -163,14 +167,17 @@ def reliability(right: np.ndarray, confidence: np.ndarray) -> list[tuple[float, 
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """Returns a line for each model, of at most 80 columns, and one of its classes."""
-    lines = [f"{'model':<16}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
+    """Returns a line for each model, and one of its classes."""
     names = [Path(path).stem for path in found]
     if len({*names}) < len(names):  # such as several best.keras: their folders are the runs'
-        names = [str(Path(Path(path).parent.name, Path(path).stem)) for path in found]
+        names = list(found)
+        shared = os.path.commonpath([Path(name).parent for name in names])
+        names = [os.path.relpath(name, shared or ".").removesuffix(".keras") for name in names]
+    width = max(15, *map(len, names)) + 1
+    lines = [f"{'model':<{width}}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
     for name, values in zip(names, found.values(), strict=True):
         cells = ["–" if values[key] is None else f"{values[key] + 0.0:.4f}" for key in COLUMNS]
-        lines.append(f"{name[-15:]:<16}" + "".join(f"{cell:>8}" for cell in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>8}" for cell in cells))
     for name, values in zip(names, found.values(), strict=True):
         classes = "  ".join(f"{each} {'–' if share is None else f'{share:.3f}'}"
                             for each, share in zip(values["classes"], values["class_accuracy"],

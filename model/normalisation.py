@@ -9,15 +9,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+UNKNOWN = -1.0  # the variance of what was not measured yet; 1 is used in its place
+
 
 @keras.saving.register_keras_serializable("dann")
 class DomainNormalization(keras.layers.Layer):
     """Normalises each channel by the statistics of one domain; scale and shift are shared.
 
     A domain's images are normalised by their own mean and variance: in training by those of its
-    block of the batch, over all replicas; else by a moving average of them. All targets share
-    their moving average. It follows the batches of training, or what `as_domain` tells it to
-    follow. `as_domain` says which domain it is; without it, a target.
+    block of the batch, over all replicas; else by a moving average of them, which begins at the
+    first that are measured. All targets share their moving average. It follows the batches of
+    training, or what `as_domain` tells it to follow. `as_domain` says which domain it is; without
+    it, a target.
 
     Args:
         momentum: of the moving averages, in [0, 1).
@@ -45,15 +48,16 @@ class DomainNormalization(keras.layers.Layer):
         self.follows = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        def weight(name: str, first: str, trainable: bool = False) -> keras.Variable:
+        def weight(name: str, first: Any, trainable: bool = False) -> keras.Variable:
             return self.add_weight(
                 shape=input_shape[-1:], initializer=first, trainable=trainable, name=name,
                 dtype="float32", autocast=False, aggregation="only_first_replica",
             )  # fmt: skip
 
         self.gamma, self.beta = weight("gamma", "ones", True), weight("beta", "zeros", True)
+        unknown = keras.initializers.Constant(UNKNOWN)
         self.moving = [
-            (weight(f"{side}_mean", "zeros"), weight(f"{side}_variance", "ones"))
+            (weight(f"{side}_mean", "zeros"), weight(f"{side}_variance", unknown))
             for side in ("source", "target")[: self.sides]
         ]
 
@@ -61,6 +65,8 @@ class DomainNormalization(keras.layers.Layer):
         values = tf.cast(inputs, tf.float32)  # half precision loses a mean of so many
         moving = self.moving[min(self.domain, self.sides - 1)]
         mean, variance = (statistic.value for statistic in moving)
+        known = variance >= 0.0
+        variance = tf.where(known, variance, 1.0)
         if training or self.follows:
             axes = list(range(len(inputs.shape) - 1))
             context = tf.distribute.get_replica_context()
@@ -72,7 +78,8 @@ class DomainNormalization(keras.layers.Layer):
             if training:
                 mean, variance = now
             for statistic, value in zip(moving, now, strict=True):
-                statistic.assign(self.momentum * statistic + (1.0 - self.momentum) * value)
+                moved = self.momentum * statistic + (1.0 - self.momentum) * value
+                statistic.assign(tf.where(known, moved, value))
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(values * scale + (self.beta - mean * scale), self.compute_dtype)
 

@@ -480,3 +480,11 @@ def test_a_class_may_be_named_like_a_picture(tmp_path: Path) -> None:
     write(tmp_path / "one", "1.png")
     write(tmp_path / "two.png", "1.png")
     assert open_sources([tmp_path], SHAPE)[1] == ["one", "two.png"]
+
+
+def test_a_small_picture_is_enlarged_as_the_data_sets_are(tmp_path: Path) -> None:
+    """USPS and the drawings of the homework grow linearly."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    expected = cv2.resize(image, (28, 28))[..., ::-1]
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png", SHAPE), expected)

@@ -135,6 +135,10 @@ def test_models_of_one_name_are_told_apart() -> None:
     }  # fmt: skip
     text = table({"runs/one/best.keras": values, "runs/two/best.keras": values})
     assert [line.split()[0] for line in text.splitlines()[1:3]] == ["one/best", "two/best"]
+    deep = table({f"c/batch_size={size}/mine/trained_dann.keras": values for size in (64, 128)})
+    assert [line.split()[0] for line in deep.splitlines()[1:3]] == [
+        "batch_size=64/mine/trained_dann", "batch_size=128/mine/trained_dann",
+    ]  # fmt: skip
     assert "two/best, 1 images" in text
     assert table({"runs/one/best.keras": values}).splitlines()[1].startswith("best ")
 

@@ -175,6 +175,8 @@ def on_white(data: bytes) -> np.ndarray | None:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes uint8 `[H, W, C]` to `[height, width, C]`; averages where it shrinks."""
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    """Resizes uint8 `[H, W, C]` to `[height, width, C]`; averages unless both sides grow."""
+    grows = height >= image.shape[0] and width >= image.shape[1]
+    how = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
+    resized = cv2.resize(image, (width, height), interpolation=how)
     return resized.reshape(height, width, image.shape[2])
