@@ -104,7 +104,7 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
         try:
             if place.is_dir():
                 folder = open_target(place, classes, shape)
-                if len({*folder.labels}) == 1:
+                if len({*folder.labels}) == 1 and folder.labels[0] >= 0:
                     name = classes[folder.labels[0]]
                     print(f"{place}: only {name!r} has a folder; is it a class?", file=sys.stderr)
                 domains.append((folder, folder.labels))
