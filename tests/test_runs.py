@@ -467,6 +467,7 @@ def test_a_preset_of_another_method_leaves_a_way_out(monkeypatch: pytest.MonkeyP
 def test_a_resumed_run_computes_where_it_began(
     tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of several workers, what starts them tells where."""
     seen: list[tuple[str, int]] = []
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
 
@@ -478,7 +479,11 @@ def test_a_resumed_run_computes_where_it_began(
     run(DIGITS, *flags, "--strategy", "mirrored", "--logical_devices", 2)
     run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
     run(DIGITS, "--resume", tmp_path / "logs" / BELOW, "--strategy", "default")
-    assert seen == [("mirrored", 2), ("mirrored", 2), ("default", 0)]
+    for config in tmp_path.rglob(CONFIG_FILE):
+        text = config.read_text().replace('"mirrored"', '"multi_worker"')
+        config.write_text(text.replace('"logical_devices": 2', '"logical_devices": 0'))
+    run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
+    assert seen == [("mirrored", 2), ("mirrored", 2), ("default", 0), ("default", 0)]
 
 
 def test_a_run_whose_folders_are_links_goes_on(

@@ -85,14 +85,16 @@ def launch(
     start, values = read_flags(kind, description)
     if start.resume:
         where = {name: values.pop(name) for name in WHERE if name in values}
-        if where.get("strategy", "mirrored") != "mirrored":
-            where.setdefault("logical_devices", 0)
         if values or start.preset or start.config:
             raise UserError(only_its_own(start.resume, values))
         run, config = find_run(start.resume, kind)
         if final_model(run):
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
             return 0
+        if config.strategy == "multi_worker":  # what starts the workers names it each time
+            where.setdefault("strategy", "default")
+        if where.get("strategy", "mirrored") != "mirrored":
+            where.setdefault("logical_devices", 0)
         go_home(run.logs, load_config(kind, start.resume / CONFIG_FILE))
         config, data = read(dataclasses.replace(config, **where))
         check_data(run, digests_of(config, data))
