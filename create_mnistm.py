@@ -28,6 +28,7 @@ from utils.record.figures import save_samples
 from utils.run.command_line import command_of, parse
 
 DATA = Path("model_data/dataset")
+SMALL = ("--epoch", 20, "--batch_size", 64)  # as make demo trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,9 @@ def main() -> None:
         "--source_dataset_path", folder / "MNIST" / "mnist_data.pkl",
         "--target_dataset_path", folder / "MNIST_M" / "mnist_m_data.pkl",
     ]  # fmt: skip
-    command = command_of("train_MNIST2MNIST_M.py", "--preset", "recipe", "--epoch", 15, *flags)
+    # Small data give few steps an epoch, too few for the preset.
+    training = SMALL if args.embedded else ("--preset", "recipe", "--epoch", 15)
+    command = command_of("train_MNIST2MNIST_M.py", *training, *flags)
     print(f"samples: {place}\nnext:    {command}")
 
 

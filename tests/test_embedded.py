@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn.datasets
+from helpers import run
 
 from utils.data.domains import Domain
 from utils.data.embedded import COPIES, VAL_SCANS, embedded_digits, embedded_photos
@@ -48,3 +51,10 @@ def test_photos_are_in_colour() -> None:
         assert photo.dtype == np.uint8
         assert photo.shape[2] == 3
         assert (photo[..., 0] != photo[..., 2]).mean() > 0.3
+
+
+def test_small_data_name_a_training_that_has_steps_enough(tmp_path: Path) -> None:
+    done = run("create_mnistm.py", "--embedded", "--output_dir", tmp_path)
+    assert (
+        "next:    python train_MNIST2MNIST_M.py --epoch 20 --batch_size 64 --source" in done.stdout
+    )
