@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -74,8 +74,8 @@ def main() -> None:
         "photos": "scikit-image and scikit-learn" if args.embedded else "BSDS500 training",
         "photos_sha256": photos_digest,
     }
-    note = folder / "mnist_m.json"
-    if note.exists() and note.read_text() != text_of(provenance):
+    note, told = folder / "mnist_m.json", json.dumps(provenance, indent=2) + "\n"
+    if note.exists() and note.read_text() != told:
         print(f"{folder}: holds pickles of other data or of another seed, which are replaced")
     written = []
     with contextlib.ExitStack() as files:  # all of them appear, or none
@@ -83,7 +83,7 @@ def main() -> None:
             path = folder / f"{name}_data.pkl"
             write_pickle(files.enter_context(whole_file(path)), arrays)
             written.append(f"{path}: {describe(arrays)}")
-        files.enter_context(whole_file(note)).write_text(text_of(provenance))
+        files.enter_context(whole_file(note)).write_text(told)
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
     print("\n".join(written))
@@ -95,11 +95,6 @@ def main() -> None:
     training = SMALL if args.embedded else ("--preset", "recipe", "--epoch", 15)
     command = command_of("train_MNIST2MNIST_M.py", *training, *flags)
     print(f"samples: {place}\nnext:    {command}")
-
-
-def text_of(provenance: dict[str, Any]) -> str:
-    """Returns the note beside the pickles that tells what they are made of."""
-    return json.dumps(provenance, indent=2) + "\n"
 
 
 def domains(

@@ -31,9 +31,9 @@ Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
-AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
-PLACES = 8  # of features whose size is not fixed, for the next
 PROBES = 64  # random features, for all of which logits do not look like probabilities by chance
+PLACES = 8  # of a random feature whose size is not fixed
+AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
 EARLIER = "average"  # the same in earlier files, which do not tell whose averages they are
 FORM = (
     "a batch must be (images, labels, domains): labels int32 [B] with -1 = unlabelled, domains "
@@ -396,19 +396,18 @@ class Adaptation(keras.Model):
         """
         if class_weight is not None:
             raise ValueError("class_weight: is not used; repeat the images of rare classes instead")
-        if len(data) > 1:
-            raise ValueError(f"{FORM}; got {len(data)} arguments")
+        check_alone(data)
         return super().fit(*data, **options)
 
     def evaluate(self, *data: Any, **options: Any) -> Any:
         """Measures batches `(images, labels, domains)`, as `keras.Model.evaluate` does."""
-        if len(data) > 1:
-            raise ValueError(f"{FORM}; got {len(data)} arguments")
+        check_alone(data)
         return super().evaluate(*data, **options)
 
     def refuse_inside_averaged(self) -> None:
         """Raises `RuntimeError` where weights that are set would be lost."""
-        if any(id(weight) in WeightAverage.in_model for weight in self.predictor_weights):
+        placed = WeightAverage.in_model
+        if placed and any(id(weight) in placed for weight in self.predictor_weights):
             raise RuntimeError(
                 "averaged(): gives the weights back when it ends; train and set weights outside"
             )
@@ -566,6 +565,12 @@ class Adaptation(keras.Model):
             if isinstance(config.get(name), dict)
         }
         return cls(**{**config, **parts})
+
+
+def check_alone(data: Sequence[Any]) -> None:
+    """Raises `ValueError` if arrays are given in the place of a dataset."""
+    if len(data) > 1:
+        raise ValueError(f"{FORM}; got {len(data)} arguments")
 
 
 def check_head(head: keras.Model, name: str, seen: Shape) -> None:

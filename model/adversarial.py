@@ -120,13 +120,14 @@ class Adversarial(Adaptation):
         number = isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0
         if not (number or callable(value) or isinstance(value, keras.Variable)):
             raise ValueError(f"grl_lambda must be a number >= 0 or a schedule, got {value!r}")
-        before = (self.lambda_schedule, self.lambda_variable)
+        schedule, variable = self.lambda_schedule, self.lambda_variable
         self.lambda_schedule = value if callable(value) else None
         if isinstance(value, keras.Variable):
             self.lambda_variable = value.value
         elif number:
             self.lambda_variable.assign(value)
-        changed = before != (self.lambda_schedule, self.lambda_variable)
+        # By identity: two variables are equal where their values are.
+        changed = self.lambda_schedule is not schedule or self.lambda_variable is not variable
         if changed and getattr(self, "train_function", None):
             self.make_train_function(force=True)  # they are parts of the compiled step
 

@@ -582,6 +582,20 @@ def test_the_step_is_compiled_once_whatever_lambda_is() -> None:
     assert len(functions) == 1
 
 
+def test_a_variable_of_the_same_value_becomes_lambda_too() -> None:
+    """It changes later, when the step is compiled."""
+    found = []
+    for value in (5.0, 0.0):
+        keras.utils.set_random_seed(1)
+        model = dann(grl_lambda=0.0)
+        model.fit(dataset(), verbose=0)
+        mine = keras.Variable(0.0)
+        model.grl_lambda = mine
+        mine.assign(value)
+        found.append(weights_after(model))
+    assert np.abs(found[0] - found[1]).max() > 1e-5
+
+
 def test_a_variable_that_becomes_lambda_is_no_weight() -> None:
     model = dann()
     weights = len(model.weights)

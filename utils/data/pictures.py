@@ -118,10 +118,11 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     if cut_png(data):
         raise UserError(f"{name}: is cut or damaged; replace or remove it")
-    if brightest(data) not in (1, 255, 2**16 - 1):
+    white = white_of(data)
+    if white not in (1, 255, 2**16 - 1):
         raise UserError(
-            f"{name}: white is {brightest(data)} in it, which OpenCV does not know; save it with "
-            "255 or as a PNG"
+            f"{name}: white is {white} in it, which OpenCV does not know; save it with 255 or as a "
+            "PNG"
         )
     try:
         image = on_white(data)
@@ -152,12 +153,14 @@ def cut_png(data: bytes) -> bool:
     return at > len(data)
 
 
-def brightest(data: bytes) -> int:
+def white_of(data: bytes) -> int:
     """Returns the value of white that a PGM or PPM tells; of other formats 255."""
+    if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):
+        return 255
     words = re.sub(rb"#[^\n]*", b" ", data[:1000]).split(maxsplit=4)
-    if words[:1] and words[0] in (b"P2", b"P3", b"P5", b"P6") and len(words) > 3:
-        return int(words[3]) if words[3].isdigit() else 0
-    return 255
+    if len(words) < 4 or words[0] != data[:2]:
+        return 255
+    return int(words[3]) if words[3].isdigit() else 0
 
 
 def on_white(data: bytes) -> np.ndarray | None:

@@ -328,8 +328,8 @@ def train_stage(
         )
     if step > trainer.total_steps:
         raise UserError(
-            f"{run.logs / CONFIG_FILE}: has {config.epoch} epochs, but {step} steps are trained, "
-            f"{trainer.epoch_steps} an epoch; put it back, or start a new run"
+            f"{run.logs / CONFIG_FILE}: has {trainer.settings.epoch} epochs, but {step} steps are "
+            f"trained, {trainer.epoch_steps} an epoch; put it back, or start a new run"
         )
     done, best = step // trainer.epoch_steps, trainer.checkpoints_dir / "best.keras"
     if trainer.chief and told < done:

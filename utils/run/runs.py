@@ -206,9 +206,7 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     depth = len(Path(config.run_path).parts) + 1
     roots = roots_of(config)
     found = [Run.of(config)]
-    for here in dict.fromkeys(
-        [Path(os.path.normpath(folder.absolute())), place]
-    ):  # links may lead to a disk
+    for here in dict.fromkeys([as_named(folder), place]):  # links may lead to another disk
         root, tail = Path(*here.parts[:-depth]), Path(*here.parts[-depth:])
         found += [
             Run(*(Path(os.path.normpath(root / os.path.relpath(other, mine))) / tail
@@ -235,6 +233,11 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     return whole[0], dataclasses.replace(config, **moved)
 
 
+def as_named(folder: Path) -> Path:
+    """Returns an absolute path in which links stay links."""
+    return Path(os.path.normpath(folder.absolute()))
+
+
 def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     """Returns a run's settings, or raises `UserError`."""
     try:
@@ -257,7 +260,7 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
         if Path(config.logs_dir).is_absolute():
             raise
         depth = len(Path(config.run_path).parts) + 1
-        root = Path(*Path(os.path.normpath(folder.absolute())).parts[:-depth])
+        root = Path(*as_named(folder).parts[:-depth])
         home = Path(os.path.normpath(root / os.path.relpath(".", config.logs_dir)))
         print(f"the run's data are looked for from {home}")
         os.chdir(home)
