@@ -66,6 +66,11 @@ SEARCH = {
         "weight1": "--domain_weight 1",
         "weight10": "--domain_weight 10",
         "cdan": "--method cdan",
+        # a second round, after the first had chosen a dropout of 0.2
+        "dropout0": "--dropout 0",
+        "dropout0.2lambda4": "--dropout 0.2 --grl_lambda 4",
+        "dropout0.2no_ramp": "--dropout 0.2 --no_ramp",
+        "dropout0.2rate0.1": "--dropout 0.2 --init_learning_rate 0.1",
     }),
     "mean_teacher": candidates("teacher", SECOND, {
         "preset": "",
