@@ -62,6 +62,10 @@ ROWS = {
     "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
+    "searched": Row(
+        "the same, as the search without labels chose it: dropout 0.2, λ constant, 40 epochs",
+        "--preset searched",
+    ),
     "normalised_40": Row(
         "recipe with normalisation per domain, λ constant, 40 epochs",
         "--preset normalised --no_ramp --epoch 40"
@@ -88,7 +92,8 @@ ROWS = {
     "captcha_tutorial": Row("ADDA as in the tutorial", "--preset captcha_tutorial"),
 }  # fmt: skip
 ALL = (
-    "source_only", "paper", "cdan", "vada", "adda", "recipe", "normalised", "fast", "mean_teacher",
+    "source_only", "paper", "cdan", "vada", "adda", "recipe", "normalised", "searched",
+    "fast", "mean_teacher",
 )  # fmt: skip
 PAIRS = {
     "mnist_m": Pair(
