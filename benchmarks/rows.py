@@ -11,6 +11,7 @@ DIGITS, DRAWINGS, CAPTCHAS = "train_MNIST2MNIST_M.py", "train_real2drawing.py", 
 SETS = "model_data/dataset"
 USPS = f"{SETS}/USPS/usps_data.pkl"
 MNIST = f"{SETS}/MNIST/mnist_data.pkl"
+MNIST_M_7 = f"{SETS}/seed7/MNIST_M/mnist_m_data.pkl"
 ADDA_PROTOCOL = "--source_images {} --target_images {}"  # CVPR 2017, section 5.1
 
 
@@ -104,7 +105,7 @@ PAIRS = {
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
-        f"--target_dataset_path {SETS}/seed7/MNIST_M/mnist_m_data.pkl",
+        f"--target_dataset_path {MNIST_M_7}",
         ("recipe", "normalised", "mean_teacher"),
     ),
     "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", ALL),

@@ -243,6 +243,7 @@ PRESETS: dict[str, list[tuple[Any, ...]]] = {
     "paper": [("DANN", 128, *PLAIN[1:-3], "sum", *PLAIN[-2:], 100)],
     "recipe": [("DANN", *RECIPE, 60)],
     "normalised": [("DANN", *NORMALISED, 60)],
+    "searched": [("DANN", *NORMALISED[:2], 2.0, 2.0, 1.0, 0.2, *NORMALISED[6:], 40)],
     "cdan": [("CDAN", *NORMALISED, 60)],
     "vada": [("VADA", *NORMALISED, 20)],
     "fast": [("DANN", *NORMALISED, 2), ("MeanTeacher", *SECOND[:2], 0.0, *SECOND[3:], 20)],
