@@ -38,7 +38,8 @@ model = load_model(Path("model_data/model_weight/mnist2mnist_m.keras"))
 `model.predict(images)` then takes uint8 `[N, 28, 28, 3]`, pixel values in [0, 255], and returns the
 probabilities of the ten digits, `[N, 10]`.
 """
-OTHERS = """The other backgrounds are those that [seed 7](data.md#mnist-m) draws. The digits are equal.
+OTHERS = """The other backgrounds are those that [seed 7](data.md#mnist-m) draws. The digits are the
+same.
 """
 TAIL = """## How they were chosen
 
