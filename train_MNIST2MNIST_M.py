@@ -66,7 +66,7 @@ def experiment(config: Config, data: Domains) -> Experiment:
         )  # fmt: skip
         features = extractor.output_shape[1:]
         labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
-        return deepened(extractor, labels, config.adda_features)
+        return deepened(extractor, labels, config.features)
 
     hidden = config.domain_hidden
     if hidden is None:

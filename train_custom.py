@@ -79,7 +79,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
             extractor = keras.Model(extractor.inputs[0], features(extractor.outputs[0]))
         features, hidden = extractor.output_shape[1:], config.label_hidden
         labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
-        return deepened(extractor, labels, config.adda_features)
+        return deepened(extractor, labels, config.features)
 
     def domain_classifier(seen: tuple[int, ...]) -> keras.Model:
         return dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)

@@ -61,6 +61,9 @@ ROWS = {
     ),
     "recipe": Row("recipe", "--preset recipe"),
     "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
+    "recipe_hidden": Row(
+        "recipe, domain classifier on the hidden layer", "--preset recipe --features hidden"
+    ),
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
     "searched": Row(
@@ -108,18 +111,18 @@ PAIRS = {
         f"--target_dataset_path {MNIST_M_7}",
         ("recipe", "normalised", "mean_teacher"),
     ),
-    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", ALL),
+    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", (*ALL, "recipe_hidden")),
     "mnist": Pair("USPS → MNIST", f"--source_dataset_path {USPS} --target_dataset_path {MNIST}",
-                  ALL),
+                  (*ALL, "recipe_hidden")),
     "usps_small": Pair(
         "MNIST → USPS, ADDA's protocol: 2,000 and 1,800 images",
         f"--target_dataset_path {USPS} {ADDA_PROTOCOL.format(2000, 1800)}",
-        (*ALL, "adda_steps"),
+        (*ALL, "recipe_hidden", "adda_steps"),
     ),
     "mnist_small": Pair(
         "USPS → MNIST, ADDA's protocol: 1,800 and 2,000 images",
         f"--source_dataset_path {USPS} --target_dataset_path {MNIST} "
-        f"{ADDA_PROTOCOL.format(1800, 2000)}", (*ALL, "adda_steps"),
+        f"{ADDA_PROTOCOL.format(1800, 2000)}", (*ALL, "recipe_hidden", "adda_steps"),
     ),
     "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
                      ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),

@@ -70,6 +70,7 @@ SEARCH = {
         "dropout0": "--dropout 0",
         "dropout0.2lambda4": "--dropout 0.2 --grl_lambda 4",
         "dropout0.2no_ramp": "--dropout 0.2 --no_ramp",
+        "dropout0.2no_ramphidden": "--dropout 0.2 --no_ramp --features hidden",
         "dropout0.2rate0.1": "--dropout 0.2 --init_learning_rate 0.1",
     }),
     "mean_teacher": candidates("teacher", SECOND, {
@@ -84,8 +85,8 @@ SEARCH = {
     }, "normalised-preset"),
     "adda": candidates("adda", f"--preset adda {TO_USPS}", {
         "preset": "",
-        "hidden": "--adda_features hidden",
-        "convolutional": "--adda_features convolutional",
+        "hidden": "--features hidden",
+        "convolutional": "--features convolutional",
         "rate0.0005": "--adda_learning_rate 0.0005 --discriminator_learning_rate 0.0005",
         "k_g2": "--k_g 2",
     }),

@@ -282,7 +282,7 @@ class RecipeConfig(TrainingConfig):
     """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
     feature extractor is λ times the loss all the same, before clip_norm shortens all of it."""
 
-    # settings of single methods
-    adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
-    """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
-    hidden layer of the label predictor, or at its logits, as in the authors' code."""
+    # images and networks
+    features: Features = "convolutional"
+    """Where the feature extractor ends, and what the domain classifier sees: the convolutions, the
+    last hidden layer of the label predictor, or its logits, as in the authors' code of ADDA."""

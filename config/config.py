@@ -130,9 +130,6 @@ class Config(RecipeConfig):
     AdaMatch. 0: it is 1 throughout."""
     target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
     """Target images of a batch for each source image; 3 in AdaMatch."""
-    adda_features: Annotated[Features, only("adda", "source_model")] = "convolutional"
-    """What the discriminator sees, and where the encoder ends: at the convolutions, at the last
-    hidden layer of the label predictor, or at its logits, as in the authors' code."""
     adda_optimizer: Annotated[ADDAOptimizer, only("adda")] = "adam"
     """Optimizer of the second stage. adam: with β₁ = 0.5, as in CVPR 2017, section 5. sgd: with
     Nesterov momentum 0.9."""
@@ -176,6 +173,9 @@ class Config(RecipeConfig):
     """paper: of ICML 2015, figure 4 (a). wide: more filters, and a third convolution."""
     normalisation: Normalisation = "none"
     """per_domain: batch normalisation after each pooling, with statistics of each domain."""
+    features: Features = "convolutional"
+    """Where the feature extractor ends, and what the domain classifier sees: the convolutions, the
+    last hidden layer of the label predictor, or its logits, as in the authors' code of ADDA."""
     domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
     """Units of the domain classifier's hidden layers. None: 100, as in ICML 2015, figure 4 (a);
     with adda 500 500, as in CVPR 2017, section 5."""

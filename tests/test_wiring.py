@@ -18,7 +18,7 @@ from config.base import Features
 from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
-from config.settings import not_by, only
+from config.settings import at_least, not_by, only
 from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
@@ -113,6 +113,37 @@ def test_methods_with_one_model(
     assert set(measured[2].numpy()) == {int(labels == "target")}
     assert set(next(iter(trainer.evaluation.target))[2].numpy()) == {1}
     assert set(next(iter(trainer.evaluation.unlabelled))[1].numpy()) == {-1}
+
+
+SEEN: dict[Features, tuple[int, bool]] = {
+    "convolutional": (768, False), "hidden": (100, True), "logits": (10, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("features", SEEN)
+def test_the_reversed_gradient_reaches_what_the_domain_classifier_sees(
+    features: Features, domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: after one step with λ = 0 the hidden layers differ only where they are seen."""
+    width, reached = SEEN[features]
+    after = []
+    for grl_lambda in (0.0, 5.0):
+        settings = Config(
+            features=features, grl_lambda=grl_lambda, ramp=False, batch_size=32, epoch=1,
+            pixel_mean=(1, 2, 3), domain_hidden=(),
+        )  # fmt: skip
+        (trainer,) = made(settings, domains, tmp_path, monkeypatch)
+        model = trainer.model
+        assert model.domain_classifier.input_shape == (None, width)
+        (hidden,) = [weight for weight in model.trainable_weights if "dense2/k" in weight.path]
+        model.train_step(trainer.batches.batch(0))
+        after.append(hidden.numpy())
+        images = domains[1]["val"]
+        features_of_them = model.feature_extractor.predict(images, verbose=0)
+        logits = model.label_predictor.predict(features_of_them, verbose=0)
+        predicted = model.predict(images, verbose=0)
+        np.testing.assert_allclose(predicted, tf.nn.softmax(logits), atol=1e-6)
+    assert reached != np.array_equal(*after)
 
 
 def paper_extractor() -> keras.Model:
@@ -362,13 +393,13 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
         method = Config.of(preset.settings).method
         used = [field for field in EDITED_FIRST
                 if method in (fields_of(Config)[field].used_by or [method])]  # fmt: skip
-        used += ["method", "network", "normalisation"]
+        used += ["method", "network", "normalisation", "features"]
         assert {*used} <= {*preset.settings}, f"{name}: an edited default would change it"
     for script, kind in kinds.items():
         for name, preset in presets_of(script).items():
             settings = kind.of(preset.settings)
             for field, content in preset.settings.items():
-                if field not in (*EDITED_FIRST, "method", "network", "normalisation"):
+                if field not in (*EDITED_FIRST, "method", "network", "normalisation", "features"):
                     assert getattr(kind(), field) != content, f"{name}: {field}"
                 used_by = fields_of(kind)[field].used_by
                 assert used_by is None or settings.method in used_by, f"{name}: {field}"
@@ -377,14 +408,14 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
 def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
     @dataclass(frozen=True)
     class Edited(Config):
-        adda_features: Annotated[Features, only("adda", "source_model")] = "logits"
+        k_d: Annotated[int, at_least(1), only("adda")] = 3
         target_ratio: Annotated[int, not_by("source_model", "adda")] = 3
         adda_learning_rate: Annotated[float, only("adda")] = 0.5
 
     plain = launch.make_settings(Edited, launch.Start(), {})
-    assert (plain.adda_features, plain.target_ratio) == ("convolutional", 3)
+    assert (plain.k_d, plain.target_ratio) == (1, 3)
     adda = launch.make_settings(Edited, launch.Start(), {"method": "adda"})
-    assert (adda.adda_features, adda.target_ratio, adda.adda_learning_rate) == ("logits", 1, 0.5)
+    assert (adda.k_d, adda.target_ratio, adda.adda_learning_rate) == (3, 1, 0.5)
 
 
 def test_a_run_of_another_method_says_nothing_of_what_it_does_not_use(tmp_path: Path) -> None:
