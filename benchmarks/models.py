@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.records import Record
 from benchmarks.report import Runs, data_line, last_accuracies, runs_of, spread
@@ -17,6 +21,9 @@ from config.config import Config
 from config.presets import read_preset
 from predict import SHIPPED
 from utils.atomic import whole_file
+from utils.data.domains import Domain, Domains
+from utils.data.pickles import read_pickle
+from utils.errors import UserError
 from utils.run.runs import CONFIG_FILE
 
 TAKEN = {  # row → model in model_data/model_weight
@@ -119,17 +126,25 @@ def best_of(runs: Runs, row: str) -> Record | None:
 
 
 def describe(runs: Runs) -> str:
-    """Returns the page about the models, which are measured anew."""
+    """Returns the page about the models, which are measured anew.
+
+    Raises:
+        UserError: the MNIST-M that is here is not the one that a model was trained on.
+    """
     from evaluate import measure
     from model.pretrained import load_model
-    from utils.data.pickles import read_pickle
 
     config = Config()
-    source, target, drawn_again = (
-        (arrays["val"], arrays["val_label"])
-        for path in (config.source_dataset_path, config.target_dataset_path, MNIST_M_7)
-        for arrays in [read_pickle(Path(path), config.image_input_shape, 10)]
-    )
+
+    def read(path: str) -> Domain[np.ndarray]:
+        return Domain(**read_pickle(Path(path), config.image_input_shape, 10))
+
+    def measured_on(domain: Domain[np.ndarray]) -> dict[str, Any]:
+        return measure(model, (source.val, source.val_label), (domain.val, domain.val_label))
+
+    source, target = read(config.source_dataset_path), read(config.target_dataset_path)
+    data = Domains([source, target]).digests()
+    drawn_again = read(MNIST_M_7) if Path(MNIST_M_7).exists() else None
     lines = [
         "| file | preset | seed, epoch | accuracy of this file | on other backgrounds "
         "| of all runs, last epoch | calibration error | kB |",
@@ -145,13 +160,19 @@ def describe(runs: Runs) -> str:
         run = by_name.get(json.loads(place.with_suffix(".json").read_text())["run_name"])
         if run is None:  # trained with other settings, which the row no longer has
             continue
+        if run.facts.data not in ({}, data):
+            raise UserError(
+                f"{config.target_dataset_path}: is another MNIST-M than that of {run.name}; draw "
+                "it again with python create_mnistm.py, whose seed is 42"
+            )
         model = load_model(place)
-        told = measure(model, source, target)
+        told = measured_on(target)
+        again = measured_on(drawn_again)["accuracy"] if drawn_again else math.nan
         epoch = int(run.pick(config.select_by)["epoch"])
         cells = [
             f"`{place.name}`", f"`{row}`: {read_preset(row).about}",
             f"{run.name.rsplit('-', 1)[1]}, {epoch}", f"{told['accuracy']:.4f}",
-            f"{measure(model, source, drawn_again)['accuracy']:.4f}",
+            "–" if math.isnan(again) else f"{again:.4f}",
             spread(last_accuracies(runs, "mnist_m", row)), f"{told['calibration_error']:.3f}",
             f"{place.stat().st_size / 1000:.0f}",
         ]  # fmt: skip

@@ -25,6 +25,7 @@ from config.config import Config
 from config.drawings import DrawingsConfig
 from config.presets import read_preset
 from utils.atomic import whole_file, write_text
+from utils.errors import UserError
 from utils.record.rows import Row, pick_of
 
 KINDS: dict[str, type[TrainingConfig]] = {
@@ -78,8 +79,20 @@ class Record:
         return pick_of(self.rows, criterion)
 
 
-def read_facts(text: str) -> Facts:
-    return Facts(**json.loads(text))
+def read_facts(path: Path, text: str) -> Facts:
+    """Returns facts from their JSON.
+
+    Raises:
+        UserError: they are none, and so the file is damaged.
+    """
+    try:
+        return Facts(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception | str) -> UserError:
+    return UserError(f"{path}: is damaged ({error}); git restore it, or remove it and train anew")
 
 
 def text_of(facts: Facts) -> str:
@@ -95,13 +108,23 @@ def read_record(name: str) -> Record | None:
     path = FOLDER / f"{name}.csv"
     if not path.exists():
         return None
-    with path.open(newline="") as file:
-        facts = read_facts(file.readline().removeprefix("#"))
-        rows = [{key: float(value or "nan") for key, value in row.items()}
-                for row in csv.DictReader(file)]  # fmt: skip
-    numbers = sorted({row["stage"] for row in rows})
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            facts = read_facts(path, file.readline().removeprefix("#"))
+            table = list(csv.DictReader(file))
+        if not table or None in table[-1].values():
+            raise damaged(path, "it ends too early")
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in table]
+        numbers = sorted({row["stage"] for row in rows})
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
     return Record(name, facts, [[row for row in rows if row["stage"] == number]
                                 for number in numbers])  # fmt: skip
+
+
+def names_kept() -> list[str]:
+    """Returns the names of all trainings that have a record."""
+    return sorted(path.stem for path in FOLDER.glob("*.csv"))
 
 
 def facts_now(command: str, flags: str, minutes: float = 0.0) -> Facts:
@@ -143,7 +166,7 @@ def changes(
 ) -> dict[str, dict[str, Any]]:
     """Returns what presets change; a default that one names, too, is no change."""
     defaults = {field.name: field.default for field in fields(kind)}
-    return {name: {key: value for key, value in settings.items() if value != defaults[key]}
+    return {name: {key: value for key, value in settings.items() if value != defaults.get(key)}
             for name, settings in presets.items()}  # fmt: skip
 
 

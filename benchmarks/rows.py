@@ -41,6 +41,9 @@ class Row:
 
 ROWS = {
     "source_only": Row("source only", "--preset source_only"),
+    "source_recipe": Row(
+        "source only, the recipe's training", "--preset recipe --method source_only"
+    ),
     "paper": Row("DANN, as in the paper", "--preset paper"),
     "original": Row("DANN, as in the original repository", "--preset original"),
     "cdan": Row("CDAN", "--preset cdan"),
@@ -96,8 +99,8 @@ ROWS = {
     "captcha_tutorial": Row("ADDA as in the tutorial", "--preset captcha_tutorial"),
 }  # fmt: skip
 ALL = (
-    "source_only", "paper", "cdan", "vada", "adda", "recipe", "normalised", "searched",
-    "fast", "mean_teacher",
+    "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
+    "searched", "fast", "mean_teacher",
 )  # fmt: skip
 PAIRS = {
     "mnist_m": Pair(

@@ -24,7 +24,7 @@ from benchmarks.records import (
     write_facts,
     write_record,
 )
-from utils.errors import UserError
+from utils.errors import Terminated, UserError
 from utils.record.rows import read_rows
 from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL
 
@@ -37,6 +37,7 @@ def flags_of_folders(folder: Path | str) -> list[str]:
             for text in (f"--{name}_dir", f"{folder}/{name}")]  # fmt: skip
 
 
+CHILDREN: set[subprocess.Popen[bytes]] = set()  # the trainings that run
 SECONDS = re.compile(r"(\d+\.\d) \((\d+\.\d)\)$", re.MULTILINE)
 
 
@@ -81,13 +82,8 @@ class Training:
 
     def train(self, threads: int) -> None:
         """Trains to the end, from where it stopped if it was begun; on so many threads."""
+        self.check()
         now, before = facts_now(self.command, self.flags), self.facts()
-        if before and not before.made_with(self.flags):
-            raise UserError(
-                f"{self.name}: was begun with other settings; to train it anew, remove its folders "
-                f"below logs/{self.folder}, checkpoints/{self.folder} and config/{self.folder}, "
-                f"and {self.facts_file.relative_to(ROOT)}"
-            )
         if self.finished:
             return
         start = self.begin()
@@ -109,15 +105,27 @@ class Training:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_facts(self.facts_file, dataclasses.replace(now, minutes=minutes))
         began = time.monotonic()
-        with output.open("a") as file:
-            done = subprocess.run(
-                [sys.executable, self.script, *flags],
-                cwd=ROOT, env=environment, stdout=file, stderr=file, check=False,
-            )  # fmt: skip
+        with output.open("a") as file, subprocess.Popen(
+            [sys.executable, self.script, *flags],
+            cwd=ROOT, env=environment, stdout=file, stderr=file,
+        ) as child:  # fmt: skip
+            CHILDREN.add(child)
+            code = child.wait()
+        CHILDREN.remove(child)
         minutes += (time.monotonic() - began) / 60
         write_facts(self.facts_file, dataclasses.replace(now, minutes=round(minutes, 2)))
-        if done.returncode:
-            raise UserError(f"{self.name}: ended with code {done.returncode}; see {output}")
+        if code:
+            raise UserError(f"{self.name}: ended with code {code}; see {output}")
+
+    def check(self) -> None:
+        """Raises `UserError` if it was begun with other settings."""
+        before = self.facts()
+        if before and not before.made_with(self.flags):
+            raise UserError(
+                f"{self.name}: was begun with other settings; to train it anew, remove its folders "
+                f"below logs/{self.folder}, checkpoints/{self.folder} and config/{self.folder}, "
+                f"and {self.facts_file.relative_to(ROOT)}"
+            )
 
     @property
     def facts_file(self) -> Path:
@@ -125,7 +133,8 @@ class Training:
 
     def facts(self) -> Facts | None:
         """Returns how it was begun, if it was."""
-        return read_facts(self.facts_file.read_text()) if self.facts_file.exists() else None
+        file = self.facts_file
+        return read_facts(file, file.read_text()) if file.exists() else None
 
     def keep(self) -> Record | None:
         """Returns the record of this training; writes it first, if the training has just ended.
@@ -164,19 +173,30 @@ def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: in
         training.train(threads)
 
     by_name = {training.name: training for training in known}
-    with ThreadPoolExecutor(jobs) as pool:
-        for wanted in trainings:
-            chain = [wanted]
-            while chain[0].after in by_name:
-                chain.insert(0, by_name[chain[0].after])
-            for training in chain:
-                if training.name not in running:
-                    running[training.name] = pool.submit(train, training)
-        failures = []
+    chains = []
+    for wanted in trainings:
+        chain = [wanted]
+        while chain[0].after in by_name:
+            chain.insert(0, by_name[chain[0].after])
+        chains += chain
+    for training in chains:
+        training.check()
+    failures = []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for training in chains:
+            if training.name not in running:
+                running[training.name] = pool.submit(train, training)
         for future in tqdm(running.values(), desc="trainings", unit="run"):
             try:
                 future.result()
             except UserError as error:
                 failures.append(str(error))
+    except Terminated:  # Ctrl-C reaches the trainings by itself
+        for child in CHILDREN:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failures:
         raise UserError("; ".join(failures))

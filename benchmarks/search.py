@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, USPS
 from benchmarks.runner import Training, train_all
 from config.config import Config
-from config.settings import Settings, some_of
+from config.settings import Settings, at_least, some_of
 from utils.atomic import write_json
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
@@ -95,7 +95,7 @@ SEARCH = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
-    jobs: int = 1
+    jobs: Annotated[int, at_least(1)] = 1
     """Trainings at a time; the cores are shared out among them."""
     only: Annotated[tuple[str, ...], some_of(SEARCH)] = tuple(SEARCH)
     """Search for these alone."""

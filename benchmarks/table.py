@@ -16,34 +16,39 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
 from benchmarks.models import describe, ship
+from benchmarks.records import names_kept
 from benchmarks.report import fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import train_all
 from config.presets import FOLDER as PRESETS
-from config.settings import Settings, some_of
+from config.settings import SEEDS, Settings, at_least, some_of
 from utils.atomic import write_text
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.run.command_line import parse
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of each row."""
-    jobs: int = 1
+    seeds: Annotated[tuple[int, ...], SEEDS] = (0, 1, 2)
+    """Seeds to train; the pages tell of all that were trained."""
+    jobs: Annotated[int, at_least(1)] = 1
     """Trainings at a time; the cores are shared out among them."""
     pairs: Annotated[tuple[str, ...], some_of(PAIRS)] = tuple(PAIRS)
     """Train on these pairs alone."""
     rows: Annotated[tuple[str, ...], some_of(ROWS)] = tuple(ROWS)
     """Train these rows alone."""
     train: bool = True
-    """Train what is missing. --no_train: only write what the runs that are there say."""
+    """Train what is missing, then write the pages. Off: only write the pages."""
 
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     wanted = grid(args.seeds, args.pairs, args.rows)
-    known = grid(args.seeds)
+    if not wanted:
+        raise UserError("rows: none of them is trained on these pairs")
+    kept = names_kept()
+    seeds = {int(seed) for name in kept if (seed := name.rsplit("-", 1)[-1]).isdecimal()}
+    known = grid(sorted(seeds | {*args.seeds}))
     if args.train:
         missing = [training for training in wanted.values() if not training.keep()]
         train_all(missing, list(known.values()), args.jobs)
@@ -57,6 +62,9 @@ def main() -> None:
         write_text(preset, fill_preset(preset.stem, preset.read_text(), runs))
     draw_curves(runs, ROOT / "image" / "results.png")
     draw_embedding(known, ROOT / "image" / "embedding.png", args.seeds[0])
+    used = {run.name for run in runs.values()}
+    if left := [one.name for one in known.values() if one.name in kept and one.name not in used]:
+        print(f"not counted, because their settings are others now: {', '.join(left)}")
     print("docs/results.md, docs/models.md, both READMEs, the presets and image/*.png are written")
 
 
