@@ -19,7 +19,7 @@ help:
 	@echo "make lint         style and types"
 	@echo "make audit        known vulnerabilities of the dependencies; asks PyPI"
 	@echo "make bench        speed and memory, needs the pickles of create_mnistm.py"
-	@echo "make table        every training of docs/results.md; a day, goes on where it stopped; JOBS=2 at a time"
+	@echo "make table        every training of docs/results.md; days, goes on where it stopped; JOBS=2 at a time"
 	@echo "make search       the choice of settings without target labels; two hours, goes on likewise"
 	@echo "make clean-runs   lists all runs with their sizes, and asks whether to remove them"
 	@echo "make workers N=2  a training by N local processes; ARGS='--epoch 5' sets its flags"

@@ -52,8 +52,8 @@ METHODS = {
                    first="source_model", start="source_model.keras", folder="source",
                    family="adda", sides=1, domain_hidden=(500, 500),
                    remedy="try a smaller --adda_learning_rate or a larger --k_g"),
-    "source_only": Method("dann.DANN", "the lower bound: λ = 0", adversary=False, remedy=SLOWER),
-    "target_only": Method("dann.DANN", "the upper bound: λ = 0, on target labels",
+    "source_only": Method("dann.DANN", "no adaptation: λ = 0", adversary=False, remedy=SLOWER),
+    "target_only": Method("dann.DANN", "no adaptation: λ = 0, on target labels",
                           adversary=False, labels="target", remedy=SLOWER),
     "student": Method("dann.DANN", "a new network: λ = 0, on source labels and on the labels that "
                       "another model gives the target", adversary=False, labels="both",
