@@ -113,8 +113,8 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 domains.append((arrays["val"], arrays["val_label"]))
         except UserError as error:
             raise UserError(
-                f"{path}: cannot be measured on these data ({error}); name data of the model's "
-                "kind: --source and --target"
+                f"{place}: {path.name} cannot be measured on it ({error}); name data of the "
+                "model's kind: --source and --target"
             ) from error
     return domains
 
