@@ -20,7 +20,7 @@ ORIGINAL = {50: 0.627, 100: 0.678, 500: 0.803, 1444: 0.929, 5000: 0.871}
 
 def draw_curves(runs: Runs, place: Path) -> None:
     """Draws the target accuracy of every epoch on MNIST-M, beside the original's run."""
-    figure, axis = plt.subplots(figsize=(10, 4.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 7), layout="constrained")
     axis.set_prop_cycle(color=plt.get_cmap("tab20")(range(20)))  # there are more rows than ten
     for row in PAIRS["mnist_m"].rows:
         curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows if one["epoch"]]
@@ -35,7 +35,7 @@ def draw_curves(runs: Runs, place: Path) -> None:
     axis.plot(*zip(*ORIGINAL.items(), strict=True), "k--o", label="original repository's run")
     axis.set(xscale="log", xlabel="epoch", ylabel="accuracy on the MNIST-M test set")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right center")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     save_figure(place, figure)
 
 

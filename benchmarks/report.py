@@ -145,9 +145,9 @@ def time_to_accuracy(runs: Runs) -> list[str]:
         "## Time to an accuracy, MNIST → MNIST-M",
         "",
         "The first epoch whose target accuracy is at least so high, and the minutes up to there on "
-        "two cores with nothing beside it, both of all stages together and with those of a "
-        "teacher (medians of the seeds). Target labels tell when it is. `python "
-        "benchmarks/epochs.py` measured the seconds of an epoch.",
+        "two cores with nothing beside it: medians of the seeds. All stages count, and those of a "
+        "teacher. Target labels tell when it is reached. `python benchmarks/epochs.py` measured "
+        "the seconds of an epoch.",
         "",
         "| | seconds an epoch | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
         "| --- | --- |" + " --- |" * len(MARKS),

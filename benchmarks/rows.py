@@ -58,7 +58,7 @@ ROWS = {
         "--method adda --epoch 10 --mixed_precision",
     ),
     "adda_normalised": Row(
-        "ADDA on convolutional features, with normalisation and averaged weights",
+        "ADDA on convolutional features, normalised, averaged",
         "--method adda --epoch 10 --normalisation per_domain --average_decay 0.999 "
         "--mixed_precision",
     ),
@@ -70,7 +70,7 @@ ROWS = {
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
     "searched": Row(
-        "the same, as the search without labels chose it: dropout 0.2, λ constant, 40 epochs",
+        "the same as the search without labels chose it: λ constant, dropout 0.2",
         "--preset searched",
     ),
     "normalised_40": Row(
