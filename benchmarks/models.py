@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import zipfile
@@ -139,7 +138,7 @@ def describe(runs: Runs) -> str:
     def read(path: str) -> Domain[np.ndarray]:
         return Domain(**read_pickle(Path(path), config.image_input_shape, 10))
 
-    def measured_on(domain: Domain[np.ndarray]) -> dict[str, Any]:
+    def measured_on(model: Any, domain: Domain[np.ndarray]) -> dict[str, Any]:
         return measure(model, (source.val, source.val_label), (domain.val, domain.val_label))
 
     source, target = read(config.source_dataset_path), read(config.target_dataset_path)
@@ -162,17 +161,17 @@ def describe(runs: Runs) -> str:
             continue
         if run.facts.data not in ({}, data):
             raise UserError(
-                f"{config.target_dataset_path}: is another MNIST-M than that of {run.name}; draw "
-                "it again with python create_mnistm.py, whose seed is 42"
+                f"{config.target_dataset_path}: is not what {run.name} was trained on, or the "
+                "source is not; make both again with python create_mnistm.py, whose seed is 42"
             )
         model = load_model(place)
-        told = measured_on(target)
-        again = measured_on(drawn_again)["accuracy"] if drawn_again else math.nan
+        told = measured_on(model, target)
+        again = f"{measured_on(model, drawn_again)['accuracy']:.4f}" if drawn_again else "–"
         epoch = int(run.pick(config.select_by)["epoch"])
         cells = [
             f"`{place.name}`", f"`{row}`: {read_preset(row).about}",
             f"{run.name.rsplit('-', 1)[1]}, {epoch}", f"{told['accuracy']:.4f}",
-            "–" if math.isnan(again) else f"{again:.4f}",
+            again,
             spread(last_accuracies(runs, "mnist_m", row)), f"{told['calibration_error']:.3f}",
             f"{place.stat().st_size / 1000:.0f}",
         ]  # fmt: skip

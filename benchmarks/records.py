@@ -79,14 +79,15 @@ class Record:
         return pick_of(self.rows, criterion)
 
 
-def read_facts(path: Path, text: str) -> Facts:
-    """Returns facts from their JSON.
+def read_facts(path: Path) -> Facts:
+    """Returns the facts that the first line of a file tells.
 
     Raises:
-        UserError: they are none, and so the file is damaged.
+        UserError: it tells none, and so the file is damaged.
     """
     try:
-        return Facts(**json.loads(text))
+        with path.open(encoding="utf-8") as file:
+            return Facts(**json.loads(file.readline().removeprefix("#")))
     except (ValueError, TypeError) as error:
         raise damaged(path, error) from error
 
@@ -110,7 +111,7 @@ def read_record(name: str) -> Record | None:
         return None
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            facts = read_facts(path, file.readline().removeprefix("#"))
+            file.readline()
             table = list(csv.DictReader(file))
         if not table or None in table[-1].values():
             raise damaged(path, "it ends too early")
@@ -118,7 +119,7 @@ def read_record(name: str) -> Record | None:
         numbers = sorted({row["stage"] for row in rows})
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
-    return Record(name, facts, [[row for row in rows if row["stage"] == number]
+    return Record(name, read_facts(path), [[row for row in rows if row["stage"] == number]
                                 for number in numbers])  # fmt: skip
 
 

@@ -145,9 +145,9 @@ def time_to_accuracy(runs: Runs) -> list[str]:
         "## Time to an accuracy, MNIST → MNIST-M",
         "",
         "The first epoch whose target accuracy is at least so high, and the minutes up to there on "
-        "two cores with nothing beside it: medians of the seeds. All stages count, and those of a "
-        "teacher. Target labels tell when it is reached. `python benchmarks/epochs.py` measured "
-        "the seconds of an epoch.",
+        "two cores with nothing beside it: medians of the seeds. Epochs count through all stages. "
+        "The minutes include the training of a teacher. Target labels tell when it is reached. "
+        "`python benchmarks/epochs.py` measured the seconds of an epoch of each stage.",
         "",
         "| | seconds an epoch | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
         "| --- | --- |" + " --- |" * len(MARKS),
@@ -159,12 +159,12 @@ def time_to_accuracy(runs: Runs) -> list[str]:
             continue
         teacher = ROWS[row].after if "--teacher" in ROWS[row].flags else ""
         before = sum(times_of_stages(teacher)) if teacher else 0.0
-        cells = [" + ".join(f"{one:.1f}" for one in seconds[row])]
+        cells = [", ".join(f"{one:.1f}" for one in seconds[row])]
         for mark in MARKS:
             reached = [first_epoch(run, mark, seconds[row]) for run in some]
-            epoch, time = np.median(reached, axis=0)
+            epoch, spent = np.median(reached, axis=0)
             known = np.isfinite(epoch)
-            cells.append(f"{epoch:.0f}: {(before + time) / 60:.1f} min" if known else "–")
+            cells.append(f"{epoch:.0f}: {(before + spent) / 60:.1f} min" if known else "–")
         lines.append(f"| {' | '.join([ROWS[row].title, *cells])} |")
     other = read_record(f"{PYTORCH}-0")
     if other:  # it ran alone, so its own minutes count
@@ -319,12 +319,12 @@ def first_epoch(run: Record, mark: float, seconds: Sequence[float]) -> tuple[flo
         mark: the accuracy.
         seconds: those of an epoch of each stage.
     """
-    epochs = time = 0.0
+    epochs = spent = 0.0
     for stage, one in zip(run.stages, seconds, strict=True):
         for row in stage:
             if row["val_image_cls_acc"] >= mark:
-                return epochs + row["epoch"], time + row["epoch"] * one
-        epochs, time = epochs + stage[-1]["epoch"], time + stage[-1]["epoch"] * one
+                return epochs + row["epoch"], spent + row["epoch"] * one
+        epochs, spent = epochs + stage[-1]["epoch"], spent + stage[-1]["epoch"] * one
     return float("inf"), float("inf")
 
 
@@ -339,8 +339,10 @@ def short(value: float) -> str:
 
 
 def data_line() -> str:
-    """Returns which MNIST-M this is."""
+    """Returns which MNIST-M this is; nothing if there is none here."""
     place = ROOT / Path(Config.target_dataset_path).parents[1] / "mnist_m.json"
+    if not place.exists():
+        return ""
     record = json.loads(place.read_text())
     return (
         f"MNIST-M was drawn with seed {record['seed']} from {record['digits']} "

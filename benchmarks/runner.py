@@ -111,21 +111,24 @@ class Training:
         ) as child:  # fmt: skip
             CHILDREN.add(child)
             code = child.wait()
-        CHILDREN.remove(child)
+            CHILDREN.remove(child)
         minutes += (time.monotonic() - began) / 60
         write_facts(self.facts_file, dataclasses.replace(now, minutes=round(minutes, 2)))
         if code:
             raise UserError(f"{self.name}: ended with code {code}; see {output}")
 
     def check(self) -> None:
-        """Raises `UserError` if it was begun with other settings."""
+        """Raises `UserError` if it was begun with other settings, or nobody knows with which."""
         before = self.facts()
-        if before and not before.made_with(self.flags):
-            raise UserError(
-                f"{self.name}: was begun with other settings; to train it anew, remove its folders "
-                f"below logs/{self.folder}, checkpoints/{self.folder} and config/{self.folder}, "
-                f"and {self.facts_file.relative_to(ROOT)}"
-            )
+        if before is None and not self.finished:
+            return
+        if before and before.made_with(self.flags):
+            return
+        raise UserError(
+            f"{self.name}: was begun with {'other' if before else 'unknown'} settings; to train "
+            f"it anew, remove its folders below logs/{self.folder}, checkpoints/{self.folder} and "
+            f"config/{self.folder}, and {self.facts_file.relative_to(ROOT)}"
+        )
 
     @property
     def facts_file(self) -> Path:
@@ -133,8 +136,7 @@ class Training:
 
     def facts(self) -> Facts | None:
         """Returns how it was begun, if it was."""
-        file = self.facts_file
-        return read_facts(file, file.read_text()) if file.exists() else None
+        return read_facts(self.facts_file) if self.facts_file.exists() else None
 
     def keep(self) -> Record | None:
         """Returns the record of this training; writes it first, if the training has just ended.
@@ -173,27 +175,27 @@ def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: in
         training.train(threads)
 
     by_name = {training.name: training for training in known}
-    chains = []
+    ordered: dict[str, Training] = {}
     for wanted in trainings:
         chain = [wanted]
         while chain[0].after in by_name:
             chain.insert(0, by_name[chain[0].after])
-        chains += chain
-    for training in chains:
+        ordered |= {training.name: training for training in chain}
+    for training in ordered.values():
         training.check()
     failures = []
     pool = ThreadPoolExecutor(jobs)
     try:
-        for training in chains:
-            if training.name not in running:
-                running[training.name] = pool.submit(train, training)
+        for name, training in ordered.items():
+            running[name] = pool.submit(train, training)
         for future in tqdm(running.values(), desc="trainings", unit="run"):
             try:
                 future.result()
             except UserError as error:
                 failures.append(str(error))
     except Terminated:  # Ctrl-C reaches the trainings by itself
-        for child in CHILDREN:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in list(CHILDREN):
             child.terminate()
         raise
     finally:

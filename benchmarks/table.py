@@ -20,6 +20,7 @@ from benchmarks.records import names_kept
 from benchmarks.report import fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid
 from benchmarks.runner import train_all
+from config.config import Config
 from config.presets import FOLDER as PRESETS
 from config.settings import SEEDS, Settings, at_least, some_of
 from utils.atomic import write_text
@@ -38,7 +39,7 @@ class Arguments(Settings):
     rows: Annotated[tuple[str, ...], some_of(ROWS)] = tuple(ROWS)
     """Train these rows alone."""
     train: bool = True
-    """Train what is missing, then write the pages. Off: only write the pages."""
+    """Train what is missing before the pages are written."""
 
 
 def main() -> None:
@@ -53,9 +54,12 @@ def main() -> None:
         missing = [training for training in wanted.values() if not training.keep()]
         train_all(missing, list(known.values()), args.jobs)
     runs = {key: record for key, training in known.items() if (record := training.keep())}
-    ship(runs, known)
-    for name, text in (("models", describe(runs)), ("results", report(runs))):
-        write_text(ROOT / "docs" / f"{name}.md", text)
+    write_text(ROOT / "docs" / "results.md", report(runs))
+    if Path(Config().target_dataset_path).exists():
+        ship(runs, known)
+        write_text(ROOT / "docs" / "models.md", describe(runs))
+    else:
+        print("docs/models.md stays, because there is no MNIST-M here: python create_mnistm.py")
     for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
         write_text(readme, fill_readme(readme.read_text(), runs))
     for preset in sorted(PRESETS.glob("*.json")):
@@ -65,7 +69,7 @@ def main() -> None:
     used = {run.name for run in runs.values()}
     if left := [one.name for one in known.values() if one.name in kept and one.name not in used]:
         print(f"not counted, because their settings are others now: {', '.join(left)}")
-    print("docs/results.md, docs/models.md, both READMEs, the presets and image/*.png are written")
+    print("docs/*.md, both READMEs, the presets and image/*.png are written")
 
 
 if __name__ == "__main__":

@@ -284,5 +284,5 @@ class RecipeConfig(TrainingConfig):
 
     # images and networks
     features: Features = "convolutional"
-    """Where the feature extractor ends, and what the domain classifier sees: the convolutions, the
-    last hidden layer of the label predictor, or its logits, as in the authors' code of ADDA."""
+    """What the domain classifier sees, and where the feature extractor ends. convolutional: its own
+    output. hidden: the last hidden layer of the label predictor. logits: all of it."""

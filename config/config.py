@@ -174,8 +174,8 @@ class Config(RecipeConfig):
     normalisation: Normalisation = "none"
     """per_domain: batch normalisation after each pooling, with statistics of each domain."""
     features: Features = "convolutional"
-    """Where the feature extractor ends, and what the domain classifier sees: the convolutions, the
-    last hidden layer of the label predictor, or its logits, as in the authors' code of ADDA."""
+    """What the domain classifier sees, and where the feature extractor ends. convolutional: its own
+    output. hidden: the last hidden layer of the label predictor. logits: all of it."""
     domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
     """Units of the domain classifier's hidden layers. None: 100, as in ICML 2015, figure 4 (a);
     with adda 500 500, as in CVPR 2017, section 5."""

@@ -48,7 +48,7 @@ class CustomConfig(RecipeConfig):
     """File of trained weights for that model without its top, such as ImageNet's .h5. None:
     untrained."""
     frozen: bool = False
-    """The backbone keeps its weights. Then --bottleneck is what adapts."""
+    """The backbone keeps its weights. Then --bottleneck, or --features hidden, is what adapts."""
     bottleneck: Annotated[int, at_least(0)] = 0
     """Units of a dense layer between the backbone and the heads. 0: none."""
     feature_layer: str | None = None
@@ -64,8 +64,11 @@ class CustomConfig(RecipeConfig):
         super().__post_init__()
         if not self.batch_size:
             object.__setattr__(self, "batch_size", 32 * self.smallest_batch)
-        if self.frozen and not self.bottleneck and METHODS[self.method].adversary:
+        adapts = self.bottleneck or self.features != "convolutional"
+        if self.frozen and not adapts and METHODS[self.method].adversary:
             raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
+        if self.features == "hidden" and not self.label_hidden:
+            raise UserError("features: there is no hidden layer; name one: --label_hidden 100")
         if len(self.source) > 1 and self.target_ratio > 1:
             raise UserError("target_ratio: is of one source, but several are named; leave it at 1")
         if self.alternating and self.domain_weight != 1:

@@ -259,3 +259,12 @@ def test_a_config_of_windows_notepad_is_read(tmp_path: Path) -> None:
     """It begins with a byte order mark."""
     (tmp_path / "c.json").write_text('{"epoch": 3}', encoding="utf-8-sig")
     assert Config.load(tmp_path / "c.json").epoch == 3
+
+
+def test_frozen_pictures_need_features_that_adapt() -> None:
+    with pytest.raises(UserError, match="no feature would adapt"):
+        CustomConfig(frozen=True)
+    CustomConfig(frozen=True, bottleneck=8)
+    CustomConfig(frozen=True, features="hidden")
+    with pytest.raises(UserError, match="there is no hidden layer; name one: --label_hidden 100"):
+        CustomConfig(features="hidden", label_hidden=())

@@ -16,7 +16,7 @@ import pytest
 from helpers import Domains
 from test_pretrained import make_dann
 
-from benchmarks import models, records, runner
+from benchmarks import models, records, runner, table
 from benchmarks import report as reported
 from benchmarks.records import Record, facts_now, write_facts, write_record
 from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
@@ -99,7 +99,7 @@ def test_the_report_says_what_the_records_say(recorded: Path) -> None:
     assert cells_of(text, "recipe", "## Time to")[1:] == ["30.0", "–", "–", "–", "–"]
     # .75 after 2 epochs of 6 s in the first stage, .9 after 3 more of 30 s: 102 s.
     reached = cells_of(text, "second stage", "## Time to")
-    assert reached[1:] == ["6.0 + 30.0", "2: 0.2 min", "5: 1.7 min", "–", "–"]
+    assert reached[1:] == ["6.0, 30.0", "2: 0.2 min", "5: 1.7 min", "–", "–"]
 
 
 def test_the_pytorch_run_has_its_own_minutes(recorded: Path) -> None:
@@ -227,6 +227,15 @@ def test_a_record_of_other_settings_does_not_count(
     assert ended.keep() is None
     with pytest.raises(UserError, match="was begun with other settings"):
         ended.train(1)
+
+
+def test_a_finished_training_without_its_facts_is_named(ended: Training) -> None:
+    ended.facts_file.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"mean_teacher-1.json: is damaged"):
+        ended.check()
+    ended.facts_file.unlink()
+    with pytest.raises(UserError, match="was begun with unknown settings"):
+        ended.check()
 
 
 def test_what_is_finished_is_not_trained_again(ended: Training, monkeypatch: Any) -> None:
@@ -369,9 +378,43 @@ def test_the_best_model_of_a_row_ships_with_a_page(
     assert cells_of(text, "recipe")[1:] == [f"{share:.3f}" for share in shares]
 
 
-def test_rows_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(UserError, match=r"rows: \('recip',\) must be of source_only, "):
-        Arguments.of({"rows": ["recip"]})
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rows": ["recip"]}, r"rows: \('recip',\) must be of source_only, "),
+        ({"seeds": [0, -1]}, r"seeds: \(0, -1\) must be in 0"),
+        ({"jobs": 0}, "jobs: 0 must be 1 or more"),
+    ],
+)
+def test_what_does_not_exist_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Arguments.of(given)
+
+
+def test_the_pages_tell_of_all_seeds(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no MNIST-M is: the page of models stays then."""
+    monkeypatch.chdir(recorded)
+    for module in (table, models, reported):
+        monkeypatch.setattr(module, "ROOT", recorded, raising=False)
+    monkeypatch.setattr(table, "PRESETS", recorded)
+    for name in ("README.md", "README.zh-CN.md"):
+        (recorded / name).write_text("| `recipe` | x | ? | 50 | ? |\n")
+    (recorded / "image").mkdir()
+    changed = records.FOLDER / "usps-adda-0.csv"
+    changed.write_text(changed.read_text().replace('"k_g": 1', '"k_g": 7'))
+    monkeypatch.setattr("sys.argv", ["table.py", "--no_train", "--seeds", "1"])
+    table.main()
+    assert ".9200 .6000" in (recorded / "docs" / "results.md").read_text()
+    assert "0.760 ± 0.226" in (recorded / "README.md").read_text()
+    told = capsys.readouterr().out
+    assert "models.md stays" in told
+    assert "not counted, because their settings are others now: usps-adda-0" in told
+    assert (recorded / "image" / "results.png").exists()
+    monkeypatch.setattr("sys.argv", ["table.py", "--pairs", "drawings", "--rows", "vada"])
+    with pytest.raises(UserError, match="none of them is trained on these pairs"):
+        table.main()
 
 
 @pytest.mark.parametrize("file", sorted(SHIPPED.parent.glob("*.keras")), ids=lambda file: file.stem)

@@ -143,7 +143,7 @@ def test_the_reversed_gradient_reaches_what_the_domain_classifier_sees(
         logits = model.label_predictor.predict(features_of_them, verbose=0)
         predicted = model.predict(images, verbose=0)
         np.testing.assert_allclose(predicted, tf.nn.softmax(logits), atol=1e-6)
-    assert reached != np.array_equal(*after)
+    assert np.array_equal(*after) is not reached
 
 
 def paper_extractor() -> keras.Model:
