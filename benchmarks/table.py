@@ -54,12 +54,12 @@ def main() -> None:
         missing = [training for training in wanted.values() if not training.keep()]
         train_all(missing, list(known.values()), args.jobs)
     runs = {key: record for key, training in known.items() if (record := training.keep())}
-    write_text(ROOT / "docs" / "results.md", report(runs))
     if Path(Config().target_dataset_path).exists():
         ship(runs, known)
         write_text(ROOT / "docs" / "models.md", describe(runs))
     else:
         print("docs/models.md stays, because there is no MNIST-M here: python create_mnistm.py")
+    write_text(ROOT / "docs" / "results.md", report(runs))
     for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
         write_text(readme, fill_readme(readme.read_text(), runs))
     for preset in sorted(PRESETS.glob("*.json")):
