@@ -12,7 +12,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from importlib.metadata import version
@@ -79,21 +80,25 @@ class Record:
         return pick_of(self.rows, criterion)
 
 
-def read_facts(path: Path) -> Facts:
-    """Returns the facts that the first line of a file tells.
-
-    Raises:
-        UserError: it tells none, and so the file is damaged.
-    """
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Inside, content that is not as it was written is a `UserError` that names the file."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return Facts(**json.loads(file.readline().removeprefix("#")))
-    except (ValueError, TypeError) as error:
-        raise damaged(path, error) from error
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); git restore it, or remove it and train anew"
+        ) from error
 
 
-def damaged(path: Path, error: Exception | str) -> UserError:
-    return UserError(f"{path}: is damaged ({error}); git restore it, or remove it and train anew")
+def facts_of(text: str) -> Facts:
+    return Facts(**json.loads(text))
+
+
+def read_facts(path: Path) -> Facts:
+    """Returns what `write_facts` wrote, or raises `UserError`."""
+    with damage_named(path):
+        return facts_of(path.read_text(encoding="utf-8"))
 
 
 def text_of(facts: Facts) -> str:
@@ -109,17 +114,14 @@ def read_record(name: str) -> Record | None:
     path = FOLDER / f"{name}.csv"
     if not path.exists():
         return None
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            file.readline()
-            table = list(csv.DictReader(file))
+    with damage_named(path), path.open(newline="", encoding="utf-8") as file:
+        facts = facts_of(file.readline().removeprefix("#"))
+        table = list(csv.DictReader(file))
         if not table or None in table[-1].values():
-            raise damaged(path, "it ends too early")
+            raise ValueError("it ends too early")
         rows = [{key: float(value or "nan") for key, value in row.items()} for row in table]
         numbers = sorted({row["stage"] for row in rows})
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error) from error
-    return Record(name, read_facts(path), [[row for row in rows if row["stage"] == number]
+    return Record(name, facts, [[row for row in rows if row["stage"] == number]
                                 for number in numbers])  # fmt: skip
 
 

@@ -157,8 +157,8 @@ def time_to_accuracy(runs: Runs) -> list[str]:
         some = runs_of(runs, "mnist_m", row)
         if not some or row not in seconds:
             continue
-        teacher = ROWS[row].after if "--teacher" in ROWS[row].flags else ""
-        before = sum(times_of_stages(teacher)) if teacher else 0.0
+        taught = "--teacher" in ROWS[row].flags
+        before = sum(times_of_stages(ROWS[row].after)) if taught else 0.0
         cells = [", ".join(f"{one:.1f}" for one in seconds[row])]
         for mark in MARKS:
             reached = [first_epoch(run, mark, seconds[row]) for run in some]

@@ -102,6 +102,7 @@ ALL = (
     "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
     "searched", "fast", "mean_teacher",
 )  # fmt: skip
+OF_USPS = (*ALL, "recipe_hidden")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
@@ -114,18 +115,18 @@ PAIRS = {
         f"--target_dataset_path {MNIST_M_7}",
         ("recipe", "normalised", "mean_teacher"),
     ),
-    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", (*ALL, "recipe_hidden")),
+    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", OF_USPS),
     "mnist": Pair("USPS → MNIST", f"--source_dataset_path {USPS} --target_dataset_path {MNIST}",
-                  (*ALL, "recipe_hidden")),
+                  OF_USPS),
     "usps_small": Pair(
         "MNIST → USPS, ADDA's protocol: 2,000 and 1,800 images",
         f"--target_dataset_path {USPS} {ADDA_PROTOCOL.format(2000, 1800)}",
-        (*ALL, "recipe_hidden", "adda_steps"),
+        (*OF_USPS, "adda_steps"),
     ),
     "mnist_small": Pair(
         "USPS → MNIST, ADDA's protocol: 1,800 and 2,000 images",
         f"--source_dataset_path {USPS} --target_dataset_path {MNIST} "
-        f"{ADDA_PROTOCOL.format(1800, 2000)}", (*ALL, "recipe_hidden", "adda_steps"),
+        f"{ADDA_PROTOCOL.format(1800, 2000)}", (*OF_USPS, "adda_steps"),
     ),
     "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
                      ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),

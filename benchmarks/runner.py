@@ -82,10 +82,10 @@ class Training:
 
     def train(self, threads: int) -> None:
         """Trains to the end, from where it stopped if it was begun; on so many threads."""
-        self.check()
-        now, before = facts_now(self.command, self.flags), self.facts()
+        before = self.check()
         if self.finished:
             return
+        now = facts_now(self.command, self.flags)
         start = self.begin()
         if self.after and start is None:
             raise UserError(f"{self.name}: starts from {self.after}, which has no {self.start}")
@@ -117,18 +117,21 @@ class Training:
         if code:
             raise UserError(f"{self.name}: ended with code {code}; see {output}")
 
-    def check(self) -> None:
-        """Raises `UserError` if it was begun with other settings, or nobody knows with which."""
+    def check(self) -> Facts | None:
+        """Returns how it was begun, if it was.
+
+        Raises:
+            UserError: with other settings, or nobody knows with which.
+        """
         before = self.facts()
-        if before is None and not self.finished:
-            return
-        if before and before.made_with(self.flags):
-            return
-        raise UserError(
-            f"{self.name}: was begun with {'other' if before else 'unknown'} settings; to train "
-            f"it anew, remove its folders below logs/{self.folder}, checkpoints/{self.folder} and "
-            f"config/{self.folder}, and {self.facts_file.relative_to(ROOT)}"
-        )
+        if not (before.made_with(self.flags) if before else not self.finished):
+            raise UserError(
+                f"{self.name}: was begun with {'other' if before else 'unknown'} settings; to "
+                f"train it anew, remove its folders below logs/{self.folder}, "
+                f"checkpoints/{self.folder} and config/{self.folder}, and "
+                f"{self.facts_file.relative_to(ROOT)}"
+            )
+        return before
 
     @property
     def facts_file(self) -> Path:

@@ -66,7 +66,7 @@ SEARCH = {
         "weight1": "--domain_weight 1",
         "weight10": "--domain_weight 10",
         "cdan": "--method cdan",
-        # a second round, after the first had chosen a dropout of 0.2
+        # later rounds, after the first had chosen a dropout of 0.2
         "dropout0": "--dropout 0",
         "dropout0.2lambda4": "--dropout 0.2 --grl_lambda 4",
         "dropout0.2no_ramp": "--dropout 0.2 --no_ramp",

@@ -69,7 +69,7 @@ POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "a number abo
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
 SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
-SEEDS = Limit(lambda value: all(map(SEED.accepts, value)), "in 0..2³²-1")
+SEEDS = Limit(lambda value: all(map(SEED.accepts, value)), SEED.rule)
 PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
 SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")
 UNITS = Limit(lambda value: all(units >= 1 for units in value), "1 or more units in each layer")
