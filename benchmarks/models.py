@@ -26,13 +26,12 @@ from utils.errors import UserError
 from utils.run.runs import CONFIG_FILE
 
 TAKEN = {  # row → model in model_data/model_weight
-    "recipe": "recipe", "normalised": "normalised", "mean_teacher": "mnist2mnist_m",
-    "wide": "wide",
+    "recipe": "recipe", "searched": "searched", "mean_teacher": "mnist2mnist_m", "wide": "wide"
 }  # fmt: skip
 HEAD = """# Models
 
 The models are in `model_data/model_weight`. `make table` saved them there and wrote this page.
-They have what predicts. They have no domain classifier. Three lines load one:
+Each file has the feature extractor and the label predictor, but no domain classifier. Three lines load one:
 
 ```python
 from pathlib import Path
@@ -49,7 +48,7 @@ same.
 """
 TAIL = """## How they were chosen
 
-Of each preset one run ships. It is the run with the highest `{criterion}`, at the epoch
+One run of each preset ships. It is the run with the highest `{criterion}`, at the epoch
 where this is highest. The criterion uses target training images without their labels. The settings
 are in the `.json` beside each model. [Choices](choices.md) tells how the settings were chosen.
 
@@ -63,7 +62,7 @@ the models for the same.
 
 The models read one digit in a picture of 28×28 pixels. The digit fills the picture as in MNIST.
 They know digits that are lighter or darker than their background, because MNIST-M has both. They
-have no class for what is no digit. The calibration error is the mean difference between their
+call every picture a digit. The calibration error is the mean difference between their
 confidence and their accuracy.
 """
 

@@ -72,6 +72,11 @@ SEARCH = {
         "dropout0.2no_ramp": "--dropout 0.2 --no_ramp",
         "dropout0.2no_ramphidden": "--dropout 0.2 --no_ramp --features hidden",
         "dropout0.2rate0.1": "--dropout 0.2 --init_learning_rate 0.1",
+        # around what these rounds had chosen
+        "dropout0no_ramp": "--dropout 0 --no_ramp",
+        "dropout0.2no_ramplambda4": "--dropout 0.2 --no_ramp --grl_lambda 4",
+        "dropout0.2no_ramprate0.1": "--dropout 0.2 --no_ramp --init_learning_rate 0.1",
+        "dropout0.2no_rampcosine": "--dropout 0.2 --no_ramp --lr_schedule cosine",
     }),
     "mean_teacher": candidates("teacher", SECOND, {
         "preset": "",
