@@ -64,16 +64,19 @@ def main() -> None:
         refuse_inputs(args.json, *args.models, args.target, args.source)
     with quiet_start():
         from model.pretrained import load_model
+        from utils.record.figures import save_evaluation
 
         models = [load_model(path, args.pixel_mean) for path in args.models]
     found: dict[str, dict[str, Any]] = {}
     with redirect_stdout(sys.stderr):  # all of them first: what does not fit is told at once
         data = [read_domains(args, *pair) for pair in zip(models, args.models, strict=True)]
     for path, model, domains in zip(args.models, models, data, strict=True):
-        found[str(path)] = measure(model, *domains)
+        told = found[str(path)] = measure(model, *domains)
         if args.figures:
             picture = args.figures / f"{len(found)}_{path.stem}.png"
-            draw(picture, found[str(path)])
+            save_evaluation(
+                picture, np.array(told["confusion"]), told["reliability"], told["classes"]
+            )
             print(f"{picture}: written", file=sys.stderr)
     to_stream = args.json is not None and is_stream(args.json)
     print(table(found), file=sys.stderr if to_stream else sys.stdout)
@@ -170,9 +173,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     """Returns a line for each model, and one of its classes."""
     names = [Path(path).stem for path in found]
     if len({*names}) < len(names):  # such as several best.keras: their folders are the runs'
-        names = list(found)
-        shared = os.path.commonpath([Path(name).parent for name in names])
-        names = [os.path.relpath(name, shared or ".").removesuffix(".keras") for name in names]
+        shared = os.path.commonpath([Path(name).absolute().parent for name in found])
+        names = [os.path.relpath(name, shared).removesuffix(".keras") for name in found]
     width = max(15, *map(len, names)) + 1
     lines = [f"{'model':<{width}}" + "".join(f"{short:>8}" for short in COLUMNS.values())]
     for name, values in zip(names, found.values(), strict=True):
@@ -184,13 +186,6 @@ def table(found: dict[str, dict[str, Any]]) -> str:
                                                    strict=True))  # fmt: skip
         lines.append(f"{name}, {values['images']} images, by class: {classes}")
     return "\n".join(lines)
-
-
-def draw(place: Path, values: dict[str, Any]) -> None:
-    """Writes a model's confusion matrix and reliability diagram."""
-    from utils.record.figures import save_evaluation
-
-    save_evaluation(place, np.array(values["confusion"]), values["reliability"], values["classes"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,13 +17,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.report import EPOCHS
 from benchmarks.rows import DIGITS
-from benchmarks.runner import flags_of_folders, seconds_of
+from benchmarks.runner import flags_of_folders, output_of, seconds_of
 from config.config import Config
 from config.presets import presets_of, read_preset
 from config.settings import Settings
 from predict import SHIPPED
 from utils.atomic import write_json
-from utils.errors import UserError, run_script
+from utils.errors import run_script
 from utils.run.command_line import parse
 
 
@@ -39,7 +38,7 @@ def main() -> None:
     found = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
     for name in tqdm(args.presets, unit="preset"):
         found[name] = seconds_of_stages(name)
-    write_json(EPOCHS, found)
+        write_json(EPOCHS, found)
     for name, seconds in found.items():
         print(f"{name:<16} epochs of {seconds} s")
 
@@ -52,11 +51,9 @@ def seconds_of_stages(name: str) -> list[float]:
     if "student" in (config.method, first):
         short += ["--teacher", str(SHIPPED)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, DIGITS, "--preset", name, *short, *flags_of_folders(folder)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{name}: ended with code {done.returncode}; {done.stderr[-300:]}")
-    return [all_of_it for all_of_it, _ in seconds_of(done.stdout)[1::2]]
+        places = flags_of_folders(f"{folder}/{{root}}")
+        printed = output_of(DIGITS, "--preset", name, *short, *places)
+    return [all_of_it for all_of_it, _ in seconds_of(printed)[1::2]]
 
 
 if __name__ == "__main__":

@@ -8,21 +8,19 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.report import Runs, runs_of
+from benchmarks.report import ORIGINAL, Runs, runs_of
 from benchmarks.rows import PAIRS, ROWS
 from benchmarks.runner import Training
 from utils.record.embeddings import LAST, load_pair, save_embedding
 from utils.record.figures import save_figure
 
-# Read off the one run that https://github.com/Daipuwei/DANN-MNIST publishes.
-ORIGINAL = {50: 0.627, 100: 0.678, 500: 0.803, 1444: 0.929, 5000: 0.871}
-
 
 def draw_curves(runs: Runs, place: Path) -> None:
     """Draws the target accuracy of every epoch on MNIST-M, beside the original's run."""
     figure, axis = plt.subplots(figsize=(10, 7), layout="constrained")
-    axis.set_prop_cycle(color=plt.get_cmap("tab20")(range(20)))  # there are more rows than ten
-    for row in PAIRS["mnist_m"].rows:
+    rows = PAIRS["mnist_m"].rows
+    axis.set_prop_cycle(color=plt.get_cmap("turbo")(np.linspace(0, 1, len(rows))))
+    for row in rows:
         curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows if one["epoch"]]
                   for run in runs_of(runs, "mnist_m", row)]  # fmt: skip
         if not curves:
@@ -47,8 +45,8 @@ def draw_embedding(
     Features are no part of the records: if the trainings were not made here, the picture stays.
     """
     rows = ("source_only", "recipe", "mean_teacher")
-    files = [trainings["mnist_m", row, seed].find("logs", LAST) for row in rows]
-    panels = [(ROWS[row].title, load_pair(file))
-              for row, file in zip(rows, files, strict=True) if file]  # fmt: skip
+    made = [trainings["mnist_m", row, seed] for row in rows]
+    panels = [(ROWS[row].title, load_pair(file)) for row, one in zip(rows, made, strict=True)
+              if one.ended() and (file := one.find("logs", LAST))]  # fmt: skip
     if len(panels) == len(rows):
         save_embedding(place, panels)

@@ -31,7 +31,8 @@ TAKEN = {  # row → model in model_data/model_weight
 HEAD = """# Models
 
 The models are in `model_data/model_weight`. `make table` saved them there and wrote this page.
-Each file has the feature extractor and the label predictor, but no domain classifier. Three lines load one:
+Each file has the feature extractor and the label predictor, but no domain classifier. Three lines
+load one:
 
 ```python
 from pathlib import Path
@@ -82,8 +83,8 @@ def ship(runs: Runs, trainings: Mapping[tuple[str, str, int], Training]) -> None
         trained = next(one for one in trainings.values() if one.name == best.name)
         model_file, config = (trained.find("checkpoints", "best.keras"),
                               trained.find("logs", CONFIG_FILE))  # fmt: skip
-        if model_file is None or config is None:  # made in another checkout, and shipped from there
-            continue
+        if not trained.ended() or model_file is None or config is None:
+            continue  # made in another checkout, and shipped from there
         model = load_model(model_file)
         alone = SourceModel(
             model.feature_extractor, model.label_predictor, class_names=model.class_names
@@ -156,7 +157,7 @@ def describe(runs: Runs) -> str:
         if not place.exists():
             continue
         run = by_name.get(json.loads(place.with_suffix(".json").read_text())["run_name"])
-        if run is None:  # trained with other settings, which the row no longer has
+        if run is None:  # its record is no longer counted
             continue
         if run.facts.data not in ({}, data):
             raise UserError(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -26,15 +27,25 @@ from benchmarks.records import (
 )
 from utils.errors import Terminated, UserError
 from utils.record.rows import read_rows
-from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL
+from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL, ROOTS
 
 ROOT = Path(__file__).parent.parent
 
 
-def flags_of_folders(folder: Path | str) -> list[str]:
-    """Returns the flags of a run whose three folders lie below a folder."""
-    return [text for name in ("logs", "checkpoints", "config")
-            for text in (f"--{name}_dir", f"{folder}/{name}")]  # fmt: skip
+def flags_of_folders(place: str) -> list[str]:
+    """Returns the flags of a run's three folders, whose names stand for {root}."""
+    return [text for root in ROOTS for text in (f"--{root}_dir", place.format(root=root))]
+
+
+def output_of(*command: str, allowed: int = 0) -> str:
+    """Returns what a Python script prints; UserError if it ends with a code other than 0."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    if done.returncode not in (0, allowed):
+        raise UserError(
+            f"{shlex.join(command)}: ended with code {done.returncode}; {done.stderr[-300:]}"
+        )
+    return done.stdout
 
 
 CHILDREN: set[subprocess.Popen[bytes]] = set()  # the trainings that run
@@ -89,13 +100,11 @@ class Training:
         start = self.begin()
         if self.after and start is None:
             raise UserError(f"{self.name}: starts from {self.after}, which has no {self.start}")
-        folders = [text for name in ("logs", "checkpoints", "config")
-                   for text in (f"--{name}_dir", f"{name}/{self.folder}")]  # fmt: skip
         minutes = before.minutes if before else 0.0
         begun = self.find("logs", CONFIG_FILE)
         flags = self.flags.format(start=start).split()
         flags = ["--resume", str(begun.parent)] if begun else [
-            *flags, "--run_name", self.name, *folders,
+            *flags, "--run_name", self.name, *flags_of_folders(f"{{root}}/{self.folder}"),
         ]  # fmt: skip
         environment = os.environ | {
             name: str(threads)
@@ -124,7 +133,8 @@ class Training:
             UserError: with other settings, or nobody knows with which.
         """
         before = self.facts()
-        if not (before.made_with(self.flags) if before else not self.finished):
+        begun = self.finished or self.find("logs", CONFIG_FILE)
+        if not before.made_with(self.flags) if before else begun:
             raise UserError(
                 f"{self.name}: was begun with {'other' if before else 'unknown'} settings; to "
                 f"train it anew, remove its folders below logs/{self.folder}, "
@@ -141,6 +151,11 @@ class Training:
         """Returns how it was begun, if it was."""
         return read_facts(self.facts_file) if self.facts_file.exists() else None
 
+    def ended(self) -> Facts | None:
+        """Returns how it was made, if it has ended here, with the settings that it has now."""
+        facts = self.facts()
+        return facts if facts and self.finished and facts.made_with(self.flags) else None
+
     def keep(self) -> Record | None:
         """Returns the record of this training; writes it first, if the training has just ended.
 
@@ -149,8 +164,8 @@ class Training:
         there = read_record(self.name)
         if there and there.facts.made_with(self.flags):
             return there
-        facts, last = self.facts(), self.find("logs", "log.csv")
-        if not self.finished or facts is None or last is None or not facts.made_with(self.flags):
+        facts, last = self.ended(), self.find("logs", "log.csv")
+        if facts is None or last is None:
             return None
         digests = json.loads((last.parent / DATA_FILE).read_text())
         stages = [read_rows(table) for table in (*last.parent.glob("*/log.csv"), last)]

@@ -3,12 +3,12 @@ far the weights and logged values end from those of one process."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-import subprocess
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -16,7 +16,11 @@ import keras
 import numpy as np
 
 import model.dann  # noqa: F401 - makes Keras know the class
-from benchmarks.runner import flags_of_folders, seconds_of
+from benchmarks.rows import DIGITS
+from benchmarks.runner import flags_of_folders, output_of, seconds_of
+from config.settings import Settings, at_least
+from utils.errors import run_script
+from utils.run.command_line import parse
 
 STRATEGIES = {
     "1 process": [],
@@ -26,19 +30,21 @@ STRATEGIES = {
 }
 
 
-def train(strategy: list[str], batch_size: int, epochs: int, folder: Path) -> float:
+@dataclasses.dataclass(frozen=True)
+class Arguments(Settings):
+    batch_sizes: Annotated[tuple[int, ...], at_least(2)] = (256, 1024)
+    """Images of a batch."""
+    epoch: Annotated[int, at_least(1)] = 2
+    """Epochs of each training; one with batches of 600 is 200 steps."""
+
+
+def train(strategy: list[str], batch_size: int, epochs: int, folder: str) -> float:
     """Trains some epochs and returns the seconds of the last one's steps."""
-    script = ["train_MNIST2MNIST_M.py", "--epoch", str(epochs), "--batch_size", str(batch_size),
-              "--run_name", "run", "--init_learning_rate", "0.001"]  # fmt: skip
-    places = flags_of_folders(folder)
+    script = [DIGITS, "--epoch", str(epochs), "--batch_size", str(batch_size), "--run_name", "run",
+              "--init_learning_rate", "0.001", *flags_of_folders(f"{folder}/{{root}}")]  # fmt: skip
     if strategy and strategy[0].isdigit():
-        command = ["-m", "utils.run.workers", strategy[0], *script, *places]
-    else:
-        command = [*script, *places, *strategy]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return seconds_of(done.stdout)[-1][1]
+        return seconds_of(output_of("-m", "utils.run.workers", strategy[0], *script))[-1][1]
+    return seconds_of(output_of(*script, *strategy))[-1][1]
 
 
 def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -51,10 +57,7 @@ def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256, 1024])
-    parser.add_argument("--epochs", type=int, default=2, help="1 of batch 600 is 200 steps")
-    args = parser.parse_args()
+    args = Arguments.of(parse([Arguments], __doc__))
     print("| batch | strategy | images/s | of 1 process | weights, relative | log, relative |")
     print("| --- | --- | --- | --- | --- | --- |")
     for batch_size in args.batch_sizes:
@@ -62,7 +65,7 @@ def main() -> None:
         speed_alone = 0.0
         for name, strategy in STRATEGIES.items():
             with tempfile.TemporaryDirectory() as place:
-                seconds = train(strategy, batch_size, args.epochs, Path(place))
+                seconds = train(strategy, batch_size, args.epoch, place)
                 weights, table = result(Path(place))
             speed = -(-60_000 // (batch_size // 2)) * batch_size / seconds
             if alone is None:
@@ -77,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

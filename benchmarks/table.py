@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
 from benchmarks.models import describe, ship
-from benchmarks.records import names_kept
-from benchmarks.report import fill_preset, fill_readme, report
-from benchmarks.rows import PAIRS, ROWS, grid
-from benchmarks.runner import train_all
+from benchmarks.records import Record, names_kept
+from benchmarks.report import Runs, fill_preset, fill_readme, report
+from benchmarks.rows import DIGITS, PAIRS, ROWS, grid
+from benchmarks.runner import Training, train_all
 from config.config import Config
 from config.presets import FOLDER as PRESETS
 from config.settings import SEEDS, Settings, at_least, some_of
@@ -50,10 +51,11 @@ def main() -> None:
     kept = names_kept()
     seeds = {int(seed) for name in kept if (seed := name.rsplit("-", 1)[-1]).isdecimal()}
     known = grid(sorted(seeds | {*args.seeds}))
+    runs = runs_kept(known)
     if args.train:
-        missing = [training for training in wanted.values() if not training.keep()]
+        missing = [training for key, training in wanted.items() if key not in runs]
         train_all(missing, list(known.values()), args.jobs)
-    runs = {key: record for key, training in known.items() if (record := training.keep())}
+        runs = runs_kept(known)
     if Path(Config().target_dataset_path).exists():
         ship(runs, known)
         write_text(ROOT / "docs" / "models.md", describe(runs))
@@ -70,6 +72,25 @@ def main() -> None:
     if left := [one.name for one in known.values() if one.name in kept and one.name not in used]:
         print(f"not counted, because their settings are others now: {', '.join(left)}")
     print("docs/*.md, both READMEs, the presets and image/*.png are written")
+
+
+def runs_kept(trainings: Mapping[tuple[str, str, int], Training]) -> Runs:
+    """Returns the records of the trainings that have one.
+
+    Raises:
+        UserError: digits of one pair and seed were not the same in all of them.
+    """
+    runs = {key: record for key, one in trainings.items() if (record := one.keep())}
+    first: dict[tuple[str, int], Record] = {}
+    for (pair, _, seed), run in runs.items():
+        other = first.setdefault((pair, seed), run) if PAIRS[pair].script == DIGITS else run
+        names = run.facts.data.keys() & other.facts.data.keys()
+        if any(run.facts.data[name] != other.facts.data[name] for name in names):
+            raise UserError(
+                f"{other.name} and {run.name}: were trained on different data; remove the record "
+                "of one from docs/runs, make its data again (docs/data.md) and train it anew"
+            )
+    return runs
 
 
 if __name__ == "__main__":

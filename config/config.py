@@ -200,6 +200,8 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_images(self.image_input_shape, self.pixel_mean, self.cutout, " of image_input_shape")
+        if self.network == "wide" and min(self.image_input_shape[:2]) < 20:
+            raise UserError("network: wide pools three times; it takes 20 or more pixels a side")
 
     @property
     def run_path(self) -> str:

@@ -131,6 +131,8 @@ def make_trainer(
     # What a script has no setting for keeps the method's default.
     wanted = [argument for argument in (*kind.parts, *kind.knobs) if argument in values]
     model = kind(**{argument: values[argument] for argument in wanted}, name=settings.method)
+    if settings.jit_compile and model.augmentation:
+        raise UserError("jit_compile: XLA cannot turn images; leave it out, or the augmentation")
     if start:
         start_from(model, Path(start))
     model.compile(**kind.optimizers_for(settings, total_steps, given.optimizer))

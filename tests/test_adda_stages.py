@@ -94,8 +94,8 @@ def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both"]
     train_stage = launch.train_stage
 
-    def first_alone(run_: Run, config: Config, trainer: Trainer, *others: Any) -> int:
-        return 9 if trainer.model.name == "adda" else train_stage(run_, config, trainer, *others)
+    def first_alone(run_: Run, trainer: Trainer, *others: Any) -> int:
+        return 9 if trainer.model.name == "adda" else train_stage(run_, trainer, *others)
 
     monkeypatch.setattr(launch, "train_stage", first_alone)
     run("train_MNIST2MNIST_M.py", *flags, code=9)

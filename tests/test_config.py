@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from config import presets
-from config.base import Criterion, TrainingConfig
+from config.base import HYPERPARAMETERS, Criterion, RecipeConfig, TrainingConfig
 from config.captcha import CaptchaConfig
 from config.config import Config
 from config.custom import CustomConfig
@@ -253,6 +253,22 @@ def test_presets_that_are_none_are_named(
     monkeypatch.setattr("sys.argv", ["s"])
     with pytest.raises(UserError, match=message):
         make_settings(Config, Start(preset="x"), {})
+    with pytest.raises(UserError, match=message.replace("x.json: unknown", r".*x.json: unknown")):
+        make_settings(Config, Start(), {"method": "mean_teacher", "average_decay": 0.9,
+                                        "first_stage": "x"})  # fmt: skip
+
+
+def test_a_first_stage_takes_all_that_sets_a_training() -> None:
+    """What is added to the settings of the training or the recipe is its preset's, too."""
+    of_training = documented(RecipeConfig)
+    names = {*of_training["training"], *of_training["recipe: what the paper does not have"]}
+    assert {*HYPERPARAMETERS} == names - {"epoch"} | {"target_ratio"}
+
+
+def test_the_wide_network_needs_larger_images() -> None:
+    Config(network="wide", image_input_shape=(20, 20, 3))
+    with pytest.raises(UserError, match="network: wide pools three times"):
+        Config(network="wide", image_input_shape=(28, 19, 3))
 
 
 def test_a_config_of_windows_notepad_is_read(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from utils.run.launch import Start, make_settings, read_flags
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 TRAIN = {"train_MNIST2MNIST_M.py": Config, "train_custom.py": CustomConfig,
          "train_captcha.py": CaptchaConfig, "train_real2drawing.py": DrawingsConfig}  # fmt: skip
-WITH_ARGUMENTS = ("create_mnistm", "create_usps", "predict", "evaluate", "benchmarks.search",
-                  "benchmarks.table")  # fmt: skip
+WITH_ARGUMENTS = ("create_mnistm", "create_usps", "predict", "evaluate", "benchmarks.epochs",
+                  "benchmarks.scaling", "benchmarks.search", "benchmarks.table")  # fmt: skip
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 MODULES = {"utils.run.workers", "pip", "venv", "pytest"}
 

@@ -141,6 +141,8 @@ def test_models_of_one_name_are_told_apart() -> None:
     ]  # fmt: skip
     assert "two/best, 1 images" in text
     assert table({"runs/one/best.keras": values}).splitlines()[1].startswith("best ")
+    elsewhere = table({"runs/one/best.keras": values, "/two/best.keras": values})
+    assert elsewhere.splitlines()[2].startswith("two/best ")
 
 
 def test_a_model_of_strings_has_no_folders_of_classes(tmp_path: Path) -> None:

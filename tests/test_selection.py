@@ -123,6 +123,7 @@ def test_what_is_never_known_picks_the_last_epoch() -> None:
     rows = [{"epoch": "1", "a": "nan", "b": "0.5"}, {"epoch": "2", "a": "", "b": "nan"}]
     assert pick_of(rows, "a")["epoch"] == "2"
     assert pick_of(rows, "b")["epoch"] == "1"
+    assert pick_of([{"a": 0.0, "epoch": 1.0}, {"a": -0.1, "epoch": 2.0}], "a")["epoch"] == 1.0
 
 
 def test_evenly_sees_every_class_of_a_sorted_set() -> None:

@@ -23,7 +23,7 @@ from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
 from benchmarks.search import SEARCH
-from benchmarks.table import Arguments
+from benchmarks.table import Arguments, runs_kept
 from predict import SHIPPED
 from utils.data.pickles import write_pickle
 from utils.errors import Terminated, UserError
@@ -229,19 +229,45 @@ def test_a_record_of_other_settings_does_not_count(
         ended.train(1)
 
 
-def test_a_finished_training_without_its_facts_is_named(ended: Training) -> None:
+def test_a_training_without_its_facts_is_named(ended: Training, recorded: Path) -> None:
     ended.facts_file.write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"mean_teacher-1.json: is damaged"):
         ended.check()
     ended.facts_file.unlink()
     with pytest.raises(UserError, match="was begun with unknown settings"):
         ended.check()
+    next((recorded / "checkpoints").rglob("trained_*.keras")).unlink()  # stopped on its way
+    (next((recorded / "logs").rglob("data.json")).parent / "config.json").touch()
+    with pytest.raises(UserError, match="was begun with unknown settings"):
+        ended.check()
+    assert ended.ended() is None
 
 
 def test_what_is_finished_is_not_trained_again(ended: Training, monkeypatch: Any) -> None:
     monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(runner, "facts_now", lambda *_: ended.facts())
     ended.train(1)
+
+
+def test_records_of_different_data_are_named(recorded: Path) -> None:
+    key = ("mnist_m", "recipe", 0)
+    one = training(*key)
+    made = finished()[key]
+    facts = dataclasses.replace(made.facts, data={"source": "a", "target 1": "b"})
+    write_record(one.name, facts, [[{"epoch": "1", "val_image_cls_acc": "0.5"}]])
+    other = training("mnist_m", "source_only", 0)
+    trainings = {key: one, ("mnist_m", "source_only", 0): other}
+    assert set(runs_kept(trainings)) == set(trainings)
+    facts = dataclasses.replace(finished()["mnist_m", "source_only", 0].facts,
+                                data={"source": "a", "target 1": "c"})  # fmt: skip
+    write_record(other.name, facts, [[{"epoch": "1", "val_image_cls_acc": "0.5"}]])
+    with pytest.raises(UserError, match="recipe-0 and mnist_m-source_only-0: were trained on diff"):
+        runs_kept(trainings)
+
+
+def test_a_benchmark_tells_why_a_training_failed() -> None:
+    with pytest.raises(UserError, match=r"--epoch zero: ended with code 2; error: --epoch"):
+        runner.output_of("train_MNIST2MNIST_M.py", "--epoch", "zero")
 
 
 def test_a_failed_training_is_named(recorded: Path, monkeypatch: Any) -> None:
@@ -364,8 +390,13 @@ def test_the_best_model_of_a_row_ships_with_a_page(
         logs.mkdir(parents=True)
         model.save(checkpoints / "best.keras")
         (logs / "config.json").write_text(json.dumps({"run_name": name, "seed": seed}))
+        one = training("mnist_m", "recipe", seed)
+        write_facts(one.facts_file, facts_now(one.command, one.flags))
         kept = records.FOLDER / f"{name}.csv"
         kept.write_text(kept.read_text().replace("1.5", "1.75") if seed else kept.read_text())
+    models.ship(finished(), grid((0, 1)))
+    assert not list(shipped.iterdir())  # it is still in training
+    (recorded / "checkpoints/table/mnist_m-recipe-1/trained_dann.keras").touch()
     models.ship(finished(), grid((0, 1)))
     assert json.loads((shipped / "recipe.json").read_text())["seed"] == 1
     text = models.describe(finished())

@@ -320,3 +320,12 @@ def test_nan_is_noticed_at_once(tmp_path: Path, domains: Domains) -> None:
     with pytest.raises(CollapseError, match=r"epoch 1: the loss is (nan|inf)"):
         trainer.train()
     assert trainer.log.rows == []
+
+
+def test_nan_of_the_last_step_of_an_epoch_is_noticed(tmp_path: Path, domains: Domains) -> None:
+    """Its loss was measured before the weights were lost."""
+    trainer = make_trainer(tmp_path, domains)
+    logits = trainer.model.label_predictor.get_layer("logits")
+    logits.bias.assign(tf.fill(logits.bias.shape, np.nan))
+    with pytest.raises(CollapseError, match="epoch 3: the predictions are no numbers"):
+        trainer.evaluate(3, {})

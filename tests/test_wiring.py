@@ -115,6 +115,14 @@ def test_methods_with_one_model(
     assert set(next(iter(trainer.evaluation.unlabelled))[1].numpy()) == {-1}
 
 
+def test_xla_with_augmentation_is_refused(
+    domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Config(augmentation="affine", jit_compile=True, pixel_mean=(1, 2, 3))
+    with pytest.raises(UserError, match="jit_compile: XLA cannot turn images"):
+        made(settings, domains, tmp_path, monkeypatch)
+
+
 SEEN: dict[Features, tuple[int, bool]] = {
     "convolutional": (768, False), "hidden": (100, True), "logits": (10, True),
 }  # fmt: skip

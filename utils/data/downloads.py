@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pooch
 import requests
 
+from utils.atomic import whole_file
 from utils.errors import UserError
 
 ATTEMPTS = 2  # per address: a server that fails twice in a row is left for the next one
@@ -34,34 +34,26 @@ def download(
         UserError: no address delivered; names each with its reason.
     """
     pooch.get_logger().setLevel(logging.WARNING)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
-    failures = []
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for url in urls:
-            for _ in range(ATTEMPTS):
-                try:
-                    print(f"downloading {url}", flush=True)
-                    partial.unlink(missing_ok=True)
-                    pooch.retrieve(
-                        url,
-                        known_hash=None,
-                        fname=partial.name,
-                        path=partial.parent,
-                        downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout),
-                    )
-                    check(partial)
-                    partial.replace(path)
-                    return path
-                except (requests.RequestException, ValueError, UserError) as error:
-                    reason = str(error).replace(str(partial), "the download")
-            failures.append(f"{url} ({reason})")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    raise UserError(
-        f"{path.name}: could not be downloaded; fetch it on a machine with network and name it "
-        "on the command line; small digits without a download: python create_mnistm.py --embedded; "
-        f"tried: {'; '.join(failures)}"
-    )
+    reasons: dict[str, str] = {}
+    with whole_file(path) as partial:
+        for url in (url for url in urls for _ in range(ATTEMPTS)):
+            try:
+                print(f"downloading {url}", flush=True)
+                partial.unlink(missing_ok=True)
+                pooch.retrieve(
+                    url,
+                    known_hash=None,
+                    fname=partial.name,
+                    path=partial.parent,
+                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout),
+                )
+                check(partial)
+                return path
+            except (requests.RequestException, ValueError, UserError) as error:
+                reasons[url] = str(error).replace(str(partial), "the download")
+        tried = "; ".join(f"{url} ({reason})" for url, reason in reasons.items())
+        raise UserError(
+            f"{path.name}: could not be downloaded; fetch it on a machine with network and name it "
+            "on the command line; small digits without a download: "
+            f"python create_mnistm.py --embedded; tried: {tried}"
+        )

@@ -41,5 +41,5 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def pick_of(rows: Sequence[AnyRow], criterion: str) -> AnyRow:
     """Returns the row that a criterion picks: the last one if it is nan throughout."""
-    known = [row for row in rows if not math.isnan(float(row[criterion] or "nan"))]
+    known = [row for row in rows if row[criterion] != "" and not math.isnan(float(row[criterion]))]
     return max(known, key=lambda row: float(row[criterion])) if known else rows[-1]

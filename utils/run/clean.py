@@ -10,9 +10,7 @@ from pathlib import Path
 
 from config.settings import read_json
 from utils.errors import UserError, run_script
-from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, Run, claim, files_below, size_of
-
-ROOTS = {"logs": "logs_dir", "checkpoints": "checkpoints_dir", "config": "config_dir"}
+from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, ROOTS, Run, claim, files_below, size_of
 
 
 def main() -> None:
@@ -51,13 +49,13 @@ def find_runs() -> dict[str, list[Path]]:
     A run's settings tell where its folders are; they need not be below these three.
     """
     runs: dict[str, list[Path]] = {}
-    for root, setting in ROOTS.items():
+    for root in ROOTS:
         for file in sorted(path for path in files_below(Path(root)) if path.name == CONFIG_FILE):
             folder = file.parent
             try:
                 settings = read_json(file)
-                tail = folder.absolute().relative_to(Path(settings[setting]).absolute())
-                places = [Path(settings[other]) / tail for other in ROOTS.values()]
+                tail = folder.absolute().relative_to(Path(settings[f"{root}_dir"]).absolute())
+                places = [Path(settings[f"{other}_dir"]) / tail for other in ROOTS]
             except (UserError, KeyError, ValueError, TypeError):  # of another program
                 continue
             known_already = any(folder in folders for folders in runs.values())

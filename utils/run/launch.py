@@ -166,7 +166,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         raise UserError("--preset and --config: both are whole sets of settings; give one of them")
     if start.preset:
         values = preset_of("preset", start.preset)
-        kind.of(values, f"{PRESETS / start.preset}.json: ")
+        check_preset(start.preset, values, kind)
     if start.config:
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
         for name in unused_by(values["method"], kind):  # it says nothing of another method
@@ -192,7 +192,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if replaced:
         raise UserError(f"--{replaced[0]}: --pre_model_path replaces the first stage; leave it out")
     if settings.first_stage:
-        preset_of("first_stage", settings.first_stage)
+        check_preset(settings.first_stage, preset_of("first_stage", settings.first_stage), kind)
         if start.config and "first_stage" not in given:
             check_first_stage(start.config.parent, settings)
     return settings
@@ -229,6 +229,11 @@ def preset_of(setting: str, name: str) -> dict[str, Any]:
     return preset.settings
 
 
+def check_preset(name: str, settings: dict[str, Any], kind: type[TrainingConfig]) -> None:
+    """Raises `UserError`, which names the file, if a preset has a setting that cannot be."""
+    kind.of(settings, f"{PRESETS / name}.json: ")
+
+
 def train(
     run: Run,
     config: AnyConfig,
@@ -263,7 +268,7 @@ def train(
                 f"train {config.first_stage} by itself and {remedy}; then name its model by "
                 "--pre_model_path"
             )
-        code = train_stage(run, config, trainer, at_end, remedy)
+        code = train_stage(run, trainer, at_end, remedy)
         if code:
             return code
     if trainer.chief:
@@ -308,13 +313,7 @@ def summary(run: Run, config: TrainingConfig) -> str:
     return "\n".join([*lines, f"next:     {command}"])
 
 
-def train_stage(
-    run: Run,
-    config: TrainingConfig,
-    trainer: Trainer,
-    at_end: Callable[[], None] | None,
-    remedy: str,
-) -> int:
+def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, remedy: str) -> int:
     """Trains one stage of a run to its end; returns the exit code, 0 if it came there."""
     from utils.run.collapse import CollapseError
     from utils.run.signals import Interrupted

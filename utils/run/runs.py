@@ -22,6 +22,7 @@ from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
 
 CONFIG_FILE, DATA_FILE, LOCK_FILE = "config.json", "data.json", "lock"
+ROOTS = ("logs", "checkpoints", "config")  # setting logs_dir, …; in the order of `Run`
 FIRST_FILE = "first_stage.json"  # the settings of a run's first stage
 FINAL = "trained_*.keras"  # the model that a finished run ends with
 
@@ -66,9 +67,9 @@ class Run:
                         break
 
 
-def roots_of(config: TrainingConfig) -> tuple[str, str, str]:
+def roots_of(config: TrainingConfig) -> list[str]:
     """Returns the folders below which runs write, in the order of `Run`."""
-    return config.logs_dir, config.checkpoints_dir, config.config_dir
+    return [getattr(config, f"{root}_dir") for root in ROOTS]
 
 
 def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyConfig]:
@@ -228,8 +229,10 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
         )
     if whole[0] is found[0]:
         return whole[0], config
-    named = zip(("logs_dir", "checkpoints_dir", "config_dir"), whole[0].folders, strict=True)
-    moved: dict[str, Any] = {name: str(Path(*path.parts[:-depth])) for name, path in named}
+    places = zip(ROOTS, whole[0].folders, strict=True)
+    moved: dict[str, Any] = {
+        f"{root}_dir": str(Path(*path.parts[:-depth])) for root, path in places
+    }
     return whole[0], dataclasses.replace(config, **moved)
 
 
