@@ -32,7 +32,7 @@ STRATEGIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
-    batch_sizes: Annotated[tuple[int, ...], at_least(2)] = (256, 1024)
+    batch_sizes: tuple[int, ...] = (256, 1024)
     """Images of a batch."""
     epoch: Annotated[int, at_least(1)] = 2
     """Epochs of each training; one with batches of 600 is 200 steps."""
