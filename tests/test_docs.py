@@ -7,7 +7,9 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
+import keras
 import pytest
 from helpers import ROOT
 
@@ -136,3 +138,28 @@ def test_both_languages_say_the_same() -> None:
 
 def test_the_readme_fits_on_some_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*shuffle=True:UserWarning")
+def test_the_examples_around_your_own_model_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, with a network that is built sooner."""
+
+    def small(include_top: bool, pooling: str | None = None, **_: Any) -> keras.Model:
+        images = keras.Input((64, 64, 3))
+        features = keras.layers.Conv2D(2048, 32, strides=32)(images)
+        if pooling:
+            features = keras.layers.GlobalAveragePooling2D()(features)
+        return keras.Model(images, features)
+
+    monkeypatch.setattr(keras.applications, "ResNet50", small)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "own_pictures.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block.replace('model.export("digits.onnx", format="onnx")', ""), names)
+    assert names["probabilities"].shape == (90, 4)
+    assert (tmp_path / "digits").is_dir()
+    assert type(names["model"]).__name__ == "ADDA"
