@@ -62,6 +62,19 @@ ROWS = {
         "--method adda --epoch 10 --normalisation per_domain --average_decay 0.999 "
         "--mixed_precision",
     ),
+    "source_augmented": Row(
+        "ADDA's first stage, normalised, augmented",
+        "--method source_model --epoch 10 --batch_size 64 --init_learning_rate 0.05 --clip_norm 1 "
+        "--dropout 0.2 --augmentation affine_colour --normalisation per_domain "
+        "--average_decay 0.999 --mixed_precision",
+    ),
+    "adda_augmented": Row(
+        "ADDA on convolutional features, from this first stage",
+        "--method adda --epoch 10 --discriminator_learning_rate 0.00005 "
+        "--normalisation per_domain --average_decay 0.999 --mixed_precision "
+        "--pre_model_path {start}",
+        after="source_augmented",
+    ),
     "recipe": Row("recipe", "--preset recipe"),
     "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
     "recipe_hidden": Row(
@@ -79,6 +92,14 @@ ROWS = {
     ),
     "fast": Row("mean teacher from the third epoch on", "--preset fast"),
     "mean_teacher": Row("second stage", "--preset mean_teacher"),
+    "fast_hidden": Row(
+        "mean teacher from the third epoch on, domain classifier on the hidden layer",
+        "--preset fast --features hidden",
+    ),
+    "mean_teacher_hidden": Row(
+        "second stage, domain classifier on the hidden layer",
+        "--preset mean_teacher --features hidden",
+    ),
     "wide": Row("second stage, wide network", "--preset wide"),
     "student": Row("a wide student of the second stage", "--preset student --teacher {start}",
                    after="mean_teacher"),
@@ -102,12 +123,12 @@ ALL = (
     "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
     "searched", "fast", "mean_teacher",
 )  # fmt: skip
-OF_USPS = (*ALL, "recipe_hidden")
+OF_USPS = (*ALL, "recipe_hidden", "fast_hidden", "mean_teacher_hidden")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
         (*ALL, "recipe_15", "recipe_invert", "normalised_40", "adda_convolutional",
-         "adda_normalised", "original", "wide",
+         "adda_normalised", "source_augmented", "adda_augmented", "original", "wide",
          "student", "target_only", "ceiling", "ceiling_wide"),
     ),
     "mnist_m_7": Pair(
