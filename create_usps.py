@@ -42,7 +42,8 @@ def main() -> None:
         note.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {describe(arrays)}")
     mnist = args.output_dir / "MNIST" / "mnist_data.pkl"
-    flags = ["--source_dataset_path", mnist, "--target_dataset_path", path]
+    flags = ["--preset", "fast", "--features", "hidden",
+             "--source_dataset_path", mnist, "--target_dataset_path", path]  # fmt: skip
     print(f"next:    {command_of('train_MNIST2MNIST_M.py', *flags)}")
     if not mnist.exists():
         mnist_of = command_of("create_mnistm.py", "--output_dir", args.output_dir)

@@ -45,6 +45,8 @@ def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
     for number in sorted({*range(len(classes))} - taught):
         print(f"class {classes[number]}: none of its pictures is trained with; add some, or lower "
               "--validation_share")  # fmt: skip
+    if len(taught) < 2:
+        raise UserError(f"{config.source[0]}: there are pictures of one class alone; add others")
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):

@@ -144,6 +144,9 @@ def describe(runs: Runs) -> str:
     source, target = read(config.source_dataset_path), read(config.target_dataset_path)
     data = Domains([source, target]).digests()
     drawn_again = read(MNIST_M_7) if Path(MNIST_M_7).exists() else None
+    if drawn_again is None:
+        print(f"docs/models.md has no figures on other backgrounds: there is no {MNIST_M_7}; "
+              "docs/data.md#mnist-m tells how it is made")  # fmt: skip
     lines = [
         "| file | preset | seed, epoch | accuracy of this file | on other backgrounds "
         "| of all runs, last epoch | calibration error | kB |",

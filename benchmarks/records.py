@@ -7,6 +7,8 @@ where and when it ran. Below it is the run's log.csv, a row an epoch, of all sta
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import itertools
 import json
 import os
@@ -14,7 +16,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +27,7 @@ from config.captcha import CaptchaConfig
 from config.config import Config
 from config.drawings import DrawingsConfig
 from config.presets import read_preset
-from utils.atomic import whole_file, write_text
+from utils.atomic import write_text
 from utils.errors import UserError
 from utils.record.rows import Row, pick_of
 
@@ -53,6 +55,8 @@ class Facts:
     machine: str
     data: Mapping[str, str] = field(default_factory=dict)
     """The digest of each domain, once the training has ended."""
+    table: str = ""
+    """The digest of the record's rows."""
 
     def made_with(self, flags: str) -> bool:
         """Tells whether these flags, and the presets as they are now, would do the same."""
@@ -114,12 +118,13 @@ def read_record(name: str) -> Record | None:
     path = FOLDER / f"{name}.csv"
     if not path.exists():
         return None
-    with damage_named(path), path.open(newline="", encoding="utf-8") as file:
-        facts = facts_of(file.readline().removeprefix("#"))
-        table = list(csv.DictReader(file))
-        if not table or None in table[-1].values():
-            raise ValueError("it ends too early")
-        rows = [{key: float(value or "nan") for key, value in row.items()} for row in table]
+    with damage_named(path):
+        first, _, text = path.read_text(encoding="utf-8").partition("\n")
+        facts = facts_of(first.removeprefix("#"))
+        if digest_of(text) != facts.table:
+            raise ValueError("its rows are not those that were written")
+        rows = [{key: float(value or "nan") for key, value in row.items()}
+                for row in csv.DictReader(io.StringIO(text))]  # fmt: skip
         numbers = sorted({row["stage"] for row in rows})
     return Record(name, facts, [[row for row in rows if row["stage"] == number]
                                 for number in numbers])  # fmt: skip
@@ -156,12 +161,17 @@ def write_record(name: str, facts: Facts, stages: Sequence[Sequence[Row]]) -> No
     """
     rows = [{"stage": str(number), **row} for number, stage in enumerate(stages, 1)
             for row in stage]  # fmt: skip
-    with whole_file(FOLDER / f"{name}.csv") as path, path.open("w", newline="") as file:
-        file.write(f"# {text_of(facts)}\n")
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = csv.DictWriter(file, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    facts = replace(facts, table=digest_of(text.getvalue()))
+    write_text(FOLDER / f"{name}.csv", f"# {text_of(facts)}\n{text.getvalue()}")
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def changes(

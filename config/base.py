@@ -176,7 +176,8 @@ class TrainingConfig(Settings):
     """Compute in bfloat16, and in float16 on GPUs from before 2020; keep weights in float32. Faster
     on new CPUs and on GPUs."""
     jit_compile: bool = False
-    """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
+    """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact.
+    Not with augmentation, cutout and invert."""
     strategy: Strategy = "default"
     """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
     logical_devices: Annotated[int, at_least(0)] = 0
@@ -215,7 +216,7 @@ class TrainingConfig(Settings):
         if METHODS[trained].model != METHODS[first].model or METHODS[trained].labels == "target":
             raise UserError(
                 f"first_stage: {self.first_stage} trains {trained}, but {self.method} starts from "
-                f"{first}"
+                f"{first}; train {trained} by itself and name its model: --pre_model_path FILE"
             )
         return str(trained)
 

@@ -191,7 +191,8 @@ class Config(RecipeConfig):
     """Compute in bfloat16, and in float16 on GPUs from before 2020; keep weights in float32. Faster
     on new CPUs and on GPUs."""
     jit_compile: bool = False
-    """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact."""
+    """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact.
+    Not with augmentation, cutout and invert."""
     strategy: Strategy = "default"
     """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
     logical_devices: Annotated[int, at_least(0)] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
 
 
 def presets_of(script: str) -> dict[str, Preset]:
-    """Returns the presets of a training script, by name."""
-    presets = {path.stem: read_preset(path.stem) for path in sorted(FOLDER.glob("*.json"))}
+    """Returns the presets of a training script, by name, without damaged ones."""
+    presets = {}
+    for path in sorted(FOLDER.glob("*.json")):
+        with contextlib.suppress(UserError):  # it is told when the preset is asked for
+            presets[path.stem] = read_preset(path.stem)
     return {name: preset for name, preset in presets.items() if preset.script == script}

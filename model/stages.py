@@ -132,7 +132,9 @@ def make_trainer(
     wanted = [argument for argument in (*kind.parts, *kind.knobs) if argument in values]
     model = kind(**{argument: values[argument] for argument in wanted}, name=settings.method)
     if settings.jit_compile and model.augmentation:
-        raise UserError("jit_compile: XLA cannot turn images; leave it out, or the augmentation")
+        raise UserError(
+            "jit_compile: XLA cannot change images; leave it out, or augmentation, cutout, invert"
+        )
     if start:
         start_from(model, Path(start))
     model.compile(**kind.optimizers_for(settings, total_steps, given.optimizer))

@@ -104,11 +104,7 @@ def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
     saved = json.loads(config.read_text())
     assert saved["batch_size"] == 16
     assert len(saved["pixel_mean"]) == 3
-    done = run(
-        "train_MNIST2MNIST_M.py", "--config", config, *run_folders(tmp_path), "--run_name", "again"
-    )  # fmt: skip
-    mean = " ".join(f"{value:.2f}" for value in saved["pixel_mean"])
-    assert f"pixel_mean: {mean}, as in {config}" in done.stdout
+    run("train_MNIST2MNIST_M.py", "--config", config, *run_folders(tmp_path), "--run_name", "again")
     assert_same_weights(final_weights(undisturbed, "plain"), final_weights(tmp_path, "again"))
 
 

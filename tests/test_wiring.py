@@ -119,7 +119,7 @@ def test_xla_with_augmentation_is_refused(
     domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Config(augmentation="affine", jit_compile=True, pixel_mean=(1, 2, 3))
-    with pytest.raises(UserError, match="jit_compile: XLA cannot turn images"):
+    with pytest.raises(UserError, match="jit_compile: XLA cannot change images"):
         made(settings, domains, tmp_path, monkeypatch)
 
 

@@ -61,8 +61,8 @@ class PictureFolder:
         count = max(1, round(share * len(self)))
         if count >= len(self):
             raise UserError(
-                f"{Path(self.paths[0]).parent}: {len(self)} pictures are too few to keep a share "
-                f"of {share} back for measuring"
+                f"{os.path.commonpath([Path(path).parent for path in self.paths])}: {len(self)} "
+                f"pictures are too few to keep a share of {share} back for measuring"
             )
         return self.take(np.sort(order[count:])), self.take(order[:count])
 

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data", bound=Domains)
 WHERE = ("strategy", "logical_devices")  # a run may be started here and go on elsewhere
+OF_DATA = {"source_dataset_path", "target_dataset_path", "source_images", "target_images",
+           "held_out", "source", "target", "image_size", "image_input_shape", "channels",
+           "validation_share"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,9 +174,9 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
         for name in unused_by(values["method"], kind):  # it says nothing of another method
             del values[name]
-        if values.get("pixel_mean") and "pixel_mean" not in given:
-            mean = " ".join(f"{value:.2f}" for value in values["pixel_mean"])
-            print(f"pixel_mean: {mean}, as in {start.config}; give other data their own")
+        if values.get("pixel_mean") and given.keys() & OF_DATA:
+            values["pixel_mean"] = None
+            print(f"pixel_mean: is not that of {start.config}, because the data are others")
     try:
         defaults = kind()
     except UserError as error:  # a default that was edited
@@ -304,7 +307,7 @@ def summary(run: Run, config: TrainingConfig) -> str:
     last, picked = (row["val_image_cls_acc"] for row in (rows[-1], pick))
     lines = [
         f"target accuracy: {float(last):.4f} after the last epoch, {float(picked):.4f} at epoch "
-        f"{int(pick['epoch'])}, picked without target labels"
+        f"{int(pick['epoch'])}, which {config.select_by} picks"
         if last else "target accuracy: not known, because the target has no labels",
         f"models:   {run.checkpoints} ({size_of(run.checkpoints) / 1e6:.0f} MB)",
         f"figures:  {run.logs}",
