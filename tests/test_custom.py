@@ -156,13 +156,16 @@ def test_source_only_never_sees_a_target(tree: Path) -> None:
 def test_a_class_without_training_pictures_is_named(
     tmp_path: Path, domains: Domains, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for place, name in (("source", "a"), ("source", "b"), ("target", ".")):
+    for place, name in (("source", "a"), ("source", "b"), ("source", "c"), ("target", ".")):
         (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
         for number in range(2 if place == "target" else 1):
             cv2.imwrite(str(tmp_path / place / name / f"{number}.png"), domains[0]["train"][number])
     config = CustomConfig(source=(str(tmp_path / "source"),), target=(str(tmp_path / "target"),))
     train_custom.read_data(config)
     assert ": none of its pictures is trained with; add some" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "source" / "c")
+    with pytest.raises(UserError, match="source: there are pictures of one class alone"):
+        train_custom.read_data(config)
 
 
 def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None:
