@@ -210,9 +210,8 @@ class TrainingConfig(Settings):
         first = None if self.pre_model_path else METHODS[self.method].first
         if first is None or not self.first_stage:
             return first
-        trained = read_preset(self.first_stage, "first_stage").settings.get(
-            "method", type(self).method
-        )
+        preset = read_preset(self.first_stage, "first_stage")
+        trained = preset.settings.get("method", type(self).method)
         if METHODS[trained].model != METHODS[first].model or METHODS[trained].labels == "target":
             raise UserError(
                 f"first_stage: {self.first_stage} trains {trained}, but {self.method} starts from "
