@@ -405,7 +405,7 @@ def test_the_best_model_of_a_row_ships_with_a_page(
         one = training("mnist_m", "recipe", seed)
         write_facts(one.facts_file, facts_now(one.command, one.flags))
         kept = finished()["mnist_m", "recipe", seed]
-        better = [{**row, "information_maximisation": row["information_maximisation"] + seed}
+        better: list[dict[str, Any]] = [{**row, "information_maximisation": row["information_maximisation"] + seed}
                   for row in kept.rows]  # fmt: skip
         write_record(name, kept.facts, [better])
     models.ship(finished(), grid((0, 1)))
