@@ -18,7 +18,9 @@ from utils.record.figures import save_figure
 def draw_curves(runs: Runs, place: Path) -> None:
     """Draws the target accuracy of every epoch on MNIST-M, beside the original's run."""
     figure, axis = plt.subplots(figsize=(10, 7), layout="constrained")
-    styles = plt.cycler(linestyle=["-", "--", ":"]) * plt.cycler(color=plt.get_cmap("tab10").colors)
+    styles = plt.cycler(linestyle=["-", "--", ":"]) * plt.cycler(
+        color=plt.get_cmap("tab10")(range(10))
+    )
     axis.set_prop_cycle(styles)  # there are more rows than ten
     for row in PAIRS["mnist_m"].rows:
         curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows if one["epoch"]]

@@ -405,8 +405,9 @@ def test_the_best_model_of_a_row_ships_with_a_page(
         one = training("mnist_m", "recipe", seed)
         write_facts(one.facts_file, facts_now(one.command, one.flags))
         kept = finished()["mnist_m", "recipe", seed]
-        better: list[dict[str, Any]] = [{**row, "information_maximisation": row["information_maximisation"] + seed}
-                  for row in kept.rows]  # fmt: skip
+        better: list[dict[str, Any]] = [dict(row) for row in kept.rows]
+        for row in better:
+            row["information_maximisation"] += seed
         write_record(name, kept.facts, [better])
     models.ship(finished(), grid((0, 1)))
     assert not list(shipped.iterdir())  # it is still in training
