@@ -64,7 +64,6 @@ def main() -> None:
         refuse_inputs(args.json, *args.models, args.target, args.source)
     with quiet_start():
         from model.pretrained import load_model
-        from utils.record.figures import save_evaluation
 
         models = [load_model(path, args.pixel_mean) for path in args.models]
     found: dict[str, dict[str, Any]] = {}
@@ -73,6 +72,8 @@ def main() -> None:
     for path, model, domains in zip(args.models, models, data, strict=True):
         told = found[str(path)] = measure(model, *domains)
         if args.figures:
+            from utils.record.figures import save_evaluation
+
             picture = args.figures / f"{len(found)}_{path.stem}.png"
             save_evaluation(
                 picture, np.array(told["confusion"]), told["reliability"], told["classes"]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, SETS
-from benchmarks.runner import flags_of_folders, output_of
+from benchmarks.runner import completed, flags_of_folders
 from utils.errors import COLLAPSED, run_script
 from utils.record.rows import read_rows
 from utils.run.collapse import IMAGES, CollapseError, check_alive
@@ -62,12 +62,12 @@ def learns(flags: str) -> bool:
 def train(flags: list[str]) -> tuple[list[tuple[float, int]], float]:
     """Returns what predictions told after each epoch, its steps, and the last source accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        places = flags_of_folders(f"{folder}/{{root}}")
-        printed = output_of(DIGITS, *DATA, *flags, "--allow_collapse", *places, allowed=COLLAPSED)
-        if "has collapsed" in printed:  # a loss that is no number: seen at once
+        flags = [*DATA, *flags, "--allow_collapse", *flags_of_folders(folder)]
+        done = completed(DIGITS, *flags, allowed=COLLAPSED)
+        if done.returncode == COLLAPSED:  # a loss that is no number: seen at once
             return [(0.0, 10**6)] * 2, 0.0
         rows = read_rows(next(Path(folder).rglob("log.csv")))
-    steps = int(printed.split(" an epoch")[0].rsplit(" ", 1)[1])
+    steps = int(done.stdout.split(" an epoch")[0].rsplit(" ", 1)[1])
     told = [(float(row["information_maximisation"]), steps * int(row["epoch"])) for row in rows]
     return told, float(rows[-1]["labelled_image_cls_acc"])
 

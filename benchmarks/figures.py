@@ -47,8 +47,8 @@ def draw_embedding(
     Features are no part of the records: if the trainings were not made here, the picture stays.
     """
     rows = ("source_only", "recipe", "mean_teacher")
-    made = [trainings["mnist_m", row, seed] for row in rows]
-    panels = [(ROWS[row].title, load_pair(file)) for row, one in zip(rows, made, strict=True)
+    made = {row: trainings["mnist_m", row, seed] for row in rows}
+    panels = [(ROWS[row].title, load_pair(file)) for row, one in made.items()
               if one.ended() and (file := one.find("logs", LAST))]  # fmt: skip
     if len(panels) == len(rows):
         save_embedding(place, panels)

@@ -42,7 +42,7 @@ def main() -> None:
             *("--source_dataset_path", str(folder / "data/MNIST/mnist_data.pkl")),
             *("--target_dataset_path", str(folder / "data/MNIST_M/mnist_m_data.pkl")),
             *("--run_name", "run", "--batch_size", "64", "--checkpoint_steps", "50"),
-            *flags_of_folders(f"{folder}/{{root}}"),
+            *flags_of_folders(folder),
         ]
         seen: set[str] = set()
         command = [SCRIPT, *flags]

@@ -32,20 +32,20 @@ from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL, ROOTS
 ROOT = Path(__file__).parent.parent
 
 
-def flags_of_folders(place: str) -> list[str]:
-    """Returns the flags of a run's three folders, whose names stand for {root}."""
-    return [text for root in ROOTS for text in (f"--{root}_dir", place.format(root=root))]
+def flags_of_folders(above: Path | str, below: str = "") -> list[str]:
+    """Returns the flags of a run's folders: above/logs/below, and so on."""
+    return [text for root in ROOTS for text in (f"--{root}_dir", str(Path(above, root, below)))]
 
 
-def output_of(*command: str, allowed: int = 0) -> str:
-    """Returns what a Python script prints; UserError if it ends with a code other than 0."""
+def completed(*command: str, allowed: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a Python script; UserError if it ends with a code other than 0 and `allowed`."""
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
                           check=False)  # fmt: skip
     if done.returncode not in (0, allowed):
         raise UserError(
             f"{shlex.join(command)}: ended with code {done.returncode}; {done.stderr[-300:]}"
         )
-    return done.stdout
+    return done
 
 
 CHILDREN: set[subprocess.Popen[bytes]] = set()  # the trainings that run
@@ -104,7 +104,7 @@ class Training:
         begun = self.find("logs", CONFIG_FILE)
         flags = self.flags.format(start=start).split()
         flags = ["--resume", str(begun.parent)] if begun else [
-            *flags, "--run_name", self.name, *flags_of_folders(f"{{root}}/{self.folder}"),
+            *flags, "--run_name", self.name, *flags_of_folders("", self.folder),
         ]  # fmt: skip
         environment = os.environ | {
             name: str(threads)

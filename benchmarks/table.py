@@ -83,7 +83,9 @@ def runs_kept(trainings: Mapping[tuple[str, str, int], Training]) -> Runs:
     runs = {key: record for key, one in trainings.items() if (record := one.keep())}
     first: dict[tuple[str, int], Record] = {}
     for (pair, _, seed), run in runs.items():
-        other = first.setdefault((pair, seed), run) if PAIRS[pair].script == DIGITS else run
+        if PAIRS[pair].script != DIGITS:
+            continue
+        other = first.setdefault((pair, seed), run)
         names = run.facts.data.keys() & other.facts.data.keys()
         if any(run.facts.data[name] != other.facts.data[name] for name in names):
             raise UserError(

@@ -47,11 +47,16 @@ class PictureFolder:
         return np.stack(list(READERS.map(partial(read_picture, shape=self.shape), paths)))
 
     @property
+    def root(self) -> str:
+        """The folder that the pictures share."""
+        return os.path.commonpath([Path(path).parent for path in self.paths])
+
+    @property
     def fingerprint(self) -> bytes:
         """Of the pictures' names and contents, from the folder that they share."""
         paths = [Path(path) for path in self.paths]
-        root = os.path.commonpath([path.parent for path in paths])
         digests = READERS.map(lambda path: hashlib.sha256(read_file(path)).hexdigest(), paths)
+        root = self.root
         names = (str(path.relative_to(root)) for path in paths)
         return repr(list(zip(names, digests, strict=True))).encode()
 
@@ -61,8 +66,8 @@ class PictureFolder:
         count = max(1, round(share * len(self)))
         if count >= len(self):
             raise UserError(
-                f"{os.path.commonpath([Path(path).parent for path in self.paths])}: {len(self)} "
-                f"pictures are too few to keep a share of {share} back for measuring"
+                f"{self.root}: {len(self)} pictures are too few to keep a share of {share} back "
+                "for measuring"
             )
         return self.take(np.sort(order[count:])), self.take(order[:count])
 

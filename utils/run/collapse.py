@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 # Shares of ln(classes): what the predictions tell about an image.
 DEAD = 1e-5  # nothing but rounding: a network whose ReLUs are off gives every image the same output
@@ -25,6 +27,12 @@ def check_finite(train: Mapping[str, float], epoch: int) -> None:
     """
     if not math.isfinite(train["loss"]) and math.isfinite(train["image_cls_acc"]):
         raise CollapseError(f"epoch {epoch}: the loss is {train['loss']}")
+
+
+def check_predictions(probabilities: Iterable[np.ndarray], epoch: int) -> None:
+    """Raises `CollapseError` if predictions are no numbers, as lost weights give them."""
+    if not all(np.isfinite(some).all() for some in probabilities):
+        raise CollapseError(f"epoch {epoch}: the predictions are no numbers")
 
 
 def check_alive(told: Sequence[float], images: int, classes: int, epoch: int, steps: int) -> None:

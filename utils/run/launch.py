@@ -168,8 +168,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if start.preset and start.config:
         raise UserError("--preset and --config: both are whole sets of settings; give one of them")
     if start.preset:
-        values = preset_of("preset", start.preset)
-        check_preset(start.preset, values, kind)
+        values = checked_preset("preset", start.preset, kind)
     if start.config:
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
         for name in unused_by(values["method"], kind):  # it says nothing of another method
@@ -195,7 +194,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if replaced:
         raise UserError(f"--{replaced[0]}: --pre_model_path replaces the first stage; leave it out")
     if settings.first_stage:
-        check_preset(settings.first_stage, preset_of("first_stage", settings.first_stage), kind)
+        checked_preset("first_stage", settings.first_stage, kind)
         if start.config and "first_stage" not in given:
             check_first_stage(start.config.parent, settings)
     return settings
@@ -232,9 +231,11 @@ def preset_of(setting: str, name: str) -> dict[str, Any]:
     return preset.settings
 
 
-def check_preset(name: str, settings: dict[str, Any], kind: type[TrainingConfig]) -> None:
-    """Raises `UserError`, which names the file, if a preset has a setting that cannot be."""
+def checked_preset(setting: str, name: str, kind: type[TrainingConfig]) -> dict[str, Any]:
+    """Returns a preset's settings, or raises `UserError`, too, if one of them cannot be."""
+    settings = preset_of(setting, name)
     kind.of(settings, f"{PRESETS / name}.json: ")
+    return settings
 
 
 def train(

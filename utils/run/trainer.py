@@ -33,7 +33,7 @@ from utils.record.selection import CRITERIA, Outputs, outputs_of
 from utils.record.summaries import HEADER, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
 from utils.run.cluster import is_chief
-from utils.run.collapse import CollapseError, check_alive, check_finite
+from utils.run.collapse import check_alive, check_finite, check_predictions
 from utils.run.signals import Signals
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -218,8 +218,7 @@ class Trainer:
         validation, target = self.measure(self.evaluation.target)
         labelled, source = self.measure(self.evaluation.labelled)
         _, unlabelled = self.measure(self.evaluation.unlabelled)
-        if not all(np.isfinite(part.probabilities).all() for part in (source, target, unlabelled)):
-            raise CollapseError(f"epoch {epoch}: the predictions are no numbers")
+        check_predictions([part.probabilities for part in (source, target, unlabelled)], epoch)
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
         self.information.append(selection["information_maximisation"])
         self.images_measured = len(unlabelled.labels)
