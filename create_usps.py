@@ -23,7 +23,7 @@ from utils.run.command_line import command_of, parse
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
     usps: Path | None = None
-    """Kaggle's usps.h5, or a folder of zip.train.gz and zip.test.gz."""
+    """Kaggle's usps.h5, or a folder with it or with zip.train.gz and zip.test.gz."""
     output_dir: Path = Path("model_data/dataset")
     """Where USPS/usps_data.pkl goes."""
     unverified: bool = False

@@ -83,7 +83,7 @@ ROWS = {
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
     "searched": Row(
-        "the same as the search without labels chose it: λ constant, dropout 0.2",
+        "normalised, as the search without labels chose it: λ constant, dropout 0.2",
         "--preset searched",
     ),
     "normalised_40": Row(

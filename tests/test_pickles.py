@@ -50,7 +50,9 @@ def test_reads_what_numpy_1_wrote(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1)])
-def test_grey_images_become_rgb(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_grey_images_get_the_channels_that_are_asked_for(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
     """USPS and its like, beside coloured digits."""
     grey = {
         key: array if key.endswith("_label") else array[..., 0].reshape(-1, *shape)
@@ -61,7 +63,9 @@ def test_grey_images_become_rgb(tmp_path: Path, shape: tuple[int, ...]) -> None:
     for part in ("train", "val"):
         for channel in range(3):
             np.testing.assert_array_equal(arrays[part][..., channel], GOOD[part][..., 0])
-    assert read_pickle(tmp_path / "usps.pkl", (28, 28, 3))["train"].dtype == np.uint8
+    assert arrays["train"].dtype == np.uint8
+    one_channel = read_pickle(tmp_path / "usps.pkl", (28, 28, 1))["val"]
+    np.testing.assert_array_equal(one_channel, GOOD["val"][..., :1])
     with pytest.raises(UserError, match=r"should be uint8 \[N, 32, 32, 3\]"):
         read_pickle(tmp_path / "usps.pkl", (32, 32, 3))
 

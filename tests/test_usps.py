@@ -51,7 +51,7 @@ def test_the_script_writes_the_pickle(tmp_path: Path) -> None:
     flags = ["--usps", tmp_path / "usps.h5", "--output_dir", tmp_path / "out"]
     assert "are not the official USPS" in the_error(run("create_usps.py", *flags, code=2))
     assert not (tmp_path / "out").exists()
-    run("create_usps.py", *flags, "--unverified")
+    run("create_usps.py", "--usps", tmp_path, *flags[2:], "--unverified")  # its folder
     arrays = pickle.loads((tmp_path / "out" / "USPS" / "usps_data.pkl").read_bytes())
     assert arrays["train"].shape == (30, 28, 28, 3)
     assert arrays["val_label"].dtype == np.int32

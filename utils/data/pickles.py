@@ -92,7 +92,7 @@ def write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_pickle(
     path: str | Path, image_shape: tuple[int, ...] = (28, 28, 3), num_labels: int = 10
 ) -> dict[str, np.ndarray]:
-    """Reads and checks a data set pickle. Grey images are repeated where RGB is asked for.
+    """Reads and checks a data set pickle. Grey images get the channels asked for.
 
     Args:
         path: the file.
@@ -128,7 +128,7 @@ def read_pickle(
     if not isinstance(arrays, dict):
         raise UserError(f"{path}: holds a {type(arrays).__name__}, not a dictionary; {REMEDY}")
     for key in KEYS:
-        arrays[key] = in_colour(arrays.get(key), image_shape)
+        arrays[key] = in_channels(arrays.get(key), image_shape)
         check_array(path, key, arrays[key], image_shape, num_labels)
     for split in ("train", "val"):
         images, labels = len(arrays[split]), len(arrays[f"{split}_label"])
@@ -137,12 +137,12 @@ def read_pickle(
     return {key: arrays[key] for key in KEYS}
 
 
-def in_colour(array: Any, image_shape: tuple[int, ...]) -> Any:
-    """Returns grey images `[N, H, W]` or `[N, H, W, 1]` as RGB, and anything else as it is."""
+def in_channels(array: Any, image_shape: tuple[int, ...]) -> Any:
+    """Returns grey images `[N, H, W]` or `[N, H, W, 1]` as `image_shape`, others as they are."""
     height, width, channels = image_shape
     grey = ((height, width), (height, width, 1))
-    if channels == 3 and isinstance(array, np.ndarray) and array.shape[1:] in grey:
-        return np.repeat(array.reshape(-1, height, width, 1), 3, axis=3)
+    if isinstance(array, np.ndarray) and array.shape[1:] in grey:
+        return np.repeat(array.reshape(-1, height, width, 1), channels, axis=3)
     return array
 
 

@@ -34,21 +34,22 @@ def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) ->
     """Reads USPS from `path`, else from `dataset_dir`, else from a download.
 
     Args:
-        path: Kaggle's `usps.h5`, or a folder of zip.train.gz and zip.test.gz; None looks further.
+        path: Kaggle's `usps.h5`, or a folder with it or with zip.train.gz and zip.test.gz; None
+            looks further.
         dataset_dir: where an earlier download lies, or the next one will.
         unverified: accept digits that are not the official USPS.
 
     Raises:
         UserError: nothing to read, a damaged file, or not USPS.
     """
-    if path is None and (dataset_dir / "usps.h5").exists():
-        path = dataset_dir / "usps.h5"
-    if path is None:
-        path = dataset_dir
+    place = path or dataset_dir
+    if (place / "usps.h5").exists():
+        place = place / "usps.h5"
+    elif path is None:
         for name in TEXTS.values():
-            if not (path / name).exists():
-                download([site + name for site in SITES], path / name, read_text)
-    return official(read_usps(path), "USPS", OFFICIAL_DIGEST, path, unverified)
+            if not (place / name).exists():
+                download([site + name for site in SITES], place / name, read_text)
+    return official(read_usps(place), "USPS", OFFICIAL_DIGEST, place, unverified)
 
 
 def read_usps(path: Path) -> Domain:
