@@ -30,8 +30,8 @@ def main() -> int:
     return launch(Config, __doc__, read_data, stages)
 
 
-def read_data(config: Config) -> tuple[Config, Domains]:
-    """Returns the settings with the pixel mean, and source and target."""
+def read_data(config: Config) -> Domains:
+    """Returns source and target, with the pixel mean of their training images."""
     config.check_paths()
     source, target = (
         Domain(**read_pickle(path, config.image_input_shape))
@@ -42,7 +42,7 @@ def read_data(config: Config) -> tuple[Config, Domains]:
     if config.held_out:
         target = hold_out(target, config.held_out)
     mean = config.pixel_mean or pixel_mean(source.train, target.train)
-    return dataclasses.replace(config, pixel_mean=mean), Domains([source, target])
+    return Domains([source, target], pixel_mean=mean)
 
 
 def stages(run: Run, config: Config, data: Domains) -> Sequence[Callable[[], Trainer]]:
@@ -61,7 +61,7 @@ def experiment(config: Config, data: Domains) -> Experiment:
 
     def networks() -> tuple[keras.Model, keras.Model]:
         extractor = mnist_feature_extractor(
-            config.image_input_shape, config.pixel_mean or (), config.network,
+            config.image_input_shape, data.pixel_mean, config.network,
             normalised=METHODS[config.method].sides if config.normalisation == "per_domain" else 0,
         )  # fmt: skip
         features = extractor.output_shape[1:]

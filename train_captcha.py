@@ -34,15 +34,15 @@ def main() -> int:
     return launch(CaptchaConfig, __doc__, read_data, stages, write_samples)
 
 
-def read_data(config: CaptchaConfig) -> tuple[CaptchaConfig, Domains]:
-    """Returns the settings as they are, and the source and target captchas."""
+def read_data(config: CaptchaConfig) -> Domains:
+    """Returns the source and target captchas."""
     config.check_paths()
     root, measured = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
     domains = [
         Domain(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
         for style in (SOURCE_STYLE, TARGET_STYLE)
     ]
-    return config, Domains(domains)
+    return Domains(domains)
 
 
 def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:

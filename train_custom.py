@@ -7,7 +7,6 @@ below are those of config/custom.py, where their defaults can be edited.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ def main() -> int:
     return launch(CustomConfig, __doc__, read_data, stages, write_predictions)
 
 
-def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
-    """Finds and checks all pictures; returns the settings with the pixel mean, and the pictures."""
+def read_data(config: CustomConfig) -> Domains:
+    """Finds and checks all pictures; returns them with their pixel mean."""
     config.check_paths()
     shape = (*config.image_size, config.channels)
     sources, classes = open_sources([Path(folder) for folder in config.source], shape)
@@ -51,7 +50,7 @@ def read_data(config: CustomConfig) -> tuple[CustomConfig, Domains]:
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):
         print("the targets have no class folders: their accuracy cannot be measured")
-    return dataclasses.replace(config, pixel_mean=mean), Domains(domains, classes, len(sources))
+    return Domains(domains, classes, len(sources), mean)
 
 
 def stages(run: Run, config: CustomConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
@@ -70,8 +69,7 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
 
     def networks() -> tuple[keras.Model, keras.Model]:
         shape = (*config.image_size, config.channels)
-        mean = config.pixel_mean or ()
-        whole = backbone(config.backbone, shape, mean, config.weights, config.frozen)
+        whole = backbone(config.backbone, shape, data.pixel_mean, config.weights, config.frozen)
         try:
             extractor = with_flat_features(whole, config.feature_layer, config.pooling)
         except ValueError as error:

@@ -40,8 +40,8 @@ def main() -> int:
     return launch(DrawingsConfig, __doc__, read_data, stages, write_submission)
 
 
-def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
-    """Returns the settings as they are, and the pictures."""
+def read_data(config: DrawingsConfig) -> Pictures:
+    """Returns the photos' edges and the drawings, with the photos."""
     config.check_paths()
     if config.embedded and not config.root.is_dir():
         make_standin(config.root)
@@ -54,7 +54,7 @@ def read_data(config: DrawingsConfig) -> tuple[DrawingsConfig, Pictures]:
     # The homework's drawings are there to train with and to be classified.
     some = slice(None, None, max(1, len(drawings) // 2000))
     target = Domain(drawings, drawing_labels, drawings[some], drawing_labels[some])
-    return config, Pictures(domains=[source, target], photos=photos, photo_labels=labels)
+    return Pictures(domains=[source, target], photos=photos, photo_labels=labels)
 
 
 def stages(run: Run, config: DrawingsConfig, data: Pictures) -> Sequence[Callable[[], Trainer]]:

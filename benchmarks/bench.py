@@ -42,7 +42,8 @@ def trainer(mixed_precision: bool) -> Round:
     from train_MNIST2MNIST_M import read_data, stages
     from utils.run.runs import Run
 
-    config, data = read_data(Config(epoch=100, mixed_precision=mixed_precision))
+    config = Config(epoch=100, mixed_precision=mixed_precision)
+    data = read_data(config)
     loaded = time.perf_counter()
     from utils.run.devices import prepare_devices
 

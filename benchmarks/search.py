@@ -135,7 +135,7 @@ def score(group: dict[str, Training]) -> dict[str, dict[str, float]]:
         model_file = training.find("checkpoints", "best.keras")
         if place is None or model_file is None:
             raise UserError(f"{training.name}: has no model; run make search again")
-        target = read_data(Config.load(place))[1].domains[1]
+        target = read_data(Config.load(place)).domains[1]
         images = evenly(target.train, IMAGES)
         model = load_model(model_file)
         probabilities.append(model.predict(images, batch_size=500, verbose=0))

@@ -226,18 +226,6 @@ def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_settings(Edited, Start(), {"captchas": 200}).captchas == 200
 
 
-def test_other_data_have_another_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "config.json"
-    Config(pixel_mean=(1.0, 2.0, 3.0), seed=4).save(config)
-    assert make_settings(Config, Start(config=config), {"seed": 5}).pixel_mean == (1.0, 2.0, 3.0)
-    assert capsys.readouterr().out == ""
-    others = make_settings(Config, Start(config=config), {"source_images": 640})
-    assert (others.pixel_mean, others.seed) == (None, 4)
-    assert "pixel_mean: is not that of" in capsys.readouterr().out
-    mine = {"source_images": 640, "pixel_mean": (4.0, 5.0, 6.0)}
-    assert make_settings(Config, Start(config=config), mine).pixel_mean == (4.0, 5.0, 6.0)
-
-
 def test_a_damaged_preset_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "mine.json").write_text('{"about": "a", "script": "s", "settings": {}}')

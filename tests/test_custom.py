@@ -146,7 +146,7 @@ def test_source_only_never_sees_a_target(tree: Path) -> None:
     source, targets = str(tree / "source"), (str(tree / "target"), str(tree / "other"))
     for method, unseen in (("source_only", True), ("dann", False)):
         config = CustomConfig(method, source=(source,), target=targets)
-        config, data = train_custom.read_data(config)
+        data = train_custom.read_data(config)
         first, *shown = train_custom.experiment(config, data).domains
         assert first is data.domains[0]
         assert len(shown) == 2
@@ -182,7 +182,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
     settings = CustomConfig(
         source=(str(insects), str(animals)), target=(str(tree / "target"),), batch_size=24,
     )  # fmt: skip
-    settings, data = train_custom.read_data(settings)
+    data = train_custom.read_data(settings)
     assert settings.num_domains == 3
     assert list(data.digests()) == ["source", "source 2", "target 1"]
     given = train_custom.experiment(settings, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
+from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.run import launch
 from utils.run.devices import mixed_policy, prepare_devices
@@ -38,7 +40,7 @@ def made(
     monkeypatch.setattr(stages, "start_from", lambda model, path: None)
     prepare_devices(settings)
     run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
-    data = Domains([Domain(**one) for one in domains])
+    data = Domains([Domain(**one) for one in domains], pixel_mean=(1, 2, 3))
     try:
         return [make() for make in digits.stages(run, settings, data)]
     finally:
@@ -80,7 +82,7 @@ def test_methods_with_one_model(
     settings = Config(
         method=method, grl_lambda=0.6, gamma=5.0, batch_size=32, epoch=3, average_decay=0.9,
         pre_model_path="any.keras", init_learning_rate=0.02, domain_loss="sum",
-        pixel_mean=(1, 2, 3), normalisation="per_domain",
+        normalisation="per_domain",
     )  # fmt: skip
     (trainer,) = made(settings, domains, tmp_path, monkeypatch)
     model = trainer.model
@@ -118,7 +120,7 @@ def test_methods_with_one_model(
 def test_xla_with_augmentation_is_refused(
     domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Config(augmentation="affine", jit_compile=True, pixel_mean=(1, 2, 3))
+    settings = Config(augmentation="affine", jit_compile=True)
     with pytest.raises(UserError, match="jit_compile: XLA cannot change images"):
         made(settings, domains, tmp_path, monkeypatch)
 
@@ -138,7 +140,7 @@ def test_the_reversed_gradient_reaches_what_the_domain_classifier_sees(
     for grl_lambda in (0.0, 5.0):
         settings = Config(
             features=features, grl_lambda=grl_lambda, ramp=False, batch_size=32, epoch=1,
-            pixel_mean=(1, 2, 3), domain_hidden=(),
+            domain_hidden=(),
         )  # fmt: skip
         (trainer,) = made(settings, domains, tmp_path, monkeypatch)
         model = trainer.model
@@ -161,7 +163,7 @@ def paper_extractor() -> keras.Model:
 def test_a_student_learns_the_teachers_labels(
     domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common: dict[str, Any] = {"batch_size": 32, "epoch": 3, "pixel_mean": (1, 2, 3)}
+    common: dict[str, Any] = {"batch_size": 32, "epoch": 3}
     (trainer,) = made(Config(**common), domains, tmp_path, monkeypatch)
     file = tmp_path / "teacher.keras"
     trainer.model.save(file)
@@ -185,7 +187,7 @@ def test_a_teacher_of_other_images_is_refused(
     extractor = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     file = tmp_path / "teacher.keras"
     DANN(extractor, num_labels=10).save(file)
-    settings = Config(method="student", teacher=str(file), pixel_mean=(1, 2, 3))
+    settings = Config(method="student", teacher=str(file))
     with pytest.raises(UserError, match=r"takes images of \(8, 8, 1\)"):
         made(settings, domains, tmp_path, monkeypatch)
     DANN(paper_extractor(), num_labels=26).save(file)
@@ -239,7 +241,7 @@ def test_adda_has_two_stages(
     settings = Config(
         method="adda", source_epoch=2, epoch=3, batch_size=32, grl_lambda=0.7, k_d=2, k_g=3,
         discriminator_steps=5, adda_learning_rate=0.004, discriminator_learning_rate=0.002,
-        pixel_mean=(1, 2, 3), normalisation="per_domain",
+        normalisation="per_domain",
     )  # fmt: skip
     first, second = made(settings, domains, tmp_path, monkeypatch)
     assert (type(first.model).__name__, type(second.model).__name__) == ("SourceModel", "ADDA")
@@ -302,7 +304,7 @@ EDITED_FIRST = ("epoch", "batch_size", "init_learning_rate", "grl_lambda")
 def test_presets_train_with_what_they_say(
     preset: str, domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Config.of({**read_preset(preset).settings, "pixel_mean": (1.0, 2.0, 3.0)})
+    settings = Config.of(read_preset(preset).settings)
     labels = domains[1]["train_label"]
     monkeypatch.setattr(stages, "open_teacher", lambda *about: None)
     monkeypatch.setattr(stages, "labels_by", lambda teacher, images: labels)
@@ -330,7 +332,7 @@ def test_presets_train_with_what_they_say(
 
 
 def test_the_preset_adda(domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Config.of({**read_preset("adda").settings, "pixel_mean": (1.0, 2.0, 3.0)})
+    settings = Config.of(read_preset("adda").settings)
     first, second = made(settings, domains, tmp_path, monkeypatch)
     assert (first.settings.epoch, second.settings.epoch) == (10, 5)
     assert (first.batches.batch_size, second.batches.batch_size) == (32, 64)
@@ -452,10 +454,32 @@ def test_a_preset_for_another_method_leaves_what_that_does_not_use(
 
 
 def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
-    data = Domains([Domain(**arrays) for arrays in domains])
+    data = Domains([Domain(**arrays) for arrays in domains], pixel_mean=(1, 2, 3))
     for hidden, expected in (((), [2]), (None, [100, 2])):
-        given = digits.experiment(Config(domain_hidden=hidden, pixel_mean=(1, 2, 3)), data)
+        given = digits.experiment(Config(domain_hidden=hidden), data)
         assert units(given.domain_classifier((16,))) == expected
+
+
+def test_the_network_subtracts_the_mean_of_what_it_is_trained_on(
+    domains: Arrays, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "source.pkl", tmp_path / "target.pkl"]
+    for path, arrays in zip(paths, domains, strict=True):
+        write_pickle(path, arrays)
+    settings = Config(
+        source_dataset_path=str(paths[0]), target_dataset_path=str(paths[1]), source_images=40
+    )
+    for given in (None, (1.0, 2.0, 3.0)):
+        one = dataclasses.replace(settings, pixel_mean=given)
+        data = digits.read_data(one)
+        seen = np.concatenate([domain.train for domain in data.domains])
+        assert len(seen) == 40 + len(domains[1]["train"])
+        extractor, _ = digits.experiment(one, data).networks()
+        (rescaling,) = (
+            layer for layer in extractor.layers if isinstance(layer, keras.layers.Rescaling)
+        )
+        expected = given or seen.mean(axis=(0, 1, 2), dtype=np.float64)
+        np.testing.assert_allclose(-255 * np.array(rescaling.offset), expected, rtol=1e-6)
 
 
 def test_old_gpus_compute_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:

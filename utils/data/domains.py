@@ -50,6 +50,8 @@ class Domains(Generic[Images]):
     """Their names."""
     sources: int = 1
     """How many of the domains are sources."""
+    pixel_mean: tuple[float, ...] = ()
+    """What their network subtracts of each channel, in [0, 255]; empty: nothing."""
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of each domain, by its name."""

@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data", bound=Domains)
 WHERE = ("strategy", "logical_devices")  # a run may be started here and go on elsewhere
-OF_DATA = {"source_dataset_path", "target_dataset_path", "source_images", "target_images",
-           "held_out", "source", "target", "image_size", "image_input_shape", "channels",
-           "validation_share"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Start:
 def launch(
     kind: type[AnyConfig],
     description: str | None,
-    read: Callable[[AnyConfig], tuple[AnyConfig, Data]],
+    read: Callable[[AnyConfig], Data],
     stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
     finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
 ) -> int:
@@ -76,8 +73,7 @@ def launch(
     Args:
         kind: the class of the settings.
         description: of the script, for --help.
-        read: reads the data, before anything is written; returns it with the settings, in which
-            what depends on the data is filled in.
+        read: reads the data, before anything is written.
         stages: what makes the Trainer of each stage, under the strategy it trains with; the next
             when the one before has ended.
         finish: writes what this experiment has beyond the others, when a run is at its end.
@@ -99,12 +95,13 @@ def launch(
         if where.get("strategy", "mirrored") != "mirrored":
             where.setdefault("logical_devices", 0)
         go_home(run.logs, load_config(kind, start.resume / CONFIG_FILE))
-        config, data = read(dataclasses.replace(config, **where))
+        config = dataclasses.replace(config, **where)
+        data = read(config)
         check_data(run, digests_of(config, data))
     else:
         config = make_settings(kind, start, values)
         try:
-            config, data = read(config)
+            data = read(config)
         except UserError as error:
             if start.config is None:
                 raise
@@ -173,9 +170,6 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
         for name in unused_by(values["method"], kind):  # it says nothing of another method
             del values[name]
-        if values.get("pixel_mean") and given.keys() & OF_DATA:
-            values["pixel_mean"] = None
-            print(f"pixel_mean: is not that of {start.config}, because the data are others")
     try:
         defaults = kind()
     except UserError as error:  # a default that was edited
