@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.records import Record
 from benchmarks.report import ORIGINAL, Runs, runs_of
 from benchmarks.rows import PAIRS, ROWS
 from benchmarks.runner import Training
@@ -23,8 +25,7 @@ def draw_curves(runs: Runs, place: Path) -> None:
     )
     axis.set_prop_cycle(styles)  # there are more rows than ten
     for row in PAIRS["mnist_m"].rows:
-        curves = [[(one["epoch"], one["val_image_cls_acc"]) for one in run.rows if one["epoch"]]
-                  for run in runs_of(runs, "mnist_m", row)]  # fmt: skip
+        curves = [curve(run) for run in runs_of(runs, "mnist_m", row)]
         if not curves:
             continue
         values = np.array(curves)  # (seeds, epochs, 2)
@@ -37,6 +38,15 @@ def draw_curves(runs: Runs, place: Path) -> None:
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     save_figure(place, figure)
+
+
+def curve(run: Record) -> list[tuple[float, float]]:
+    """Returns each epoch with its target accuracy; epochs count through all stages."""
+    return [
+        (before + one["epoch"], one["val_image_cls_acc"])
+        for before, stage in zip(accumulate(run.epochs, initial=0), run.stages, strict=False)
+        for one in stage if one["epoch"]
+    ]  # fmt: skip
 
 
 def draw_embedding(

@@ -75,6 +75,11 @@ class Record:
     """The log.csv of each stage; what a run without labels does not know is nan."""
 
     @property
+    def epochs(self) -> list[int]:
+        """The epochs of each stage."""
+        return [round(stage[-1]["epoch"]) for stage in self.stages]
+
+    @property
     def rows(self) -> Sequence[dict[str, float]]:
         """The rows of the last stage."""
         return self.stages[-1]
@@ -192,6 +197,6 @@ def presets_used(flags: str) -> dict[str, dict[str, Any]]:
             used[name] = read_preset(name).settings
     for settings in list(used.values()):
         first = settings.get("first_stage")
-        if first and "--pre_model_path" not in words:
+        if first and not {"--first_stage", "--pre_model_path"} & {*words}:
             used[first] = read_preset(first).settings
     return used

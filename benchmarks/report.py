@@ -59,6 +59,7 @@ def report(runs: Runs) -> str:
         f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",
         "- oracle: that of the best epoch. It uses target labels, so it is no result.",
         "- source: the accuracy on up to 2,000 source images that were held out.",
+        "- epochs: those of each stage.",
         "",
         "![target accuracy per epoch](../image/results.png)",
         "![t-SNE of the features](../image/embedding.png)",
@@ -93,7 +94,7 @@ def section(runs: Runs, pair: str) -> list[str]:
             f"*{spread([max(accuracies(run)) for run in some])}*",
             "–" if "target_only" in ROWS[row].flags
             else spread([one["labelled_image_cls_acc"] for one in last]),
-            f"{last[0]['epoch']:.0f}",
+            " + ".join(map(str, some[0].epochs)),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
         commands.append(f"- {ROWS[row].title}: `{some[0].facts.command}`")

@@ -1,4 +1,4 @@
-"""The settings that the methods read, with the defaults of every script but the digits'."""
+"""Settings that the methods read: their limits, and the defaults of all scripts but the digits'."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
 from config.base import TrainingConfig
-from config.methods import METHODS, NO_ADVERSARY
-from config.settings import BELOW_1, POSITIVE, SEED, at_least, not_by, one_of, only
+from config.settings import SEED, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +16,7 @@ class CaptchaConfig(TrainingConfig):
     QUICK: ClassVar[dict[str, Any]] = {"captchas": 3000, "source_epoch": 3, "epoch": 2}
 
     # what to train
-    method: Annotated[str, one_of(METHODS)] = "adda"
+    method: str = "adda"
     """What adapts the model, or a control. source_only is adda's first stage alone."""
     network: Literal["placewise", "tutorial"] = "placewise"
     """placewise: the discriminator sees each place of the image alone. tutorial: batch
@@ -32,29 +31,29 @@ class CaptchaConfig(TrainingConfig):
     """A look at everything in a few minutes: 3000 captchas, 3 + 2 epochs; learns little."""
 
     # training
-    epoch: Annotated[int, at_least(1)] = 2
+    epoch: int = 2
     """Epochs of the adaptation; one is a pass over the source captchas."""
-    source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 2
+    source_epoch: int = 2
     """Epochs of the first stage."""
-    batch_size: Annotated[int, at_least(2)] = 64
+    batch_size: int = 64
     """Captchas of a batch, half source, half target. adda's first stage has the source half."""
-    init_learning_rate: Annotated[float, POSITIVE] = 0.0003
+    init_learning_rate: float = 0.0003
     """Learning rate of Adam; with adda of the first stage. At 0.001 the classifier may die in the
     first steps."""
-    lr_alpha: Annotated[float, at_least(0)] = 0.0
+    lr_alpha: float = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
+    grl_lambda: float = 1.0
     """Weight of the adversarial loss. With adda 0 is the control: the target's statistics alone.
     With its Adam optimizer every other weight does the same."""
 
     # recipe: what the paper does not have
-    average_decay: Annotated[float, BELOW_1] = 0.99
+    average_decay: float = 0.99
     """Models are measured and kept with their weights averaged at this decay; 0: as they are."""
 
     # settings of single methods
-    adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.00002
+    adda_learning_rate: float = 0.00002
     """Learning rate of the target encoder. Faster, it forgets what the source model knows."""
-    discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
+    discriminator_learning_rate: float = 0.001
     """Learning rate of the discriminator."""
 
     @property

@@ -1,7 +1,7 @@
 """The hyperparameters of train_MNIST2MNIST_M.py: edit the defaults here, or give them as flags.
 
-Each line is a flag of the same name, under the same headings; what may stand there is beside it.
-The other training scripts do not read this file.
+Each line is a flag of the same name, under the same headings. A value that may not stand there is
+refused, and the message tells the limit. The other training scripts do not read this file.
 """
 
 from __future__ import annotations
@@ -24,21 +24,7 @@ from config.base import (
     Strategy,
     check_images,
 )
-from config.methods import METHODS, NO_ADVERSARY
-from config.settings import (
-    BELOW_1,
-    FOLDER_NAME,
-    PIXELS,
-    POSITIVE,
-    SEED,
-    SHARE,
-    SIDES,
-    UNITS,
-    at_least,
-    not_by,
-    one_of,
-    only,
-)
+from config.settings import PIXELS, SIDES, UNITS, at_least
 from utils.errors import UserError, existing_file
 
 
@@ -47,7 +33,7 @@ class Config(RecipeConfig):
     """Settings of the digits."""
 
     # what to train
-    method: Annotated[str, one_of(METHODS)] = "dann"
+    method: str = "dann"
     """What adapts the model, or a control."""
     source_dataset_path: str = "model_data/dataset/MNIST/mnist_data.pkl"
     """Pickle of the labelled domain."""
@@ -63,90 +49,90 @@ class Config(RecipeConfig):
     With adda and mean_teacher it replaces the first stage."""
 
     # training
-    epoch: Annotated[int, at_least(1)] = 100
+    epoch: int = 100
     """Epochs; one is a pass over the source images."""
-    batch_size: Annotated[int, at_least(2)] = 256
+    batch_size: int = 256
     """Images of a batch, half source, half target unless target_ratio says more. 256 in the
     original repository, 128 in the paper."""
-    init_learning_rate: Annotated[float, POSITIVE] = 0.01
+    init_learning_rate: float = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, section 4. Above 0.02 it needs clip_norm."""
     lr_schedule: LearningRate = "annealed"
     """annealed: μ_p. cosine: from μ_0 to 0 along half a cosine."""
-    lr_alpha: Annotated[float, at_least(0)] = 10.0
+    lr_alpha: float = 10.0
     """α of the learning rate schedule; ICML 2015, section 4. 0 keeps the rate constant."""
-    lr_beta: Annotated[float, at_least(0)] = 0.75
+    lr_beta: float = 0.75
     """β of the learning rate schedule; ICML 2015, section 4."""
-    momentum_rate: Annotated[float, BELOW_1] = 0.9
+    momentum_rate: float = 0.9
     """Momentum of SGD; ICML 2015, section 4."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
+    grl_lambda: float = 1.0
     """Highest λ of the gradient reversal; 1 in ICML 2015, equation 14. With adda it weighs the
     adversarial loss; with its Adam optimizer only 0 makes a difference."""
-    gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
+    gamma: float = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
-    ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
+    ramp: bool = True
     """λ rises with slope gamma. Off: it is grl_lambda from the start."""
-    domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
+    domain_loss: DomainLoss = "mean"
     """mean: over the images of all domains, as in the original repository. sum: of each domain's
     mean, as in JMLR 2016, equation 18; λ = 1 is then λ = 2 of mean."""
 
     # recipe: what the paper does not have
-    clip_norm: Annotated[float, at_least(0)] = 0.0
+    clip_norm: float = 0.0
     """Largest norm of the gradient; longer ones are shortened. 0: any. 1 lets high rates live."""
-    dropout: Annotated[float, BELOW_1] = 0.0
+    dropout: float = 0.0
     """Share of the label predictor's inputs that a training step leaves out, in each layer."""
     augmentation: Augmentation = "none"
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
-    cutout: Annotated[int, at_least(0)] = 0
+    cutout: int = 0
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
     invert: bool = False
     """Invert half of the channels of training images, by chance: light and dark change places."""
-    domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
+    domain_weight: float = 1.0
     """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
     feature extractor is λ times the loss all the same, before clip_norm shortens all of it."""
-    average_decay: Annotated[float, BELOW_1] = 0.0
+    average_decay: float = 0.0
     """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
 
     # settings of single methods
-    entropy_conditioning: Annotated[bool, only("cdan")] = True
+    entropy_conditioning: bool = True
     """Images that are classified with more confidence count more: CDAN+E. Off: plain CDAN."""
-    source_smoothness: Annotated[float, at_least(0), only("vada")] = 1.0
+    source_smoothness: float = 1.0
     """λ_s: weight of predicting alike around each source image; 1 in the authors' code."""
-    target_smoothness: Annotated[float, at_least(0), only("vada")] = 0.01
+    target_smoothness: float = 0.01
     """λ_t: weight of the same for target images, and of confidence; 0.01 in the authors' code."""
-    radius: Annotated[float, at_least(0), only("vada")] = 3.5
+    radius: float = 3.5
     """ε: length of the change of an image in [-1, 1]; 3.5 in the authors' code."""
-    source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10
+    source_epoch: int = 10
     """Epochs of the first stage."""
-    first_stage: Annotated[str | None, only("mean_teacher")] = None
+    first_stage: str | None = None
     """Preset of the first stage. None: the settings of this run."""
-    teacher: Annotated[str | None, only("student", "mean_teacher")] = None
+    teacher: str | None = None
     """Trained model whose predictions are the labels of a student's target images."""
-    confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
+    confidence: float = 0.9
     """The least probability at which the teacher's class becomes a label."""
-    relative_confidence: Annotated[bool, only("mean_teacher")] = False
+    relative_confidence: bool = False
     """That probability is a share of the teacher's confidence on source images: AdaMatch."""
-    pseudo_ramp: Annotated[float, SHARE, only("mean_teacher")] = 0.0
+    pseudo_ramp: float = 0.0
     """Share of the run over which the weight of the teacher's labels rises from 0 to 1; 0.5 in
     AdaMatch. 0: it is 1 throughout."""
-    target_ratio: Annotated[int, at_least(1), not_by("source_model", "adda")] = 1
+    target_ratio: int = 1
     """Target images of a batch for each source image; 3 in AdaMatch."""
-    adda_optimizer: Annotated[ADDAOptimizer, only("adda")] = "adam"
+    adda_optimizer: ADDAOptimizer = "adam"
     """Optimizer of the second stage. adam: with β₁ = 0.5, as in CVPR 2017, section 5. sgd: with
     Nesterov momentum 0.9."""
-    adda_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.001
+    adda_learning_rate: float = 0.001
     """First learning rate of the target encoder; 0.0002 throughout in CVPR 2017, section 5."""
-    discriminator_learning_rate: Annotated[float, at_least(0), only("adda")] = 0.0001
+    discriminator_learning_rate: float = 0.0001
     """First learning rate of the discriminator; 0.0002 throughout in CVPR 2017, section 5."""
-    adversarial_loss: Annotated[AdversarialLoss, only("adda")] = "gan"
+    adversarial_loss: AdversarialLoss = "gan"
     """What the target encoder descends: gan (inverted labels; CVPR 2017, equation 7), minimax
     (equation 6) or confusion (equation 8)."""
-    k_d: Annotated[int, at_least(1), only("adda")] = 1
+    k_d: int = 1
     """Steps of the discriminator for each batch."""
-    k_g: Annotated[int, at_least(1), only("adda")] = 2
+    k_g: int = 2
     """Steps of the target encoder for each batch."""
-    shared_layers: Annotated[int, at_least(0), only("adda")] = 0
+    shared_layers: int = 0
     """The first layers of the encoder that source and target share; they stay as they are."""
-    discriminator_steps: Annotated[int, at_least(0), only("adda")] = 0
+    discriminator_steps: int = 0
     """Batches that teach the discriminator alone before the target encoder moves."""
 
     # measuring and keeping
@@ -155,7 +141,7 @@ class Config(RecipeConfig):
     held_out: Annotated[int, at_least(0)] = 0
     """For choosing settings: so many target training images are kept back, and measured instead
     of the test set."""
-    run_name: Annotated[str | None, FOLDER_NAME] = None
+    run_name: str | None = None
     """Last folder of the run's path. None: the time it started."""
     logs_dir: str = "logs"
     """Where TensorBoard's events, log.txt, log.csv and figures go."""
@@ -163,7 +149,7 @@ class Config(RecipeConfig):
     """Where models and checkpoints go."""
     config_dir: str = "config"
     """Where the settings of each run go."""
-    checkpoint_steps: Annotated[int, at_least(1)] = 100
+    checkpoint_steps: int = 100
     """Steps between checkpoints: what a kill costs at most. Every epoch ends with one, too."""
     allow_collapse: bool = False
     """Go on when every image gets the same prediction, instead of stopping with advice."""
@@ -185,7 +171,7 @@ class Config(RecipeConfig):
     """Mean subtracted per channel, in [0, 255]. None: measured on the training images."""
 
     # machine
-    seed: Annotated[int, SEED] = 0
+    seed: int = 0
     """Seed of the initial weights and of the order of the images."""
     mixed_precision: bool = False
     """Compute in bfloat16, and in float16 on GPUs from before 2020; keep weights in float32. Faster
@@ -195,7 +181,7 @@ class Config(RecipeConfig):
     Not with augmentation, cutout and invert."""
     strategy: Strategy = "default"
     """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
-    logical_devices: Annotated[int, at_least(0)] = 0
+    logical_devices: int = 0
     """With mirrored: cut the CPU into so many devices instead of using GPUs, to try it out."""
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from config.base import RecipeConfig, check_images
 from config.methods import METHODS, NO_ADVERSARY
-from config.settings import PIXELS, SEED, SIDES, UNITS, Limit, at_least, not_by
+from config.settings import PIXELS, SIDES, UNITS, Limit, at_least, not_by
 from utils.errors import UserError, existing_file
 
 
@@ -24,7 +24,7 @@ class CustomConfig(RecipeConfig):
     """Folders of the domains to adapt to. Class folders, if there are any, serve for measuring."""
 
     # machine
-    seed: Annotated[int, SEED] = 0
+    seed: int = 0
     """Seed of the initial weights, of the order of pictures, and of which are for measuring."""
 
     # training

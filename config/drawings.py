@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from config.base import TrainingConfig
-from config.methods import NO_ADVERSARY
-from config.settings import POSITIVE, at_least, not_by
+from config.settings import at_least
 from utils.errors import UserError
 
 
@@ -27,17 +26,17 @@ class DrawingsConfig(TrainingConfig):
     embedded_drawings, beside data_root."""
 
     # training
-    epoch: Annotated[int, at_least(1)] = 200
+    epoch: int = 200
     """Epochs; one is a pass over the photos."""
-    batch_size: Annotated[int, at_least(2)] = 64
+    batch_size: int = 64
     """Pictures of a batch, half photos, half drawings."""
-    init_learning_rate: Annotated[float, POSITIVE] = 0.001
+    init_learning_rate: float = 0.001
     """Learning rate of both Adam optimizers."""
-    lr_alpha: Annotated[float, at_least(0)] = 0.0
+    lr_alpha: float = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 0.1
+    grl_lambda: float = 0.1
     """λ of the second step."""
-    ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = False
+    ramp: bool = False
     """Let λ rise as in ICML 2015, equation 14, with slope gamma, instead of being constant."""
 
     # pictures

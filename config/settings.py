@@ -112,15 +112,17 @@ class Field:
 
 
 def fields_of(kind: type) -> dict[str, Field]:
-    """Returns the fields of a dataclass, by name."""
-    hints = typing.get_type_hints(kind, include_extras=True)
+    """Returns the fields of a dataclass, by name. One that is declared again keeps its limits."""
+    hints = [typing.get_type_hints(owner, include_extras=True) for owner in kind.__mro__]
     found = {}
     for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        extras = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
+        declared = [of_class[field.name] for of_class in hints if field.name in of_class]
+        limited = next((hint for hint in declared if typing.get_origin(hint) is Annotated), None)
+        extras = limited.__metadata__ if limited else ()
+        newest = declared[0]
         found[field.name] = Field(
             field.name,
-            typing.get_args(hint)[0] if extras else hint,
+            typing.get_args(newest)[0] if newest is limited else newest,
             tuple(extra for extra in extras if isinstance(extra, Limit)),
             next((extra for extra in extras if isinstance(extra, UsedBy)), None),
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,23 @@ def test_every_field_has_a_line_of_documentation(kind: type[TrainingConfig]) -> 
 
 def test_the_digits_class_has_every_default_that_its_user_may_edit() -> None:
     assert set(Config.__annotations__) == set(fields_of(Config))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "default", "rule"),
+    [
+        ("epoch", int, 0, "epoch: 0 must be 1 or more"),
+        ("gamma", float, -3.0, "gamma: -3.0 must be 0 or more"),
+        ("method", str, "magic", "method: 'magic' must be one of dann, "),
+    ],
+)
+def test_an_edited_default_keeps_its_limit(name: str, kind: type, default: Any, rule: str) -> None:
+    edited = dataclasses.make_dataclass(
+        "Edited", [(name, kind, default)], bases=(Config,), frozen=True
+    )
+    with pytest.raises(UserError, match=re.escape(rule)):
+        edited()
+    assert fields_of(edited)[name].used_by == fields_of(Config)[name].used_by
 
 
 def folders(tmp_path: Path) -> dict[str, Any]:

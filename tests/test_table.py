@@ -19,6 +19,7 @@ from test_pretrained import make_dann
 
 from benchmarks import models, records, runner, table
 from benchmarks import report as reported
+from benchmarks.figures import curve
 from benchmarks.records import Record, facts_now, names_kept, write_facts, write_record
 from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
@@ -101,6 +102,19 @@ def test_the_report_says_what_the_records_say(recorded: Path) -> None:
     # .75 after 2 epochs of 6 s in the first stage, .9 after 3 more of 30 s: 102 s.
     reached = cells_of(text, "second stage", "## Time to")
     assert reached[1:] == ["6.0, 30.0", "2: 0.2 min", "5: 1.7 min", "–", "–"]
+    assert cells_of(text, "second stage")[-1] == "2 + 3"
+
+
+def test_a_curve_goes_through_all_stages(recorded: Path) -> None:
+    record = training("mnist_m", "mean_teacher", 0).keep()
+    assert record is not None
+    assert curve(record) == [(1, 0.5), (2, 0.76), (3, 0.6), (4, 0.7), (5, 0.9)]
+
+
+def test_a_record_depends_on_the_presets_that_its_flags_use() -> None:
+    assert records.presets_used("--preset wide").keys() == {"wide", "normalised"}
+    other = records.presets_used("--preset wide --first_stage searched")
+    assert other.keys() == {"wide", "searched"}
 
 
 def test_the_pytorch_run_has_its_own_minutes(recorded: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +19,6 @@ from config.base import Features
 from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
-from config.settings import at_least, not_by, only
 from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
@@ -418,9 +417,9 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
 def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
     @dataclass(frozen=True)
     class Edited(Config):
-        k_d: Annotated[int, at_least(1), only("adda")] = 3
-        target_ratio: Annotated[int, not_by("source_model", "adda")] = 3
-        adda_learning_rate: Annotated[float, only("adda")] = 0.5
+        k_d: int = 3
+        target_ratio: int = 3
+        adda_learning_rate: float = 0.5
 
     plain = launch.make_settings(Edited, launch.Start(), {})
     assert (plain.k_d, plain.target_ratio) == (1, 3)
