@@ -113,7 +113,7 @@ def measured(source: Domain, target: Domain) -> EvaluationData:
 def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: Trainer) -> None:
     """Writes the class of every drawing, and pictures of both domains."""
     from utils.data.batches import evaluation_batches
-    from utils.record.figures import save_drawings
+    from utils.record.figures import save_samples
 
     drawings, unknown = data.domains[1].train, data.domains[1].train_label
     with trainer.model.averaged():
@@ -125,7 +125,12 @@ def write_submission(run: Run, config: DrawingsConfig, data: Pictures, trainer: 
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("id", "label"))
         table.writerows(enumerate(classes))
-    save_drawings(run.logs / "pictures.png", data.photos, data.photo_labels, drawings)
+    one_each = data.photos[[np.flatnonzero(data.photo_labels == number)[0] for number in range(10)]]
+    plain = grey(one_each)
+    levels = [canny(plain[:1], *level) for level in ((50, 100), (150, 200), (250, 300))]
+    save_samples(
+        run.logs / "pictures.png", one_each, canny(plain), drawings[:10], np.concatenate(levels)
+    )
     print(f"classes of {len(classes)} drawings: {place}")
 
 

@@ -26,9 +26,7 @@ class Method:
     labels: Literal["source", "target", "both"] = "source"
     """The domains whose labels are used in training. both: those of the target are a teacher's."""
     adversary: bool = True
-    """False: λ is 0, so the features never hear of the domains."""
-    family: str = "dann"
-    """How files of the final model are named: trained_<family>_<data>.keras."""
+    """False: λ is 0, so the domains do not change the features."""
     sides: int = 2
     """2: source and targets pass the same feature extractor; 1: each has its own."""
     remedy: str = "try --clip_norm 1, a smaller --init_learning_rate or a smaller --grl_lambda"
@@ -41,16 +39,14 @@ class Method:
 SLOWER = "try --clip_norm 1 or a smaller --init_learning_rate"
 METHODS = {
     "dann": Method("dann.DANN", "domain-adversarial training: a gradient reversal layer"),
-    "cdan": Method("cdan.CDAN", "dann whose domain classifier sees the predicted class too",
-                   family="cdan"),
-    "vada": Method("vada.VADA", "dann that predicts alike around each image, and with confidence",
-                   family="vada"),
+    "cdan": Method("cdan.CDAN", "dann whose domain classifier sees the predicted class too"),
+    "vada": Method("vada.VADA", "dann that predicts alike around each image, and with confidence"),
     "mean_teacher": Method("mean_teacher.MeanTeacher", "second stage after dann: the averaged "
                            "model labels the target images it is sure of", first="dann",
                            remedy="try a smaller --init_learning_rate or a larger --confidence"),
     "adda": Method("adda.ADDA", "a source encoder, and a copy of it that is adapted",
                    first="source_model", start="source_model.keras", folder="source",
-                   family="adda", sides=1, domain_hidden=(500, 500),
+                   sides=1, domain_hidden=(500, 500),
                    remedy="try a smaller --adda_learning_rate or a larger --k_g"),
     "source_only": Method("dann.DANN", "no adaptation: λ = 0", adversary=False, remedy=SLOWER),
     "target_only": Method("dann.DANN", "no adaptation: λ = 0, on target labels",
@@ -59,7 +55,6 @@ METHODS = {
                       "another model gives the target", adversary=False, labels="both",
                       remedy=SLOWER),
     "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
-                           family="adda", sides=1, domain_hidden=(500, 500),
-                           remedy=SLOWER),
+                           sides=1, domain_hidden=(500, 500), remedy=SLOWER),
 }  # fmt: skip
 NO_ADVERSARY = tuple(name for name, method in METHODS.items() if not method.adversary)

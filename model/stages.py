@@ -47,7 +47,7 @@ class Experiment:
     evaluation: EvaluationData
     """What is measured after each epoch."""
     name: str
-    """Of the data, for the final model's file: trained_<family>_<name>.keras."""
+    """Of the data, for the final model's file: trained_<method>_<name>.keras."""
     class_names: Sequence[str] | None = None
     sources: int = 1
     """How many of the domains are sources."""
@@ -146,7 +146,7 @@ def make_trainer(
         run.checkpoints,
         measured,
         schedules,
-        name or f"trained_{method.family}_{given.name}",
+        name or f"trained_{settings.method}_{given.name}",
         begins_trained=start is not None,
     )
 

@@ -117,7 +117,7 @@ def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
 
 
 def final_model(folder: Path, name: str) -> Path:
-    return next(folder.rglob(f"{name}/trained_dann_custom.keras"))
+    return next(folder.rglob(f"{name}/trained_*_custom.keras"))
 
 
 @pytest.mark.long

@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.atomic import whole_file
-from utils.data.drawings import canny, grey
 from utils.data.pictures import write_picture
 
 Values = Sequence[float] | np.ndarray
@@ -28,24 +27,22 @@ def save_figure(path: Path, figure: plt.Figure, dpi: int = 100) -> None:
     plt.close(figure)
 
 
-def save_samples(path: Path, upper: np.ndarray, lower: np.ndarray) -> None:
-    """Writes a picture of image pairs: each `upper` image above its `lower` one.
+def save_samples(path: Path, *rows: np.ndarray) -> None:
+    """Writes images side by side, one row below the other; after ten images they go on below.
 
     Args:
-        path: a PNG file.
-        upper, lower: uint8 `[N, H, W, 3]` RGB, the same N.
+        path: a PNG or JPEG file.
+        rows: uint8 `[N, H, W, 1 or 3]` of the same H and W.
     """
-    rows = -(-len(upper) // COLUMNS)
-    figure, axes = plt.subplots(
-        2 * rows, COLUMNS, figsize=(COLUMNS * 0.8, rows * 1.65), layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for index, pair in enumerate(zip(upper, lower, strict=True)):
-        row, column = divmod(index, COLUMNS)
-        for line, image in enumerate(pair):
-            axes[2 * row + line, column].imshow(image)
-    save_figure(path, figure, dpi=120)
+    lines = [row[at : at + COLUMNS] for at in range(0, max(map(len, rows)), COLUMNS)
+             for row in rows]  # fmt: skip
+    height, width = rows[0].shape[1:3]
+    canvas = np.full((len(lines), COLUMNS, height + 2, width + 2, 3), 255, np.uint8)
+    for places, images in zip(canvas, lines, strict=True):
+        places[: len(images), 1:-1, 1:-1] = images
+    picture = canvas.swapaxes(1, 2).reshape(-1, COLUMNS * (width + 2), 3)
+    scale = max(1, 90 // height)
+    save_picture(path, picture.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
 def prediction_picture(
@@ -220,33 +217,3 @@ def save_curves(
             if len(curves) > 1:
                 axis.legend()
         save_figure(folder / f"{figure_name}.png", figure, dpi=120)
-
-
-def save_drawings(path: Path, photos: np.ndarray, labels: np.ndarray, drawings: np.ndarray) -> None:
-    """Writes a photo of each class with its edges, drawings, and one photo's edges at three levels.
-
-    Args:
-        path: a PNG file.
-        photos: uint8 `[N, 32, 32, 3]` RGB.
-        labels: int32 `[N]`, the photos' classes 0 to 9.
-        drawings: uint8 `[M, 32, 32, 1]`.
-    """
-    one_each = photos[[int(np.flatnonzero(labels == number)[0]) for number in range(10)]]
-    plain = grey(one_each)
-    levels = ((50, 100), (150, 200), (250, 300))
-    steps = [one_each[0], plain[0], *(canny(plain[:1], *level)[0] for level in levels)]
-    names = ["original", "grey", *(f"Canny {low}, {high}" for low, high in levels)]
-    rows = [
-        (list(one_each), [str(number) for number in range(10)]),
-        (list(canny(plain)), ["Canny 170, 300", *[""] * 9]),
-        (list(drawings[:10]), ["drawings", *[""] * 9]),
-        (steps, names),
-    ]
-    figure, axes = plt.subplots(4, 10, figsize=(12, 5.6), layout="constrained")
-    for axis in axes.flat:
-        axis.axis("off")
-    for line, (images, titles) in zip(axes, rows, strict=True):
-        for axis, image, title in zip(line, images, titles, strict=False):
-            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-            axis.set_title(title, fontsize=8)
-    save_figure(path, figure)
