@@ -21,8 +21,8 @@ from utils.data.bsds500 import find_bsds500
 from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import find_mnist
-from utils.data.mnist_m import RULE, blend, to_arrays
-from utils.data.pickles import describe, write_pickle
+from utils.data.mnist_m import RULE, blend
+from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.errors import UserError, run_script
 from utils.record.figures import save_samples
 from utils.run.command_line import command_of, parse

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from utils.atomic import whole_file
-from utils.data.mnist_m import to_arrays
-from utils.data.pickles import describe, write_pickle
+from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
 from utils.run.command_line import command_of, parse

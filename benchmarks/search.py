@@ -154,9 +154,8 @@ def score(group: dict[str, Training]) -> dict[str, dict[str, float]]:
 def ensv(probabilities: Sequence[np.ndarray]) -> list[float]:
     """Returns how often each model agrees with the mean of all.
 
-    Reference: Hu et al., "Mixed Samples as Probes for Unsupervised Model Selection in Domain
-    Adaptation" and "Towards Reliable Model Selection for Unsupervised Domain Adaptation: An
-    Empirical Study and A Certified Baseline", NeurIPS 2023 and 2024: EnsV.
+    Reference: Hu et al., "Towards Reliable Model Selection for Unsupervised Domain Adaptation: An
+    Empirical Study and A Certified Baseline", NeurIPS 2024.
     """
     together = np.mean(probabilities, axis=0).argmax(axis=1)
     return [float((one.argmax(axis=1) == together).mean()) for one in probabilities]

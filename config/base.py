@@ -281,8 +281,9 @@ class RecipeConfig(TrainingConfig):
     invert: bool = False
     """Invert half of the channels of training images, by chance: light and dark change places."""
     domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
-    """Weight of the domain loss for the domain classifier, which so learns faster. What reaches the
-    feature extractor is λ times the loss all the same, before clip_norm shortens all of it."""
+    """Weight of the domain loss for the domain classifier. With a larger one it learns faster. The
+    feature extractor gets λ times the gradient, whatever the weight is. Then clip_norm shortens all
+    gradients together."""
 
     # images and networks
     features: Features = "convolutional"

@@ -31,7 +31,7 @@ Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
-PROBES = 64  # random features, for all of which logits do not look like probabilities by chance
+PROBES = 64  # random features; raw logits of all of them do not look like probabilities by chance
 PLACES = 8  # of a random feature whose size is not fixed
 AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
 EARLIER = "average"  # the same in earlier files, which do not tell whose averages they are
@@ -524,7 +524,8 @@ class Adaptation(keras.Model):
         """Updates the metrics of labels.
 
         Returns:
-            the losses of this replica's images, and which of them are labelled: 1 or 0.
+            the losses of this replica's images, and which of them are labelled: 1 or 0. Both are
+            float32 `[B]`, or `[B, n]` for n positions.
         """
         labelled = tf.cast(labels > UNLABELLED, tf.float32)
         known = tf.maximum(labels, 0)  # any class will do where the weight is 0

@@ -24,7 +24,7 @@ from utils.data.batches import block_sizes
 
 @keras.saving.register_keras_serializable("dann")
 class DANN(Adversarial):
-    """A feature extractor whose features tell the classes apart, and the domains not.
+    """Learns features that separate the classes and do not separate the domains.
 
     Two heads stand on the extractor. The label predictor learns from the labelled images. The
     domain classifier learns to tell the domains apart, but its gradient reaches the extractor
@@ -153,7 +153,7 @@ class DANN(Adversarial):
         return tf.concat(features, 0)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """One step on one batch: descends the label loss, and the domain loss in a tug of war."""
+        """One step on one batch. The gradient of the domain loss reaches the extractor reversed."""
         images, labels, domains = self.verified(batch)
         grl_lambda = self.lambda_at(steps_taken(self.optimizer))
         if self.average:

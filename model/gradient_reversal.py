@@ -25,7 +25,7 @@ def reverse_gradient(x: tf.Tensor, grl_lambda: tf.Tensor) -> tuple[tf.Tensor, An
 
 @keras.saving.register_keras_serializable("dann")
 class GradientReversal(keras.layers.Layer):
-    """Gradient reversal layer: what is behind it learns, what is before it unlearns.
+    """Gradient reversal layer. Layers after it descend the loss, and layers before it ascend it.
 
     Args:
         grl_lambda: λ where the call gives none; a number ≥ 0.

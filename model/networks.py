@@ -203,9 +203,9 @@ def drawings_domain_classifier(features: Shape) -> keras.Model:
 def captcha_encoder(image_shape: tuple[int, int, int], tutorial: bool = False) -> keras.Model:
     """Encoder of the captcha experiment: two blocks of two convolutions, 32-32 and 64-64.
 
-    Batch normalisation comes once a block, after pooling, where it has a quarter of the values to
-    go through: half of the time of a step. Its statistics are Keras' slow ones: with quick ones the
-    source's encodings are out of place, and a discriminator tells them by that.
+    Batch normalisation comes once a block, after pooling. It then has a quarter of the values, and
+    a step takes half of the time. Its statistics are Keras' slow ones. With quick ones the source's
+    encodings are out of place, and a discriminator tells them by that.
 
     Args:
         image_shape: (height, width, channels), e.g. (100, 100, 3).
@@ -341,7 +341,7 @@ def copy_of(
 
 
 def check_plain(model: keras.Model) -> None:
-    """Raises `ValueError` if a model does what its layers do not tell, and a copy would not."""
+    """Raises `ValueError` for a subclassed model, because its layers may not be all of it."""
     check_fixed(model)
     if not type(model).__module__.startswith("keras."):
         raise ValueError(

@@ -18,9 +18,9 @@ class DomainNormalization(keras.layers.Layer):
 
     A domain's images are normalised by their own mean and variance: in training by those of its
     block of the batch, over all replicas; else by a moving average of them, which begins at the
-    first that are measured. All targets share their moving average. It follows the batches of
-    training, or what `as_domain` tells it to follow. `as_domain` says which domain it is; without
-    it, a target.
+    first that are measured. All targets share their moving average. In training it follows the
+    batches. Inside `as_domain(…, follows=True)` it follows every input. `as_domain` sets the
+    domain. Without it, inputs are of a target.
 
     Args:
         momentum: of the moving averages, in [0, 1).

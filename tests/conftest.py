@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # as utils/__init__.py does
+import utils  # noqa: F401 - sets what OpenCV reads when it is imported
+
+# isort: split
 import cv2
 import numpy as np
 import pytest

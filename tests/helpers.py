@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def share(batch: Sequence[Any], blocks: Sequence[int], context: Any) -> tuple[tf.Tensor, ...]:
+    """A replica's part of a batch: as large a part of each block, of which each has a domain."""
+    replicas, mine = context.num_replicas_in_sync, context.replica_id_in_sync_group
+    rows = np.split(np.arange(sum(blocks)), np.cumsum(blocks)[:-1])
+    mine_of_all = np.concatenate([np.split(block, replicas)[mine] for block in rows])
+    return tuple(tf.gather(part, mine_of_all) for part in batch)
 
 
 def run(script: str, *flags: Any, code: int = 0) -> Done:

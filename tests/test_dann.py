@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import share
 from keras import layers
 
 from model.augmentation import RandomAugmentation
@@ -241,17 +242,14 @@ def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy) -> 
         model.compile(optimizer=keras.optimizers.SGD(RATE))
         model.optimizer.build(model.trainable_variables)
 
-    def share(context: Any) -> tuple[tf.Tensor, ...]:
-        rows = np.arange(4) + 4 * context.replica_id_in_sync_group
-        return tuple(tf.gather(part, np.concatenate([rows, rows + 8])) for part in batch)
-
     @tf.function
     def step(values: Any) -> Any:
         two_replicas.run(model.train_step, (values,))
         return model.get_metrics_result()
 
     for _ in range(3):
-        results = step(two_replicas.experimental_distribute_values_from_function(share))
+        shares = functools.partial(share, batch, (8, 8))
+        results = step(two_replicas.experimental_distribute_values_from_function(shares))
     for one, two in zip(alone.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=1e-5, atol=1e-6)
     for name, value in expected.items():
@@ -331,13 +329,8 @@ def test_two_replicas_clip_augment_and_average_as_one(two_replicas: tf.distribut
             model = small_dann(augmentation=RandomAugmentation(2), **options)
             model.compile(optimizer=keras.optimizers.SGD(RATE, 0.9))
             model.optimizer.build(model.trainable_variables)
-
-        def share(context: Any) -> tuple[tf.Tensor, ...]:
-            size = 6 // context.num_replicas_in_sync
-            rows = np.arange(size) + size * context.replica_id_in_sync_group
-            return tuple(tf.gather(part, np.concatenate([rows, rows + 6])) for part in batch)
-
-        values = strategy.experimental_distribute_values_from_function(share)
+        shares = functools.partial(share, batch, (6, 6))
+        values = strategy.experimental_distribute_values_from_function(shares)
         step = tf.function(functools.partial(strategy.run, model.train_step))
         for _ in range(3):
             step((values,))

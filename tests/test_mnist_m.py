@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.data.mnist_m import blend, to_rgb
+from utils.data.mnist_m import blend
 
 
 def test_every_image_is_the_rule_applied_to_some_crop() -> None:
@@ -48,11 +48,3 @@ def test_same_seed_same_bytes_another_seed_others() -> None:
     one, same, other = (blend(digits, photos, np.random.RandomState(s)) for s in (7, 7, 8))
     assert (one == same).all()
     assert (one != other).any()
-
-
-def test_rgb_repeats_the_digit() -> None:
-    digits = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.uint8)
-    rgb = to_rgb(digits)
-    assert rgb.shape == (3, 28, 28, 3)
-    for channel in range(3):
-        np.testing.assert_array_equal(rgb[..., channel], digits)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import share
 from keras import layers
 
 from model.adda import ADDA, SourceModel
@@ -112,16 +113,8 @@ def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy, rat
                 kind=MeanTeacher, average_decay=0.5, confidence=0.4, relative_confidence=True,
                 target_ratio=ratio,
             )  # fmt: skip
-
-        def share(context: Any) -> tuple[tf.Tensor, ...]:
-            replicas, mine = context.num_replicas_in_sync, context.replica_id_in_sync_group
-            blocks = []
-            for start, size in ((0, 8), (8, 8 * ratio)):
-                count = size // replicas
-                blocks.append(start + mine * count + np.arange(count))
-            return tuple(tf.gather(part, np.concatenate(blocks)) for part in batch(8, ratio))
-
-        values = strategy.experimental_distribute_values_from_function(share)
+        shares = functools.partial(share, batch(8, ratio), (8, 8 * ratio))
+        values = strategy.experimental_distribute_values_from_function(shares)
         step = tf.function(functools.partial(strategy.run, model.train_step))
         for _ in range(4):
             step((values,))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import share
 from keras import layers
 from test_dann import LAMBDA, RATE, small_batch
 
@@ -137,13 +138,8 @@ def test_two_replicas_do_what_one_does(two_replicas: tf.distribute.Strategy) -> 
         with strategy.scope():
             model = small_vada(source_smoothness=0.5, target_smoothness=2.0,
                                extractor_calls="per_domain")  # fmt: skip
-
-        def share(context: Any) -> tuple[tf.Tensor, ...]:
-            replicas, mine = context.num_replicas_in_sync, context.replica_id_in_sync_group
-            rows = np.split(np.arange(12).reshape(2, 6), replicas, axis=1)[mine].ravel()
-            return tuple(tf.gather(part, rows) for part in batch)
-
-        values = strategy.experimental_distribute_values_from_function(share)
+        shares = functools.partial(share, batch, (6, 6))
+        values = strategy.experimental_distribute_values_from_function(shares)
         step = tf.function(functools.partial(strategy.run, model.train_step))
         for _ in range(3):
             step((values,))

@@ -82,7 +82,7 @@ class DomainBatches:
         Every share has images of every domain; together the shares are the batch.
 
         Returns:
-            images uint8 `[B, H, W, C]`, labels int32 `[B]`, domains int32 `[B]`.
+            images uint8 `[B, H, W, C]`, labels int32 `[B]` or `[B, n]`, domains int32 `[B]`.
         """
         shares = [block // num_replicas for block in self.blocks]
         chosen = []
@@ -181,7 +181,7 @@ def evaluation_batches(
 
     Args:
         images: uint8 `[N, H, W, C]`, pixel values in [0, 255], or pictures on disk.
-        labels: int32 `[N]`.
+        labels: int32 `[N]` or `[N, n]`.
         domain: number of the domain, 0 = source.
         batch_size: only speed depends on it.
     """

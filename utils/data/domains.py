@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from utils.data.folders import PictureFolder
+from utils.errors import UserError
 
 DIGITS = "0123456789"
 Images = TypeVar("Images", np.ndarray, PictureFolder)
@@ -59,3 +61,21 @@ class Domains(Generic[Images]):
         targets = len(self.domains) - self.sources
         names += [f"target {number}" for number in range(1, targets + 1)]
         return {name: one.digest for name, one in zip(names, self.domains, strict=True)}
+
+
+def official(digits: Domain, name: str, digest: str, path: Path, unverified: bool) -> Domain:
+    """Returns digits, or raises `UserError` if they are not the official ones.
+
+    Args:
+        digits: that were read.
+        name: of the data set.
+        digest: of the official digits.
+        path: where they come from.
+        unverified: accept any.
+    """
+    if not unverified and digits.digest != digest:
+        raise UserError(
+            f"{path}: these digits are not the official {name} (content digest "
+            f"{digits.digest[:12]}…); fetch it again, or accept them with --unverified"
+        )
+    return digits

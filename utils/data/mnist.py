@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from utils.data.domains import Domain
+from utils.data.domains import Domain, official
 from utils.data.downloads import download
 from utils.errors import UserError, refuse_device
 
@@ -48,24 +48,6 @@ def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -
     if path is None:
         path = download(URLS, dataset_dir / "mnist.npz", check_npz)
     return official(read_mnist(path), "MNIST", OFFICIAL_DIGEST, path, unverified)
-
-
-def official(digits: Domain, name: str, digest: str, path: Path, unverified: bool) -> Domain:
-    """Returns digits, or raises `UserError` if they are not the official ones.
-
-    Args:
-        digits: that were read.
-        name: of the data set.
-        digest: of the official digits.
-        path: where they come from.
-        unverified: accept any.
-    """
-    if not unverified and digits.digest != digest:
-        raise UserError(
-            f"{path}: these digits are not the official {name} (content digest "
-            f"{digits.digest[:12]}…); fetch it again, or accept them with --unverified"
-        )
-    return digits
 
 
 def check_npz(path: Path) -> None:

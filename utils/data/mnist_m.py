@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.data.domains import Domain
-
 SIDE = 28
 RULE = "MNIST-M = |crop - 255 * (digit > 0)| per channel, crop uniform over photos and positions"
 
@@ -42,18 +40,3 @@ def blend(
     # |c - 255| is c with every bit flipped, |c - 0| is c: so the rule is one exclusive or.
     crops ^= (digits > 0).astype(np.uint8)[..., None] * np.uint8(255)
     return crops
-
-
-def to_arrays(digits: Domain) -> dict[str, np.ndarray]:
-    """Returns grey digits as RGB, and their labels, ready to be pickled."""
-    return {
-        "train": to_rgb(digits.train),
-        "train_label": digits.train_label.astype(np.int32),
-        "val": to_rgb(digits.val),
-        "val_label": digits.val_label.astype(np.int32),
-    }
-
-
-def to_rgb(digits: np.ndarray) -> np.ndarray:
-    """Repeats grey digits uint8 `[N, 28, 28]` over three channels: uint8 `[N, 28, 28, 3]`."""
-    return np.repeat(digits[..., None], 3, axis=-1)

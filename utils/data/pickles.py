@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from utils.data.domains import Domain
 from utils.errors import UserError, refuse_device
 
 KEYS = ("train", "train_label", "val", "val_label")
@@ -87,6 +88,16 @@ def write_pickle(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a data set to exactly `path`; `utils.atomic.whole_file` makes that safe."""
     with path.open("wb") as file:
         pickle.dump({key: np.ascontiguousarray(arrays[key]) for key in KEYS}, file, PROTOCOL)
+
+
+def to_arrays(digits: Domain) -> dict[str, np.ndarray]:
+    """Returns grey digits uint8 `[N, 28, 28]` as RGB, and their labels, ready to be pickled."""
+    return {
+        "train": in_channels(digits.train, (28, 28, 3)),
+        "train_label": digits.train_label.astype(np.int32),
+        "val": in_channels(digits.val, (28, 28, 3)),
+        "val_label": digits.val_label.astype(np.int32),
+    }
 
 
 def read_pickle(

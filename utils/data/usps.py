@@ -11,9 +11,8 @@ import cv2
 import h5py
 import numpy as np
 
-from utils.data.domains import Domain
+from utils.data.domains import Domain, official
 from utils.data.downloads import download
-from utils.data.mnist import official
 from utils.errors import UserError, refuse_device
 
 # The site of "The Elements of Statistical Learning" (Hastie, Tibshirani & Friedman).

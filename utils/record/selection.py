@@ -10,13 +10,11 @@ import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.random_projection import GaussianRandomProjection
-
-from config.base import Criterion
 
 LONGEST = 1024  # numbers of a feature that is kept
 COMPARED = 2000  # target images, at most, for the two criteria that take longest
@@ -194,5 +192,8 @@ def entropies(probabilities: np.ndarray) -> np.ndarray:
     return -(probabilities * logs).sum(axis=-1)
 
 
-# The names that `select_by` may have are the functions' above.
-CRITERIA: dict[str, Score] = {name: globals()[name] for name in get_args(Criterion)}
+CRITERIA: dict[str, Score] = {
+    score.__name__: score
+    for score in (entropy, information_maximisation, soft_neighbourhood_density, nuclear_norm,
+                  deep_embedded_validation)
+}  # fmt: skip
