@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import utils  # noqa: F401 - sets what OpenCV reads when it is imported
@@ -18,9 +19,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import train_captcha
+from utils.data import captchas
 from utils.data.mnist import IDX_FILES
 from utils.data.pickles import write_pickle
-from utils.record import embeddings
+from utils.run import trainer
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -28,10 +31,26 @@ tf.config.set_logical_device_configuration(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_embedding() -> Iterator[None]:
-    """Runs that a test calls in this process end with points at 0; scripts make the real ones."""
+def without_figures() -> Iterator[None]:
+    """Runs in this process draw no figures, which takes a second; those of test_trainer.py do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "tsne", lambda features: np.zeros((len(features), 2)))
+        for figure in ("save_curves", "save_embedding"):
+            patch.setattr(trainer, figure, lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def smaller_captchas() -> Iterator[None]:
+    """Captchas of a third of the size."""
+
+    def smaller(*arguments: Any) -> dict[str, np.ndarray]:
+        arrays = captchas.load_captchas(*arguments)
+        return {name: array[:, ::3, ::3] if array.ndim == 4 else array
+                for name, array in arrays.items()}  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_captcha, "load_captchas", smaller)
+        patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
         yield
 
 

@@ -16,6 +16,7 @@ import pytest
 from helpers import run, run_folders, run_process, the_error
 
 from model.adda import ADDA
+from model.networks import captcha_discriminator
 from utils.data.captchas import STYLES, Artist, load_captchas
 from utils.errors import UserError
 
@@ -109,6 +110,20 @@ def test_damaged_captchas_are_refused(tmp_path: Path, fault: str) -> None:
         load_captchas(tmp_path, "plain", 12, 5, 1)
 
 
+def test_the_discriminator_sees_each_place_alone() -> None:
+    """Its logits are the mean over the 22 × 22 places of a dense network of 64 features."""
+    model = captcha_discriminator((30976,))
+    features = np.random.default_rng(0).normal(size=(2, 22 * 22, 64)).astype(np.float32)
+    kernels = model.get_weights()[::2]
+    seen = features
+    for number, kernel in enumerate(kernels, 1):
+        seen = seen @ kernel[0, 0]  # the biases are 0
+        if number < len(kernels):
+            seen = np.maximum(seen, 0)
+    logits = model(features.reshape(2, -1))
+    np.testing.assert_allclose(logits, seen.mean(axis=1), rtol=1e-3, atol=1e-5)
+
+
 def final_model(folder: Path) -> Path:
     return next((folder / "checkpoints").rglob("trained_adda_captcha.keras"))
 
@@ -120,7 +135,7 @@ def load(folder: Path) -> ADDA:
 
 
 @pytest.fixture(scope="module")
-def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory, smaller_captchas: None) -> Path:
     """A whole run of both stages."""
     folder = tmp_path_factory.mktemp("captcha_run")
     done = run("train_captcha.py", *TINY, "--captcha_root", root, *run_folders(folder),
@@ -132,8 +147,7 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_records_both_stages(finished: Path) -> None:
     logs = next((finished / "logs").rglob("mine"))
-    for name in ("samples.png", "predictions.png", "acc.png", "loss.png", "embedding.png",
-                 "source/acc.png"):  # fmt: skip
+    for name in ("samples.png", "predictions.png"):
         assert cv2.imread(str(logs / name)) is not None, name
     for folder, adversarial in ((logs / "source", False), (logs, True)):
         with (folder / "log.csv").open() as file:
@@ -146,7 +160,7 @@ def test_a_run_records_both_stages(finished: Path) -> None:
 
 
 def test_predictions_are_strings(finished: Path, root: Path, tmp_path: Path) -> None:
-    images = load_captchas(root, "busy", 100, 25, 42)["val"][:4]
+    images = load_captchas(root, "busy", 100, 25, 42)["val"][:4, ::3, ::3]
     for index, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{index}.png"), image[..., ::-1])
     run("predict.py", "--images", tmp_path, "--model", final_model(finished), "--output",

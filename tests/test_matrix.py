@@ -17,13 +17,11 @@ import pytest
 import tensorflow as tf
 from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, run_folders
 
-import train_captcha
 from config.methods import METHODS
 from model import networks
-from utils.data import captchas
+from utils.data.captchas import CHARACTERS
 from utils.data.drawings import make_standin
 from utils.data.pickles import write_pickle
-from utils.run import trainer
 from utils.run.signals import Signals
 
 COMMON = ["--epoch", 1, "--source_epoch", 1, "--average_decay", 0.9, "--checkpoint_steps", 2,
@@ -57,23 +55,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_and_quick() -> Iterator[None]:
-    """Captchas a third as wide, an eighth of the drawings' filters; graphs are not optimised.
-
-    Figures are not drawn: other tests look at them.
-    """
-
-    def smaller(*arguments: Any) -> dict[str, np.ndarray]:
-        arrays = captchas.load_captchas(*arguments)
-        return {name: array[:, ::3, ::3] if array.ndim == 4 else array
-                for name, array in arrays.items()}  # fmt: skip
-
+def small_and_quick(smaller_captchas: None) -> Iterator[None]:
+    """Small captchas, an eighth of the drawings' filters; graphs are not optimised."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_captcha, "load_captchas", smaller)
-        patch.setattr(train_captcha, "SIZE", len(range(0, captchas.SIZE, 3)))
         patch.setattr(networks, "DRAWING_FILTERS", FEW_FILTERS)
-        for figure in ("save_curves", "save_embedding"):
-            patch.setattr(trainer, figure, lambda *_: None)
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         yield
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
@@ -150,4 +135,4 @@ def test_method_on_experiment(
     for label, row in zip(labels, predicted, strict=True):
         assert label == "".join(classes[number] for number in np.atleast_1d(row.argmax(-1)))
     if experiment == "captcha":
-        assert all(len(label) == captchas.CHARACTERS for label in labels)
+        assert all(len(label) == CHARACTERS for label in labels)

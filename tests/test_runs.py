@@ -120,12 +120,8 @@ def test_checkpoints_that_went_are_no_new_start(undisturbed: Path, tmp_path: Pat
     assert (tmp_path / "logs" / BELOW / "log.csv").read_bytes() == log
 
 
-@pytest.mark.parametrize(("file", "message"), [
-    ("logs/*/*/*/mine/log.csv", "tells of 0 epochs, but 1 are trained; put it back"),
-    ("checkpoints/*/*/*/mine/best.keras", "is gone; put it back"),
-])  # fmt: skip
 def test_a_resume_needs_what_was_recorded(
-    file: str, message: str, tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def after_an_epoch(self: Signals) -> int:
         return signal.SIGINT if list(tmp_path.rglob("best.keras")) else 0
@@ -133,12 +129,16 @@ def test_a_resume_needs_what_was_recorded(
     with monkeypatch.context() as patch:
         patch.setattr(Signals, "seen", after_an_epoch)
         run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=130)
-    (gone,) = tmp_path.glob(file)
-    kept = gone.read_bytes()
-    gone.unlink()
-    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
-    assert message in the_error(done)
-    gone.write_bytes(kept)
+    for file, message in (
+        ("logs/*/*/*/mine/log.csv", "tells of 0 epochs, but 1 are trained; put it back"),
+        ("checkpoints/*/*/*/mine/best.keras", "is gone; put it back"),
+    ):
+        (gone,) = tmp_path.glob(file)
+        kept = gone.read_bytes()
+        gone.unlink()
+        done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
+        assert message in the_error(done)
+        gone.write_bytes(kept)
     run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
 
 
@@ -274,21 +274,23 @@ def test_a_start_with_other_classes_is_refused(tmp_path: Path) -> None:
     start_from(dann(class_names=["a", "b", "c"]), place)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_an_interrupt_after_the_last_step_says_how_to_go_on(
-    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        if number == signal.SIGINT:  # shells start what is in the background deaf to it
-            raise KeyboardInterrupt
-        signal.raise_signal(number)
+    def ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt  # shells start what is in the background deaf to SIGINT
+
+    def terminated(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
 
     flags = [*data_flags, *SHORT, "--epoch", 1, *run_folders(tmp_path), "--run_name", "mine"]
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "finish", interrupted)
-        done = run("train_MNIST2MNIST_M.py", *flags, code=code)
-    assert f"--resume {logs_of(tmp_path, 'mine')}" in done.stdout
-    run("train_MNIST2MNIST_M.py", "--resume", logs_of(tmp_path, "mine"))
+    for stop, code in ((ctrl_c, 130), (terminated, 75)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "finish", stop)
+            done = run("train_MNIST2MNIST_M.py", *flags, code=code)
+        flags = ["--resume", logs_of(tmp_path, "mine")]
+        assert f"--resume {flags[1]}" in done.stdout
+    run("train_MNIST2MNIST_M.py", *flags)
     assert model_of(tmp_path, "mine").exists()
 
 

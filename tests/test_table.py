@@ -259,8 +259,7 @@ def test_a_training_without_its_facts_is_named(ended: Training, recorded: Path) 
 
 
 def test_what_is_finished_is_not_trained_again(ended: Training, monkeypatch: Any) -> None:
-    monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(runner, "facts_now", lambda *_: ended.facts())
+    monkeypatch.setattr(runner.subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
     ended.train(1)
 
 

@@ -21,9 +21,12 @@ from model.mean_teacher import MeanTeacher
 from model.networks import dense_head, mnist_feature_extractor
 from model.schedules import AnnealedLearningRate, GRLLambda
 from utils.data.batches import DomainBatches, evaluation_batches
+from utils.record.embeddings import save_embedding
+from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA
 from utils.record.summaries import RunLog
 from utils.run import collapse
+from utils.run import trainer as run_trainer
 from utils.run.collapse import CollapseError
 from utils.run.devices import prepare_devices
 from utils.run.signals import Interrupted
@@ -82,7 +85,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> P
     folder = tmp_path_factory.mktemp("undisturbed")
     trainer = make_trainer(folder, domains)
     trainer.checkpoints.restore()
-    trainer.train()
+    with pytest.MonkeyPatch.context() as patch:
+        for figure in (save_curves, save_embedding):
+            patch.setattr(run_trainer, figure.__name__, figure)
+        trainer.train()
     np.savez(folder / "weights.npz", *trainer.model.get_weights())
     return folder
 
@@ -284,7 +290,7 @@ def test_a_finished_run_keeps_the_best_and_the_final_model(undisturbed: Path) ->
 
 
 def test_figures_are_written(undisturbed: Path) -> None:
-    for name in ("hyperparameter", "acc", "loss"):
+    for name in ("hyperparameter", "acc", "loss", "embedding"):
         data = (undisturbed / "logs" / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) > 5000
