@@ -17,7 +17,7 @@ import numpy as np
 
 from config.captcha import CaptchaConfig
 from utils.data.captchas import CHARACTERS, SIZE, load_captchas
-from utils.data.domains import DIGITS, Domain, Domains
+from utils.data.domains import DIGIT_NAMES, Domain, Domains
 from utils.errors import run_script
 from utils.run.launch import launch
 from utils.run.runs import Run
@@ -65,7 +65,7 @@ def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
 
     def networks() -> tuple[keras.Model, keras.Model]:
         encoder = captcha_encoder((SIZE, SIZE, 3), tutorial)
-        return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(DIGITS))
+        return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(DIGIT_NAMES))
 
     return Experiment(
         data.domains,
@@ -103,7 +103,7 @@ def write_samples(run: Run, config: CaptchaConfig, data: Domains, trainer: Train
     images, labels = target.val[:40], target.val_label[:40]
     with trainer.model.averaged():
         outputs = trainer.outputs(evaluation_batches(images, labels, domain=1))
-    picture = prediction_picture(images, labels, outputs.probabilities, DIGITS)
+    picture = prediction_picture(images, labels, outputs.probabilities, DIGIT_NAMES)
     save_picture(run.logs / "predictions.png", picture)
 
 

@@ -19,7 +19,7 @@ from PIL.ImageFilter import SMOOTH
 from tqdm import tqdm
 
 from utils.atomic import whole_file, write_json
-from utils.data.domains import DIGITS, Domain
+from utils.data.domains import DIGIT_NAMES, Domain
 from utils.data.pickles import KEYS
 from utils.errors import UserError
 
@@ -83,13 +83,13 @@ class Artist:
         """Returns captcha number `seed`, uint8 `[100, 100, 3]`, and its characters' numbers."""
         ours = Chances(seed)
         # One random stream, so that colours do not depend on the numbers of the characters.
-        label = [ours.randbelow(len(DIGITS)) for _ in range(CHARACTERS)]
+        label = [ours.randbelow(len(DIGIT_NAMES)) for _ in range(CHARACTERS)]
         background, ink = (
             (ours.randint(*limits), ours.randint(*limits), ours.randint(*limits))
             for limits in (self.style.background, self.style.ink)
         )
         with mock.patch.object(captcha.image, "secrets", ours):
-            text = "".join(DIGITS[number] for number in label)
+            text = "".join(DIGIT_NAMES[number] for number in label)
             image = self.captcha.create_captcha_image(text, ink, background)
             for _ in range(self.style.curves):
                 self.captcha.create_noise_curve(image, ink)
@@ -116,7 +116,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
         UserError: the file that is there is not what was written.
     """
     # The name tells how they are drawn: a style that is changed is drawn anew.
-    rules = hashlib.sha256(f"{DIGITS} {STYLES[style].rules}".encode()).hexdigest()[:8]
+    rules = hashlib.sha256(f"{DIGIT_NAMES} {STYLES[style].rules}".encode()).hexdigest()[:8]
     path = root / f"{style}-{rules}-{train}+{val}-seed{seed}.npz"
     note = path.with_suffix(".json")
     if not path.exists() or not note.exists():
@@ -125,7 +125,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
             np.savez_compressed(file, allow_pickle=False, **arrays)
         facts = {
             "sha256": Domain(**arrays).digest,
-            "alphabet": DIGITS,
+            "alphabet": DIGIT_NAMES,
             "style": STYLES[style].rules,
             **{name: version(name) for name in ("captcha", "pillow", "matplotlib")},
         }

@@ -13,7 +13,7 @@ import numpy as np
 from utils.data.folders import PictureFolder
 from utils.errors import UserError
 
-DIGITS = "0123456789"
+DIGIT_NAMES = "0123456789"
 Images = TypeVar("Images", np.ndarray, PictureFolder)
 
 
@@ -48,7 +48,7 @@ class Domains(Generic[Images]):
 
     domains: list[Domain[Images]]
     """The sources first."""
-    classes: Sequence[str] = DIGITS
+    classes: Sequence[str] = DIGIT_NAMES
     """Their names."""
     sources: int = 1
     """How many of the domains are sources."""
