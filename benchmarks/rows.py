@@ -101,10 +101,6 @@ ROWS = {
         "--preset mean_teacher --features hidden",
     ),
     "wide": Row("second stage, wide network", "--preset wide"),
-    "wide_searched": Row(
-        "second stage, wide network, from what the search chose",
-        "--preset wide --first_stage searched",
-    ),
     "student": Row("a wide student of the second stage", "--preset student --teacher {start}",
                    after="mean_teacher"),
     "target_only": Row("trained on target labels, the defaults", "--preset target_only"),
@@ -133,7 +129,7 @@ PAIRS = {
         "MNIST → MNIST-M", "",
         (*ALL, "recipe_15", "recipe_invert", "normalised_40", "adda_convolutional",
          "adda_normalised", "source_augmented", "adda_augmented", "original", "wide",
-         "wide_searched", "student", "target_only", "ceiling", "ceiling_wide"),
+         "student", "target_only", "ceiling", "ceiling_wide"),
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
