@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 
 from config.settings import PICTURE, SEED, Settings
-from utils.atomic import refuse_inputs, whole_file
+from utils.atomic import refuse_foreign, refuse_inputs, whole_file
 from utils.data.bsds500 import find_bsds500
 from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
@@ -57,6 +57,9 @@ def main() -> None:
     folder = args.output_dir or (DATA / "embedded" if args.embedded else DATA)
     place = args.picture or folder / "samples.png"
     refuse_inputs(place, *(path for path in (args.mnist, args.bsds) if path))
+    source, target = folder / "MNIST" / "mnist_data.pkl", folder / "MNIST_M" / "mnist_m_data.pkl"
+    note = folder / "mnist_m.json"
+    refuse_foreign(note, source, target)
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()
@@ -74,13 +77,12 @@ def main() -> None:
         "photos": "scikit-image and scikit-learn" if args.embedded else "BSDS500 training",
         "photos_sha256": photos_digest,
     }
-    note, told = folder / "mnist_m.json", json.dumps(provenance, indent=2) + "\n"
-    if note.exists() and note.read_text() != told:
+    told = json.dumps(provenance, indent=2) + "\n"
+    if note.is_file() and note.read_bytes() != told.encode():
         print(f"{folder}: holds pickles of other data or of another seed, which are replaced")
     written = []
     with contextlib.ExitStack() as files:  # all of them appear, or none
-        for name, arrays in (("MNIST/mnist", mnist), ("MNIST_M/mnist_m", mnist_m)):
-            path = folder / f"{name}_data.pkl"
+        for path, arrays in ((source, mnist), (target, mnist_m)):
             write_pickle(files.enter_context(whole_file(path)), arrays)
             written.append(f"{path}: {describe(arrays)}")
         files.enter_context(whole_file(note)).write_text(told)
@@ -88,8 +90,7 @@ def main() -> None:
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
     print("\n".join(written))
     flags = [] if folder == DATA else [
-        "--source_dataset_path", folder / "MNIST" / "mnist_data.pkl",
-        "--target_dataset_path", folder / "MNIST_M" / "mnist_m_data.pkl",
+        "--source_dataset_path", source, "--target_dataset_path", target,
     ]  # fmt: skip
     # Small data give few steps an epoch, too few for the preset.
     training = SMALL if args.embedded else ("--preset", "recipe", "--epoch", 15)

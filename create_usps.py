@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from config.settings import Settings
-from utils.atomic import whole_file
+from utils.atomic import refuse_foreign, whole_file
 from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
@@ -31,14 +31,14 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    path, note = args.output_dir / "USPS" / "usps_data.pkl", args.output_dir / "usps.json"
+    refuse_foreign(note, path)
     digits = find_usps(args.usps, args.output_dir, args.unverified)
     arrays = to_arrays(digits)
-    path = args.output_dir / "USPS" / "usps_data.pkl"
     with contextlib.ExitStack() as files:  # both of them appear, or none
         write_pickle(files.enter_context(whole_file(path)), arrays)
-        note = files.enter_context(whole_file(args.output_dir / "usps.json"))
         facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE}
-        note.write_text(json.dumps(facts, indent=2) + "\n")
+        files.enter_context(whole_file(note)).write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {describe(arrays)}")
     mnist = args.output_dir / "MNIST" / "mnist_data.pkl"
     flags = ["--preset", "fast", "--features", "hidden",

@@ -55,8 +55,8 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
     missing = {"about", "script", "settings"} - values.keys()
     if wrong or missing:
         raise UserError(
-            f"{path}: {', '.join([*wrong, *missing])}: a preset has the texts about and script, "
-            "and the object settings; mend the file, or move it elsewhere"
+            f"{path}: {', '.join([*wrong, *missing])}: about, script, accuracy and minutes are "
+            "texts, and settings is an object; mend the file, or move it elsewhere"
         )
     return Preset(**values)
 

@@ -65,6 +65,8 @@ def not_by(*methods: str) -> UsedBy:
     return UsedBy(methods, others=True)
 
 
+MOST_WHOLE = 2**32
+LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of what TensorFlow computes with, float32
 POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "a number above 0")
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
 SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
@@ -137,11 +139,15 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         UserError: it is of another type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if type(value) is int and abs(value) >= MOST_WHOLE:
+        raise UserError(f"{name}: {value} must be below 2³²")
+    if type(value) is float and (value != 0 and not LEAST <= abs(value) <= MOST):
+        raise UserError(f"{name}: {value} must be 0, or {LEAST:.1e} to {MOST:.1e} in size")
     if origin is Literal and value not in arguments:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if origin is Literal or type(value) is kind or (value is None and type(None) in arguments):
         return value
-    if kind is float and type(value) is int and abs(value) < 2**63:
+    if kind is float and type(value) is int:
         return float(value)
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
@@ -226,11 +232,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the object that a JSON file holds, or raises `UserError`."""
     refuse_device(path)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; name the file config.json in it")
+        raise UserError(f"{path}: is a folder; name a file, such as the config.json of a run")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a config file ({error})") from error
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); put it back, or name another"
+        ) from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}, not an object")
     return values

@@ -55,6 +55,8 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         raise UserError(f"{path}: not a .keras file that can be loaded ({reason})") from error
     if not isinstance(model, Adaptation):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise UserError(f"{path}: its weights are no numbers, so its training failed; name another")
     return model
 
 

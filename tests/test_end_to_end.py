@@ -292,8 +292,15 @@ def test_create_is_repeatable_and_follows_the_rule(
         np.testing.assert_array_equal(mnist[split], np.stack([digits[split]] * 3, axis=-1))
         np.testing.assert_array_equal(mnist_m[f"{split}_label"], digits[f"{split}_label"])
         assert mnist_m[f"{split}_label"].dtype == np.int32
-    provenance = json.loads((tmp_path / "a" / "mnist_m.json").read_text())
+    note = tmp_path / "a" / "mnist_m.json"
+    provenance = json.loads(note.read_text())
     assert provenance["seed"] == 42
+    note.write_bytes(b"\xff")
+    done = run("create_mnistm.py", *flags, "--output_dir", tmp_path / "a")
+    assert "holds pickles of other data" in done.stdout
+    note.unlink()
+    foreign = the_error(run("create_mnistm.py", *flags, "--output_dir", tmp_path / "a", code=2))
+    assert "mnist_data.pkl: is not of this script" in foreign
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -350,7 +357,7 @@ def test_create_on_a_full_disk_leaves_nothing(
         (["--resume", "nowhere"], "nowhere: holds no config.json"),
         (["--resume", "nowhere", "--epoch", "3"], "--config nowhere/config.json --epoch 3"),
         (["--resume", "nowhere", "--seed", "3"], "--resume: goes on with the run's own settings"),
-        (["--config", "nowhere.json"], "nowhere.json: not a config file"),
+        (["--config", "nowhere.json"], "nowhere.json: cannot be read as JSON"),
     ],
 )
 def test_train_names_what_is_wrong(

@@ -139,7 +139,34 @@ def test_a_resume_needs_what_was_recorded(
         done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
         assert message in the_error(done)
         gone.write_bytes(kept)
-    run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
+    features = tmp_path / "logs" / BELOW / "features_first_epoch.npz"
+    features.write_bytes(features.read_bytes()[:1000])
+    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
+    assert "embedding.png has no features after epoch 1: " in done.stdout
+    assert model_of(tmp_path, "mine").exists()
+
+
+def test_what_does_not_fit_into_the_memory_is_named(tmp_path: Path, data_flags: list[str]) -> None:
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--domain_hidden", 2**32 - 1]
+    assert "there is not enough memory" in the_error(run(DIGITS, *flags, code=2))
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_empty_folders_of_the_user_stay(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    roots = [Path(f"own/{root}").absolute() for root in ("logs", "checkpoints", "config")]
+    for root in roots:
+        root.mkdir(parents=True)
+    flags = [*data_flags, *SHORT, *run_folders(tmp_path / "own"), "--batch_size", 4096]
+    run(DIGITS, *flags, code=2)
+    assert [list(root.iterdir()) for root in roots] == [[], [], []]
+    run_of, _ = start_run(Config(logs_dir="logs", checkpoints_dir=str(roots[1])), {})
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    clean()
+    assert not run_of.logs.exists()
+    assert list(roots[1].iterdir()) == []
 
 
 def test_settings_of_fewer_epochs_than_are_trained_are_refused(
@@ -205,10 +232,10 @@ def test_a_run_that_cannot_start_leaves_its_name_free(
 ) -> None:
     (tmp_path / "bad.keras").write_bytes(b"no model")
     flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
-    run(DIGITS, *flags, "--pre_model_path", tmp_path / "bad.keras", code=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.keras"]
-    run(DIGITS, *flags, "--batch_size", 2000, code=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.keras"]
+    for more in (["--pre_model_path", tmp_path / "bad.keras"], ["--batch_size", 2000]):
+        run(DIGITS, *flags, *more, code=2)
+        left = sorted(path.name for path in tmp_path.rglob("*"))
+        assert left == ["bad.keras", "checkpoints", "config", "logs"]
 
 
 def test_the_printed_command_can_be_pasted(
@@ -408,7 +435,7 @@ def test_a_run_keeps_the_first_stage_that_it_began_with(
         make_settings(Config, repeated, {})
     assert make_settings(Config, repeated, {"first_stage": "normalised"}).epoch == config.epoch
     assert make_settings(Config, repeated, {"pre_model_path": "m.keras"}).epoch == config.epoch
-    run_of.discard()
+    run_of.discard(config)
     assert not any(tmp_path.rglob("*.json"))
 
 
@@ -452,7 +479,11 @@ def named(folder: Path) -> dict[str, Any]:
 
 
 def test_a_table_that_another_program_wrote_is_named(tmp_path: Path) -> None:
-    for text in ("\ufeffepoch,a\n001,1\n", "epoch,a\n,\n", "epoch;a\n001;1\n", "epoch,a\n001\n"):
+    columns = "epoch,val_image_cls_acc,information_maximisation"
+    (tmp_path / "log.csv").write_text(f"{columns}\n001,,nan\n")
+    assert len(read_rows(tmp_path / "log.csv")) == 1
+    for text in (f"\ufeff{columns}\n001,1,1\n", f"{columns}\n,1,1\n", f"{columns}\n001,oops,1\n",
+                 f"{columns}\n001,1\n", f"{columns}\n001,1,1,1\n", "epoch,a\n001,1\n"):  # fmt: skip
         (tmp_path / "log.csv").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"log\.csv: is not as it was written; put it back"):
             read_rows(tmp_path / "log.csv")

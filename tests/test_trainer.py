@@ -19,8 +19,10 @@ from model.augmentation import RandomAugmentation
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import dense_head, mnist_feature_extractor
+from model.pretrained import load_model
 from model.schedules import AnnealedLearningRate, GRLLambda
 from utils.data.batches import DomainBatches, evaluation_batches
+from utils.errors import UserError
 from utils.record.embeddings import save_embedding
 from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA
@@ -319,6 +321,19 @@ def test_collapse_may_be_allowed(dead: Trainer, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(collapse, "STEPS", 0)
     dead.train()
     assert len(dead.log.rows) == 2
+
+
+def test_weights_that_are_no_numbers_are_noticed(tmp_path: Path, domains: Domains) -> None:
+    """A ReLU makes zeros of them, so the loss and the predictions look healthy."""
+    trainer = make_trainer(tmp_path, domains, allow_collapse=True)
+    kernel = trainer.model.feature_extractor.get_layer("conv1").weights[0]
+    kernel.assign(tf.fill(kernel.shape, math.nan))
+    with pytest.raises(CollapseError, match=r"epoch 1: the weights are no numbers"):
+        trainer.train()
+    assert not list(tmp_path.rglob("*.keras"))
+    trainer.save_model(tmp_path / "lost.keras")
+    with pytest.raises(UserError, match=r"lost\.keras: its weights are no numbers"):
+        load_model(tmp_path / "lost.keras")
 
 
 def test_nan_is_noticed_at_once(tmp_path: Path, domains: Domains) -> None:

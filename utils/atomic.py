@@ -117,6 +117,21 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
+def refuse_foreign(note: Path, *paths: Path) -> None:
+    """Raises `UserError` if files would be replaced that another program wrote.
+
+    Args:
+        note: what the script writes beside its files; without it they are not its own.
+        paths: what the script would write.
+    """
+    for path in paths:
+        if path.exists() and not note.exists():
+            raise UserError(
+                f"{path}: is not of this script, which would write {note}, too; move it away, or "
+                "choose another --output_dir"
+            )
+
+
 def refuse_inputs(output: Path, *inputs: Path) -> None:
     """Raises `UserError` if a file to write is one of those to read."""
     for path in inputs:

@@ -39,9 +39,10 @@ def terminated(number: int, frame: object) -> NoReturn:
 def existing_file(path: str, name: str, remedy: str) -> None:
     """Raises `UserError` unless `path`, which the setting `name` gives, is a file."""
     refuse_device(Path(path))
+    if Path(path).is_dir():
+        raise UserError(f"{name}: {path}: is a folder; name the file in it")
     if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "no such file"
-        raise UserError(f"{name}: {path}: {what}; {remedy}")
+        raise UserError(f"{name}: {path}: no such file; {remedy}")
 
 
 def refuse_device(path: Path) -> None:

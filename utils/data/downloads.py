@@ -17,7 +17,11 @@ TIMEOUT = 20.0  # seconds without a byte before an attempt is given up
 
 
 def download(
-    urls: Sequence[str], path: Path, check: Callable[[Path], object], timeout: float = TIMEOUT
+    urls: Sequence[str],
+    path: Path,
+    check: Callable[[Path], object],
+    flag: str,
+    timeout: float = TIMEOUT,
 ) -> Path:
     """Fetches `path` from the first address that delivers a file which passes `check`.
 
@@ -25,6 +29,7 @@ def download(
         urls: the addresses, in the order in which they are tried.
         path: the final name. The file gets it only after `check` has passed.
         check: raises `UserError` if the file at the path it is given is not the right one.
+        flag: what names the file if it is fetched by hand.
         timeout: seconds without a byte before an attempt is given up.
 
     Returns:
@@ -50,10 +55,12 @@ def download(
                 check(partial)
                 return path
             except (requests.RequestException, ValueError, UserError) as error:
-                reasons[url] = str(error).replace(str(partial), "the download")
+                reason = str(error).replace(str(partial), "the download")
+                reached = not isinstance(error, requests.ConnectionError)
+                reasons[url] = reason if reached else "cannot be reached"
         tried = "; ".join(f"{url} ({reason})" for url, reason in reasons.items())
         raise UserError(
             f"{path.name}: could not be downloaded; fetch it on a machine with network and name it "
-            "on the command line; small digits without a download: "
-            f"python create_mnistm.py --embedded; tried: {tried}"
+            f"by {flag}; small digits without a download: python create_mnistm.py --embedded; "
+            f"tried: {tried}"
         )

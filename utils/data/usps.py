@@ -47,7 +47,7 @@ def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) ->
     elif path is None:
         for name in TEXTS.values():
             if not (place / name).exists():
-                download([site + name for site in SITES], place / name, read_text)
+                download([site + name for site in SITES], place / name, read_text, "--usps")
     return official(read_usps(place), "USPS", OFFICIAL_DIGEST, place, unverified)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from utils.atomic import whole_file, write_text
+from utils.errors import UserError
 from utils.record.figures import save_figure
 from utils.record.selection import Outputs, evenly
 
@@ -75,12 +77,15 @@ def save_pair(path: Path, pair: Pair) -> None:
 
 
 def load_pair(path: Path) -> Pair:
-    """Returns the pair that `save_pair` kept."""
-    with np.load(path) as arrays:
-        source, target = (
-            Outputs(*(arrays[f"{name}_{field}"] for field in Outputs.__annotations__))
-            for name in NAMES
-        )
+    """Returns the pair that `save_pair` kept, or raises `UserError` if the file is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            source, target = (
+                Outputs(*(arrays[f"{name}_{field}"] for field in Outputs.__annotations__))
+                for name in NAMES
+            )
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is damaged ({error})") from error
     return source, target
 
 

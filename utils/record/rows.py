@@ -12,6 +12,7 @@ from utils.atomic import whole_file
 from utils.errors import UserError
 
 Row = dict[str, str]
+NEEDED = {"epoch", "val_image_cls_acc", "information_maximisation"}
 AnyRow = TypeVar("AnyRow", dict[str, str], dict[str, float])
 
 
@@ -25,9 +26,19 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with path.open(newline="", errors="replace") as file:
         rows = list(csv.DictReader(file))
-    if not all(str(row.get("epoch")).isdigit() and None not in row.values() for row in rows):
+    if not all(map(is_written_here, rows)):
         raise UserError(f"{path}: is not as it was written; put it back, or start a new run")
     return rows
+
+
+def is_written_here(row: Row) -> bool:
+    """Tells whether a row has the columns that every run has, and numbers or nothing in all."""
+    try:
+        for cell in row.values():
+            float(cell or "nan")
+    except (TypeError, ValueError):  # it is longer than the first line, or holds words
+        return False
+    return row.keys() >= NEEDED and None not in row.values() and row["epoch"].isdigit()
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import sys
 from pathlib import Path
 
 from config.settings import read_json
 from utils.errors import UserError, run_script
-from utils.run.runs import CONFIG_FILE, FINAL, LOCK_FILE, ROOTS, Run, claim, files_below, size_of
+from utils.run.runs import (
+    CONFIG_FILE,
+    FINAL,
+    LOCK_FILE,
+    ROOTS,
+    Run,
+    claim,
+    files_below,
+    remove_empty,
+    size_of,
+)
 
 
 def main() -> None:
     found = find_runs()
-    runs = {name: folders for name, folders in found.items() if not in_use(folders)}
+    runs = {name: run for name, run in found.items() if not in_use(run[1])}
     for name in sorted({*found} - {*runs}):
         print(f"  in training  {name}  (is kept)")
     if not runs:
         print("there are no runs to remove")
         return
-    for name, folders in runs.items():
+    for name, (_, folders) in runs.items():
         megabytes = sum(size_of(folder) for folder in folders) / 1e6
         done = any(list(folder.glob(FINAL)) for folder in folders)
         print(f"{megabytes:8.1f} MB  {name}{'' if done else '  (not finished)'}")
@@ -29,7 +37,7 @@ def main() -> None:
     if sys.stdin.readline().strip().lower() != "y":
         print("nothing is removed")
         return
-    for name, folders in runs.items():
+    for name, (levels, folders) in runs.items():
         if in_use(folders):  # since it was listed
             print(f"  in training  {name}  (is kept)")
             continue
@@ -38,17 +46,17 @@ def main() -> None:
                 folder.unlink()  # what it leads to stays
             else:
                 shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # as far as the folders above are empty
-                os.removedirs(folder.parent)
+            remove_empty(folder, levels)
         print(f"  removed      {name}")
 
 
-def find_runs() -> dict[str, list[Path]]:
+def find_runs() -> dict[str, tuple[int, list[Path]]]:
     """Returns the folders of each run, by its path below logs, checkpoints or config.
 
-    A run's settings tell where its folders are; they need not be below these three.
+    A run's settings tell where its folders are; they need not be below these three. Before the
+    folders stands how many levels above each one belong to the run's path.
     """
-    runs: dict[str, list[Path]] = {}
+    runs: dict[str, tuple[int, list[Path]]] = {}
     for root in ROOTS:
         for file in sorted(path for path in files_below(Path(root)) if path.name == CONFIG_FILE):
             folder = file.parent
@@ -58,10 +66,11 @@ def find_runs() -> dict[str, list[Path]]:
                 places = [Path(settings[f"{other}_dir"]) / tail for other in ROOTS]
             except (UserError, KeyError, ValueError, TypeError):  # of another program
                 continue
-            known_already = any(folder in folders for folders in runs.values())
+            known_already = any(folder in folders for _, folders in runs.values())
             if known_already or folder.name != settings["run_name"]:  # a copy of its settings
                 continue
-            known = runs.setdefault(str(folder.relative_to(root)), [])
+            name, levels = str(folder.relative_to(root)), len(tail.parts) - 1
+            _, known = runs.setdefault(name, (levels, []))
             known += [place for place in dict.fromkeys([folder, *places]) if place.is_dir()]
     return runs
 

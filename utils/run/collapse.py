@@ -29,10 +29,13 @@ def check_finite(train: Mapping[str, float], epoch: int) -> None:
         raise CollapseError(f"epoch {epoch}: the loss is {train['loss']}")
 
 
-def check_predictions(probabilities: Iterable[np.ndarray], epoch: int) -> None:
-    """Raises `CollapseError` if predictions are no numbers, as lost weights give them."""
-    if not all(np.isfinite(some).all() for some in probabilities):
-        raise CollapseError(f"epoch {epoch}: the predictions are no numbers")
+def check_numbers(name: str, arrays: Iterable[np.ndarray], epoch: int) -> None:
+    """Raises `CollapseError` if weights or predictions are no numbers.
+
+    A ReLU may hide weights that are no numbers: the loss and the predictions then look healthy.
+    """
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise CollapseError(f"epoch {epoch}: the {name} are no numbers")
 
 
 def check_alive(told: Sequence[float], images: int, classes: int, epoch: int, steps: int) -> None:

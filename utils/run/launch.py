@@ -9,7 +9,7 @@ import inspect
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,7 +115,9 @@ def launch(
             return train(run, config, data, stages, finish)
     except BaseException as error:
         if not start.resume and is_chief(config):
-            run.discard()
+            run.discard(config)
+            if isinstance(error, UserError) and run.logs.exists():
+                raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
             raise
         print(f"\ninterrupted; go on with\n  {run.resume_command}")
@@ -221,14 +223,18 @@ def preset_of(setting: str, name: str) -> dict[str, Any]:
     script = Path(sys.argv[0]).name
     preset = read_preset(name, setting, script)
     if preset.script != script:
-        raise UserError(f"{setting}: {name} is one of {preset.script}")
+        raise UserError(f"{setting}: {name} is for {preset.script!r}, not for {script!r}")
     return preset.settings
 
 
 def checked_preset(setting: str, name: str, kind: type[TrainingConfig]) -> dict[str, Any]:
     """Returns a preset's settings, or raises `UserError`, too, if one of them cannot be."""
     settings = preset_of(setting, name)
-    kind.of(settings, f"{PRESETS / name}.json: ")
+    place = f"{PRESETS / name}.json"
+    method = kind.of(settings, f"{place}: ").method
+    unused = [name for name in unused_by(method, kind) if name in settings]
+    if unused:
+        raise UserError(f"{place}: {unused[0]}: is not used by {method}; take it out")
     return settings
 
 
@@ -253,7 +259,7 @@ def train(
     )
     makers = stages(run, config, data)
     for number, make in enumerate(makers, 1):
-        with strategy.scope():
+        with strategy.scope(), memory_faults_named():
             trainer = make()
         if number < len(makers) and trainer.final_model.exists():
             continue  # made all the same, so that the next begins with the same random numbers
@@ -272,6 +278,20 @@ def train(
     if trainer.chief:
         print(summary(run, config))
     return 0
+
+
+@contextlib.contextmanager
+def memory_faults_named() -> Iterator[None]:
+    """Inside, what does not fit into the memory is a `UserError`."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise UserError(
+            "there is not enough memory; start a run with a smaller batch_size, smaller images or "
+            "smaller layers"
+        ) from error
 
 
 def only_its_own(folder: Path, values: dict[str, Any]) -> str:
@@ -342,7 +362,8 @@ def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, r
         flush=True,
     )
     try:
-        trainer.train(at_end)
+        with memory_faults_named():
+            trainer.train(at_end)
     except Interrupted as interrupted:
         print(f"\n{interrupted}: saved at step {trainer.step}; go on with\n  {run.resume_command}")
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -54,22 +55,25 @@ class Run:
     def folders(self) -> tuple[Path, Path, Path]:
         return self.logs, self.checkpoints, self.config
 
-    def discard(self) -> None:
+    def discard(self, config: TrainingConfig) -> None:
         """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
         if not any(path.match("step-*.index") or path.suffix == ".keras" for path in files):
             for folder in self.folders:
                 shutil.rmtree(folder, ignore_errors=True)
-                for parent in list(folder.parents)[:4]:  # the experiment's, where they are empty
-                    try:
-                        parent.rmdir()
-                    except OSError:
-                        break
+                remove_empty(folder, len(Path(config.run_path).parts))
 
 
 def roots_of(config: TrainingConfig) -> list[str]:
     """Returns the folders below which runs write, in the order of `Run`."""
     return [getattr(config, f"{root}_dir") for root in ROOTS]
+
+
+def remove_empty(folder: Path, levels: int) -> None:
+    """Removes the folders above a run's that are empty, as many levels as its path has."""
+    with contextlib.suppress(OSError):
+        for parent in list(folder.parents)[:levels]:
+            parent.rmdir()
 
 
 def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyConfig]:
@@ -123,7 +127,7 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
         for folder in (run.checkpoints, run.config):
             save_settings(named, folder)
     except UserError:
-        run.discard()
+        run.discard(named)
         raise
     return run, named
 
@@ -246,7 +250,8 @@ def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     try:
         return kind.load(path)
     except UserError as error:
-        remedy = "name it by --preset" if path.parent == PRESETS else "is it a run of this script?"
+        is_preset = path.resolve().parent == PRESETS.resolve()
+        remedy = "name it by --preset" if is_preset else "is it a run of this script?"
         raise UserError(f"{error}; {remedy}") from error
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from config.base import TrainingConfig
 from utils.atomic import whole_file
 from utils.data.batches import DomainBatches, reading_faults_named
+from utils.errors import UserError
 from utils.record.embeddings import (
     FIRST,
     LAST,
@@ -33,7 +34,7 @@ from utils.record.selection import CRITERIA, Outputs, outputs_of
 from utils.record.summaries import HEADER, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
 from utils.run.cluster import is_chief
-from utils.run.collapse import check_alive, check_finite, check_predictions
+from utils.run.collapse import check_alive, check_finite, check_numbers
 from utils.run.signals import Signals
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -170,7 +171,10 @@ class Trainer:
             first = "at the start" if self.begins_trained else "after epoch 1"
             panels = [("at the end", pair)]
             if (self.log.folder / FIRST).exists():
-                panels.insert(0, (first, load_pair(self.log.folder / FIRST)))
+                try:
+                    panels.insert(0, (first, load_pair(self.log.folder / FIRST)))
+                except UserError as error:
+                    print(f"embedding.png has no features {first}: {error}")
             save_embedding(self.log.folder / "embedding.png", panels)
             self.save_model(self.final_model)
         self.checkpoints.remove()
@@ -218,7 +222,9 @@ class Trainer:
         validation, target = self.measure(self.evaluation.target)
         labelled, source = self.measure(self.evaluation.labelled)
         _, unlabelled = self.measure(self.evaluation.unlabelled)
-        check_predictions([part.probabilities for part in (source, target, unlabelled)], epoch)
+        outputs = (source, target, unlabelled)
+        check_numbers("predictions", (part.probabilities for part in outputs), epoch)
+        check_numbers("weights", self.model.get_weights(), epoch)
         selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
         self.information.append(selection["information_maximisation"])
         self.images_measured = len(unlabelled.labels)
