@@ -1,4 +1,4 @@
-"""Settings that the methods read: their limits, and the defaults of all scripts but the digits'."""
+"""Settings of the methods, with limits and defaults. The digits' defaults are in config.py."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import inspect
 import json
-import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class UsedBy:
 
 
 def at_least(minimum: float) -> Limit:
-    return Limit(lambda value: math.isfinite(value) and value >= minimum, f"{minimum} or more")
+    return Limit(lambda value: value >= minimum, f"{minimum} or more")
 
 
 def one_of(names: Iterable[str]) -> Limit:
@@ -67,7 +66,7 @@ def not_by(*methods: str) -> UsedBy:
 
 MOST_WHOLE = 2**32
 LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of what TensorFlow computes with, float32
-POSITIVE = Limit(lambda value: math.isfinite(value) and value > 0, "a number above 0")
+POSITIVE = Limit(lambda value: value > 0, "a number above 0")
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
 SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
@@ -114,17 +113,20 @@ class Field:
 
 
 def fields_of(kind: type) -> dict[str, Field]:
-    """Returns the fields of a dataclass, by name. One that is declared again keeps its limits."""
+    """Returns the fields of a dataclass, by name.
+
+    One that is declared again without `Annotated` keeps its limits.
+    """
+    kinds = typing.get_type_hints(kind)
     hints = [typing.get_type_hints(owner, include_extras=True) for owner in kind.__mro__]
     found = {}
     for field in dataclasses.fields(kind):
         declared = [of_class[field.name] for of_class in hints if field.name in of_class]
-        limited = next((hint for hint in declared if typing.get_origin(hint) is Annotated), None)
-        extras = limited.__metadata__ if limited else ()
-        newest = declared[0]
+        extras = next((hint.__metadata__ for hint in declared
+                       if typing.get_origin(hint) is Annotated), ())  # fmt: skip
         found[field.name] = Field(
             field.name,
-            typing.get_args(newest)[0] if newest is limited else newest,
+            kinds[field.name],
             tuple(extra for extra in extras if isinstance(extra, Limit)),
             next((extra for extra in extras if isinstance(extra, UsedBy)), None),
         )
@@ -139,16 +141,16 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         UserError: it is of another type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if type(value) is int and abs(value) >= MOST_WHOLE:
-        raise UserError(f"{name}: {value} must be below 2³²")
-    if type(value) is float and (value != 0 and not LEAST <= abs(value) <= MOST):
-        raise UserError(f"{name}: {value} must be 0, or {LEAST:.1e} to {MOST:.1e} in size")
     if origin is Literal and value not in arguments:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
+    if kind is float and type(value) in (int, float):
+        if value != 0 and not LEAST <= abs(value) <= MOST:
+            raise UserError(f"{name}: {value} must be 0, or {LEAST:.1e} to {MOST:.1e} in size")
+        return float(value)
+    if kind is int and type(value) is int and abs(value) >= MOST_WHOLE:
+        raise UserError(f"{name}: {value} must be between -2³² and 2³²")
     if origin is Literal or type(value) is kind or (value is None and type(None) in arguments):
         return value
-    if kind is float and type(value) is int:
-        return float(value)
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
     if type(None) in arguments:  # X | None

@@ -31,7 +31,7 @@ Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
-PROBES = 64  # random features; raw logits of all of them do not look like probabilities by chance
+PROBES = 64  # random features: so many that raw logits do not look like probabilities by chance
 PLACES = 8  # of a random feature whose size is not fixed
 AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
 EARLIER = "average"  # the same in earlier files, which do not tell whose averages they are

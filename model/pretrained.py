@@ -55,9 +55,14 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         raise UserError(f"{path}: not a .keras file that can be loaded ({reason})") from error
     if not isinstance(model, Adaptation):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
+    check_weights(path, model)
+    return model
+
+
+def check_weights(path: Path, model: Adaptation) -> None:
+    """Raises `UserError` if the weights that a file gave are no numbers."""
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UserError(f"{path}: its weights are no numbers, so its training failed; name another")
-    return model
 
 
 def digits_model(path: Path, pixel_mean: Sequence[float] | None) -> Adaptation:
@@ -123,6 +128,7 @@ def start_from(model: Adaptation, path: Path) -> None:
         for weights, arrays in pairs:
             for weight, array in zip(weights, arrays, strict=True):
                 weight.assign(array)
+    check_weights(path, model)
     model.keep_average()
 
 

@@ -37,6 +37,7 @@ from config.presets import Preset, read_preset
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.record.rows import read_rows
+from utils.record.selection import CRITERIA
 from utils.run import launch
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
@@ -140,7 +141,7 @@ def test_a_resume_needs_what_was_recorded(
         assert message in the_error(done)
         gone.write_bytes(kept)
     features = tmp_path / "logs" / BELOW / "features_first_epoch.npz"
-    features.write_bytes(features.read_bytes()[:1000])
+    features.write_bytes(b"")
     done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW)
     assert "embedding.png has no features after epoch 1: " in done.stdout
     assert model_of(tmp_path, "mine").exists()
@@ -479,11 +480,14 @@ def named(folder: Path) -> dict[str, Any]:
 
 
 def test_a_table_that_another_program_wrote_is_named(tmp_path: Path) -> None:
-    columns = "epoch,val_image_cls_acc,information_maximisation"
-    (tmp_path / "log.csv").write_text(f"{columns}\n001,,nan\n")
+    columns = ",".join(["epoch", "val_image_cls_acc", *CRITERIA])
+    rest = ",1" * len(CRITERIA)
+    (tmp_path / "log.csv").write_text(f"{columns}\n001,{rest}\n")
     assert len(read_rows(tmp_path / "log.csv")) == 1
-    for text in (f"\ufeff{columns}\n001,1,1\n", f"{columns}\n,1,1\n", f"{columns}\n001,oops,1\n",
-                 f"{columns}\n001,1\n", f"{columns}\n001,1,1,1\n", "epoch,a\n001,1\n"):  # fmt: skip
+    for text in (f"\ufeff{columns}\n001,1{rest}\n", f"{columns}\n,1{rest}\n",
+                 f"{columns}\n001,oops{rest}\n", f"{columns}\n001{rest}\n",
+                 f"{columns}\n001,1,1{rest}\n", "epoch,a\n001,1\n",
+                 f"{columns}\n001,{'1' * 140_000}{rest}\n"):  # fmt: skip
         (tmp_path / "log.csv").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"log\.csv: is not as it was written; put it back"):
             read_rows(tmp_path / "log.csv")

@@ -118,7 +118,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def refuse_foreign(note: Path, *paths: Path) -> None:
-    """Raises `UserError` if files would be replaced that another program wrote.
+    """Raises `UserError` if another program wrote a file that would be replaced.
 
     Args:
         note: what the script writes beside its files; without it they are not its own.
@@ -127,8 +127,8 @@ def refuse_foreign(note: Path, *paths: Path) -> None:
     for path in paths:
         if path.exists() and not note.exists():
             raise UserError(
-                f"{path}: is not of this script, which would write {note}, too; move it away, or "
-                "choose another --output_dir"
+                f"{path}: was not written by this script, because {note} is missing; move it away, "
+                "or choose another --output_dir"
             )
 
 

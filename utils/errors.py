@@ -27,6 +27,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))  # libraries' reasons may have several lines
 
 
+class OutOfMemory(UserError):
+    """The same run would need as much again."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, before or after training, where nothing else notes it."""
 

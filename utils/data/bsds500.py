@@ -64,7 +64,7 @@ def find_bsds500(path: Path | None, dataset_dir: Path, unverified: bool = False)
         path = next((dataset_dir / name for name in names if (dataset_dir / name).exists()), None)
     if path is None:
         # An archive says by its first bytes what it is, so one name serves for every mirror.
-        path = download(URLS, dataset_dir / "BSR_bsds500.tgz", read_official, "--bsds")
+        path = download(URLS, dataset_dir / "BSR_bsds500.tgz", read_official, "it by --bsds")
     return read_photos(path) if unverified else read_official(path)
 
 

@@ -20,7 +20,7 @@ def download(
     urls: Sequence[str],
     path: Path,
     check: Callable[[Path], object],
-    flag: str,
+    by_hand: str,
     timeout: float = TIMEOUT,
 ) -> Path:
     """Fetches `path` from the first address that delivers a file which passes `check`.
@@ -29,7 +29,7 @@ def download(
         urls: the addresses, in the order in which they are tried.
         path: the final name. The file gets it only after `check` has passed.
         check: raises `UserError` if the file at the path it is given is not the right one.
-        flag: what names the file if it is fetched by hand.
+        by_hand: what the user then names, and by which flag, if there is no network here.
         timeout: seconds without a byte before an attempt is given up.
 
     Returns:
@@ -57,10 +57,10 @@ def download(
             except (requests.RequestException, ValueError, UserError) as error:
                 reason = str(error).replace(str(partial), "the download")
                 reached = not isinstance(error, requests.ConnectionError)
-                reasons[url] = reason if reached else "cannot be reached"
+                reasons[url] = reason if reached else f"not reached: {type(error).__name__}"
         tried = "; ".join(f"{url} ({reason})" for url, reason in reasons.items())
         raise UserError(
-            f"{path.name}: could not be downloaded; fetch it on a machine with network and name it "
-            f"by {flag}; small digits without a download: python create_mnistm.py --embedded; "
+            f"{path.name}: could not be downloaded; fetch it on a machine with network and name "
+            f"{by_hand}; small digits without a download: python create_mnistm.py --embedded; "
             f"tried: {tried}"
         )

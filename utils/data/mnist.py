@@ -46,7 +46,7 @@ def find_mnist(path: Path | None, dataset_dir: Path, unverified: bool = False) -
         candidates = (dataset_dir / "mnist.npz", dataset_dir / "mnist", dataset_dir)
         path = next((place for place in candidates if holds_mnist(place)), None)
     if path is None:
-        path = download(URLS, dataset_dir / "mnist.npz", check_npz, "--mnist")
+        path = download(URLS, dataset_dir / "mnist.npz", check_npz, "it by --mnist")
     return official(read_mnist(path), "MNIST", OFFICIAL_DIGEST, path, unverified)
 
 

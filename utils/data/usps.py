@@ -20,6 +20,7 @@ SITES = (
     "https://hastie.su.domains/ElemStatLearn/datasets/",
     "https://web.stanford.edu/~hastie/ElemStatLearn/datasets/",
 )
+BY_HAND = "the folder of both zip.*.gz by --usps"
 TEXTS = {"train": "zip.train.gz", "val": "zip.test.gz"}
 # `Domain.digest` of the 7,291 + 2,007 digits, enlarged by `enlarge`.
 OFFICIAL_DIGEST = "8fa14d6890c8938458d853302c6122d0d71ff58fb08979ff8ff32f4cf41fe967"
@@ -47,7 +48,7 @@ def find_usps(path: Path | None, dataset_dir: Path, unverified: bool = False) ->
     elif path is None:
         for name in TEXTS.values():
             if not (place / name).exists():
-                download([site + name for site in SITES], place / name, read_text, "--usps")
+                download([site + name for site in SITES], place / name, read_text, BY_HAND)
     return official(read_usps(place), "USPS", OFFICIAL_DIGEST, place, unverified)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def load_pair(path: Path) -> Pair:
                 Outputs(*(arrays[f"{name}_{field}"] for field in Outputs.__annotations__))
                 for name in NAMES
             )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises anything at all
         raise UserError(f"{path}: is damaged ({error})") from error
     return source, target
 

@@ -6,13 +6,14 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
+from config.base import Criterion
 from utils.atomic import whole_file
 from utils.errors import UserError
 
 Row = dict[str, str]
-NEEDED = {"epoch", "val_image_cls_acc", "information_maximisation"}
+NEEDED = {"epoch", "val_image_cls_acc", *get_args(Criterion)}
 AnyRow = TypeVar("AnyRow", dict[str, str], dict[str, float])
 
 
@@ -24,9 +25,13 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    with path.open(newline="", errors="replace") as file:
-        rows = list(csv.DictReader(file))
-    if not all(map(is_written_here, rows)):
+    try:
+        with path.open(newline="", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+        written_here = all(map(is_written_here, rows))
+    except csv.Error:  # a cell without an end
+        written_here = False
+    if not written_here:
         raise UserError(f"{path}: is not as it was written; put it back, or start a new run")
     return rows
 

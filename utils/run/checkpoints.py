@@ -125,7 +125,4 @@ def disk_faults_named(place: Path) -> Iterator[None]:
         yield
     except (tf.errors.OpError, OSError) as error:
         reason = re.sub(r"^{{.*?}} ", "", str(error).strip().split("\n")[0])  # the name of an op
-        raise UserError(
-            f"{place}: cannot be written ({reason}); mend that, then go on with --resume, or start "
-            "again if nothing is saved yet"
-        ) from error
+        raise UserError(f"{place}: cannot be written ({reason}); mend that") from error

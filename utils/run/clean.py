@@ -53,8 +53,8 @@ def main() -> None:
 def find_runs() -> dict[str, tuple[int, list[Path]]]:
     """Returns the folders of each run, by its path below logs, checkpoints or config.
 
-    A run's settings tell where its folders are; they need not be below these three. Before the
-    folders stands how many levels above each one belong to the run's path.
+    A run's settings tell where its folders are; they need not be below these three. Each value is
+    a pair: the number of parent folders that belong to the run's path, and the folders.
     """
     runs: dict[str, tuple[int, list[Path]]] = {}
     for root in ROOTS:

@@ -21,7 +21,15 @@ from config.presets import FOLDER as PRESETS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
 from utils.data.domains import Domains
-from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, Terminated, UserError
+from utils.errors import (
+    COLLAPSED,
+    CTRL_C,
+    EXIT_CODES,
+    TRY_AGAIN,
+    OutOfMemory,
+    Terminated,
+    UserError,
+)
 from utils.record.rows import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of, flag_in_sight, parse
@@ -116,7 +124,8 @@ def launch(
     except BaseException as error:
         if not start.resume and is_chief(config):
             run.discard(config)
-            if isinstance(error, UserError) and run.logs.exists():
+            going_on_helps = isinstance(error, UserError) and not isinstance(error, OutOfMemory)
+            if going_on_helps and run.logs.exists():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
             raise
@@ -172,6 +181,8 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         values = dataclasses.asdict(load_config(kind, start.config)) | {"run_name": None}
         for name in unused_by(values["method"], kind):  # it says nothing of another method
             del values[name]
+        if values.get("pixel_mean") and "pixel_mean" not in given:  # its user gave it
+            print(f"pixel_mean: is that of {start.config}; --pixel_mean sets another")
     try:
         defaults = kind()
     except UserError as error:  # a default that was edited
@@ -282,13 +293,13 @@ def train(
 
 @contextlib.contextmanager
 def memory_faults_named() -> Iterator[None]:
-    """Inside, what does not fit into the memory is a `UserError`."""
+    """Turns a lack of memory inside the block into a `UserError`."""
     import tensorflow as tf
 
     try:
         yield
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise UserError(
+        raise OutOfMemory(
             "there is not enough memory; start a run with a smaller batch_size, smaller images or "
             "smaller layers"
         ) from error

@@ -58,7 +58,8 @@ class Run:
     def discard(self, config: TrainingConfig) -> None:
         """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
-        if not any(path.match("step-*.index") or path.suffix == ".keras" for path in files):
+        begun = [path for path in files if path.match("step-*.index") and path.stem != "step-0"]
+        if not begun and not any(path.suffix == ".keras" for path in files):
             for folder in self.folders:
                 shutil.rmtree(folder, ignore_errors=True)
                 remove_empty(folder, len(Path(config.run_path).parts))
