@@ -271,7 +271,10 @@ def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch
         ('{"about": "", "script": "s", "settings": ["epoch"]}', "x.json: settings: about, script"),
         ('{"about": "",', "x.json: cannot be read as JSON"),
         ('{"about": "", "script": "s", "settings": {"epochs": 3}}', "x.json: unknown key"),
-        ('{"about": "", "script": "s", "settings": {"k_d": 3}}', "x.json: k_d: is not used by"),
+        (
+            '{"about": "", "script": "s", "settings": {"method": "dann", "k_d": 3}}',
+            "x.json: k_d: is not used by dann",
+        ),
     ],
 )
 def test_presets_that_are_none_are_named(

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from utils.record.figures import confusion_picture, prediction_picture
-from utils.record.selection import Outputs
+from utils.record.selection import CRITERIA, Outputs
 from utils.record.summaries import RunLog, rewind_events
 
 # The original repository's.
@@ -47,7 +47,7 @@ def recorded(tmp_path: Path) -> Path:
         steps = range(4 * epoch - 4, 4 * epoch)
         log.epoch(
             epoch, steps, {"learning_rate": schedule, "grl_lambda": schedule},
-            metrics(epoch / 8), {"information_maximisation": float(epoch)},
+            metrics(epoch / 8), dict.fromkeys(CRITERIA, float(epoch)),
         )  # fmt: skip
         images = np.zeros((12, 28, 28, 3), np.uint8)
         labels = np.arange(12) % 10

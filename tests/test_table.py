@@ -207,9 +207,13 @@ def ended(recorded: Path) -> Training:
     one = training("mnist_m", "mean_teacher", 1)
     place = recorded / "logs/table/somewhere" / one.name
     (place / "first").mkdir(parents=True)
-    header = "epoch,val_image_cls_acc,information_maximisation\n"
-    (place / "first" / "log.csv").write_text(header + "001,0.5,1.0\n")
-    (place / "log.csv").write_text(header + "000,0.5,1.0\n001,0.75,1.5\n")
+    columns = ["epoch", "val_image_cls_acc", *CRITERIA]
+    for folder, epochs in (
+        ("first", [("001", 0.5, 1.0)]), (".", [("000", 0.5, 1.0), ("001", 0.75, 1.5)]),
+    ):  # fmt: skip
+        rows = [[epoch, accuracy, *[score] * len(CRITERIA)] for epoch, accuracy, score in epochs]
+        lines = [",".join(map(str, row)) + "\n" for row in (columns, *rows)]
+        (place / folder / "log.csv").write_text("".join(lines))
     (place / "data.json").write_text('{"source": "a", "target": "b"}')
     models_of_it = recorded / "checkpoints/table/somewhere" / one.name
     models_of_it.mkdir(parents=True)

@@ -239,12 +239,15 @@ def preset_of(setting: str, name: str) -> dict[str, Any]:
 
 
 def checked_preset(setting: str, name: str, kind: type[TrainingConfig]) -> dict[str, Any]:
-    """Returns a preset's settings, or raises `UserError`, too, if one of them cannot be."""
+    """Returns a preset's settings, or raises `UserError`, too, if one of them cannot be.
+
+    One that names its method has no setting that this method does not use.
+    """
     settings = preset_of(setting, name)
     place = f"{PRESETS / name}.json"
     method = kind.of(settings, f"{place}: ").method
-    unused = [name for name in unused_by(method, kind) if name in settings]
-    if unused:
+    unused = [each for each in unused_by(method, kind) if each in settings]
+    if "method" in settings and unused:
         raise UserError(f"{place}: {unused[0]}: is not used by {method}; take it out")
     return settings
 
