@@ -117,16 +117,15 @@ def fields_of(kind: type) -> dict[str, Field]:
 
     One that is declared again without `Annotated` keeps its limits.
     """
-    kinds = typing.get_type_hints(kind)
-    hints = [typing.get_type_hints(owner, include_extras=True) for owner in kind.__mro__]
+    hints = [inspect.get_annotations(owner, eval_str=True) for owner in kind.__mro__]
     found = {}
     for field in dataclasses.fields(kind):
         declared = [of_class[field.name] for of_class in hints if field.name in of_class]
-        extras = next((hint.__metadata__ for hint in declared
-                       if typing.get_origin(hint) is Annotated), ())  # fmt: skip
+        annotated = [hint for hint in declared if typing.get_origin(hint) is Annotated]
+        extras = annotated[0].__metadata__ if annotated else ()
         found[field.name] = Field(
             field.name,
-            kinds[field.name],
+            typing.get_args(declared[0])[0] if declared[0] in annotated else declared[0],
             tuple(extra for extra in extras if isinstance(extra, Limit)),
             next((extra for extra in extras if isinstance(extra, UsedBy)), None),
         )
