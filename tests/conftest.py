@@ -32,7 +32,7 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(scope="session", autouse=True)
 def without_figures() -> Iterator[None]:
-    """Runs in this process draw no figures, which takes a second; those of test_trainer.py do."""
+    """Runs in this process draw no figures, which takes a second; `figures_drawn` lets them."""
     with pytest.MonkeyPatch.context() as patch:
         for figure in ("save_curves", "save_embedding"):
             patch.setattr(trainer, figure, lambda *_: None)

@@ -11,16 +11,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from utils.errors import run_script
+from utils.record.embeddings import save_embedding
+from utils.record.figures import save_curves
+from utils.run import trainer
 from utils.run.runs import files_below
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +50,15 @@ def share(batch: Sequence[Any], blocks: Sequence[int], context: Any) -> tuple[tf
     rows = np.split(np.arange(sum(blocks)), np.cumsum(blocks)[:-1])
     mine_of_all = np.concatenate([np.split(block, replicas)[mine] for block in rows])
     return tuple(tf.gather(part, mine_of_all) for part in batch)
+
+
+@contextlib.contextmanager
+def figures_drawn() -> Iterator[None]:
+    """Inside, runs of this process draw their figures, as scripts do (conftest.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for figure in (save_curves, save_embedding):
+            patch.setattr(trainer, figure.__name__, figure)
+        yield
 
 
 def run(script: str, *flags: Any, code: int = 0) -> Done:

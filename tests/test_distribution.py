@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import (
     ROOT,
+    figures_drawn,
     final_weights,
     run,
     run_folders,
@@ -45,7 +46,8 @@ def written(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(folder))
+    with figures_drawn():
+        run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(folder))
     return folder
 
 
@@ -104,7 +106,8 @@ def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
     assert wait(workers) == 75
     assert [worker.returncode for worker in workers] == [75, 75]
     logs = next((tmp_path / "logs").rglob("parity"))
-    run("train_MNIST2MNIST_M.py", "--resume", logs)
+    with figures_drawn():
+        run("train_MNIST2MNIST_M.py", "--resume", logs)
     assert_parity(tmp_path, alone)
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Domains, events
+from helpers import Domains, events, figures_drawn
 
 from config.config import Config
 from model.augmentation import RandomAugmentation
@@ -23,12 +23,9 @@ from model.pretrained import load_model
 from model.schedules import AnnealedLearningRate, GRLLambda
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.errors import UserError
-from utils.record.embeddings import save_embedding
-from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA
 from utils.record.summaries import RunLog
 from utils.run import collapse
-from utils.run import trainer as run_trainer
 from utils.run.collapse import CollapseError
 from utils.run.devices import prepare_devices
 from utils.run.signals import Interrupted
@@ -87,9 +84,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> P
     folder = tmp_path_factory.mktemp("undisturbed")
     trainer = make_trainer(folder, domains)
     trainer.checkpoints.restore()
-    with pytest.MonkeyPatch.context() as patch:
-        for figure in (save_curves, save_embedding):
-            patch.setattr(run_trainer, figure.__name__, figure)
+    with figures_drawn():
         trainer.train()
     np.savez(folder / "weights.npz", *trainer.model.get_weights())
     return folder
