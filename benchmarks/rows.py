@@ -13,6 +13,15 @@ USPS = f"{SETS}/USPS/usps_data.pkl"
 MNIST = f"{SETS}/MNIST/mnist_data.pkl"
 MNIST_M_7 = f"{SETS}/seed7/MNIST_M/mnist_m_data.pkl"
 ADDA_PROTOCOL = "--source_images {} --target_images {}"  # CVPR 2017, section 5.1
+SOURCE_AUGMENTED = (
+    "--method source_model --epoch {} --batch_size 64 --init_learning_rate 0.05 --clip_norm 1 "
+    "--dropout 0.2 --augmentation affine_colour --normalisation per_domain "
+    "--average_decay 0.999 --mixed_precision"
+)
+ADDA_AUGMENTED = (
+    "--method adda --epoch {} --discriminator_learning_rate 0.00005 --normalisation per_domain "
+    "--average_decay 0.999 --mixed_precision --pre_model_path {{start}}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +72,18 @@ ROWS = {
         "--mixed_precision",
     ),
     "source_augmented": Row(
-        "ADDA's first stage, normalised, augmented",
-        "--method source_model --epoch 10 --batch_size 64 --init_learning_rate 0.05 --clip_norm 1 "
-        "--dropout 0.2 --augmentation affine_colour --normalisation per_domain "
-        "--average_decay 0.999 --mixed_precision",
+        "ADDA's first stage, normalised, augmented", SOURCE_AUGMENTED.format(10)
     ),
     "adda_augmented": Row(
-        "ADDA on convolutional features, from this first stage",
-        "--method adda --epoch 10 --discriminator_learning_rate 0.00005 "
-        "--normalisation per_domain --average_decay 0.999 --mixed_precision "
-        "--pre_model_path {start}",
+        "ADDA on convolutional features, from this first stage", ADDA_AUGMENTED.format(10),
         after="source_augmented",
+    ),
+    "source_augmented_60": Row(
+        "ADDA's first stage, normalised, augmented, 60 epochs", SOURCE_AUGMENTED.format(60)
+    ),
+    "adda_augmented_steps": Row(
+        "ADDA on convolutional features, from this first stage, 178 epochs",
+        ADDA_AUGMENTED.format(178), after="source_augmented_60",
     ),
     "recipe": Row("recipe", "--preset recipe"),
     "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
@@ -123,7 +133,11 @@ ALL = (
     "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
     "searched", "fast", "mean_teacher",
 )  # fmt: skip
-OF_USPS = (*ALL, "recipe_hidden", "fast_hidden", "mean_teacher_hidden")
+OF_USPS = (
+    *ALL, "source_augmented", "adda_augmented", "recipe_hidden", "fast_hidden",
+    "mean_teacher_hidden",
+)  # fmt: skip
+IN_PROTOCOL = (*OF_USPS, "adda_steps", "source_augmented_60", "adda_augmented_steps")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
@@ -142,12 +156,12 @@ PAIRS = {
     "usps_small": Pair(
         "MNIST → USPS, ADDA's protocol: 2,000 and 1,800 images",
         f"--target_dataset_path {USPS} {ADDA_PROTOCOL.format(2000, 1800)}",
-        (*OF_USPS, "adda_steps"),
+        IN_PROTOCOL,
     ),
     "mnist_small": Pair(
         "USPS → MNIST, ADDA's protocol: 1,800 and 2,000 images",
         f"--source_dataset_path {USPS} --target_dataset_path {MNIST} "
-        f"{ADDA_PROTOCOL.format(1800, 2000)}", (*OF_USPS, "adda_steps"),
+        f"{ADDA_PROTOCOL.format(1800, 2000)}", IN_PROTOCOL,
     ),
     "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
                      ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),
