@@ -20,6 +20,7 @@ from benchmarks.runner import completed, flags_of_folders
 from utils.errors import COLLAPSED, run_script
 from utils.record.rows import read_rows
 from utils.run.collapse import IMAGES, CollapseError, check_alive
+from utils.run.command_line import parse
 
 DATA = ["--source_dataset_path", f"{SETS}/embedded/MNIST/mnist_data.pkl",
         "--target_dataset_path", f"{SETS}/embedded/MNIST_M/mnist_m_data.pkl"]  # fmt: skip
@@ -34,6 +35,7 @@ CHANCE = 0.2
 
 
 def main() -> None:
+    parse([], __doc__)
     alarms: list[str] = []
     misses: list[str] = []
     collapsed = 0

@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.runner import flags_of_folders
+from utils.errors import run_script
+from utils.run.command_line import parse
 from utils.run.workers import start, wait
 
 SCRIPT = str(ROOT / "train_MNIST2MNIST_M.py")
@@ -33,6 +35,7 @@ def since(began: float) -> str:
 
 
 def main() -> None:
+    parse([], __doc__)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         create: list[str | Path] = [sys.executable, ROOT / "create_mnistm.py", "--embedded"]
@@ -65,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -36,6 +36,7 @@ PUBLISHED = {
 }
 
 
+ONE_SEED = " (one seed)"
 SENTENCES = (  # of README, in both languages: minutes and accuracy of a preset
     ("preset `{}` takes ", " minutes. The target accuracy is ", "."),
     ("预设 `{}` 需要 ", " 分钟，目标域准确率为 ", "。"),
@@ -212,12 +213,18 @@ def fill_preset(name: str, text: str, runs: Runs) -> str:
     return json.dumps(preset, indent=2, ensure_ascii=False) + "\n"
 
 
-def fill_readme(text: str, runs: Runs) -> str:
-    """Returns a README with the accuracies and minutes of the presets on MNIST-M."""
+def fill_readme(text: str, runs: Runs, one_seed: str) -> str:
+    """Returns a README with the accuracies and minutes of the presets on MNIST-M.
+
+    Args:
+        text: the README.
+        runs: all runs.
+        one_seed: what stands behind the accuracy of one run.
+    """
     dash, kept = "–", r"\g<2>"  # where the minutes were not measured
     for row in PAIRS["mnist_m"].rows:
         last = last_accuracies(runs, "mnist_m", row)
-        accuracy = spread(last, 3) if last else "not yet run"
+        accuracy = spread(last, 3, one_seed) if last else "not yet run"
         minutes = minutes_of(row)
         cells = rf"(\| `{row}` \|[^|]*\|)[^|]*\|[^|]*\|[^|]*\|"
         if re.search(cells, text):
@@ -334,9 +341,9 @@ def first_epoch(run: Record, mark: float, seconds: Sequence[float]) -> tuple[flo
     return float("inf"), float("inf")
 
 
-def spread(values: Sequence[float], digits: int = 4) -> str:
+def spread(values: Sequence[float], digits: int = 4, one_seed: str = ONE_SEED) -> str:
     """Returns mean ± sample standard deviation."""
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else " (one seed)"
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else one_seed
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 

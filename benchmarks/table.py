@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.figures import draw_curves, draw_embedding
 from benchmarks.models import describe, ship
 from benchmarks.records import Record, names_kept
-from benchmarks.report import Runs, fill_preset, fill_readme, report
+from benchmarks.report import ONE_SEED, Runs, fill_preset, fill_readme, report
 from benchmarks.rows import DIGITS, PAIRS, ROWS, grid
 from benchmarks.runner import Training, train_all
 from config.config import Config
@@ -62,8 +62,8 @@ def main() -> None:
     else:
         print("docs/models.md stays, because there is no MNIST-M here: python create_mnistm.py")
     write_text(ROOT / "docs" / "results.md", report(runs))
-    for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
-        write_text(readme, fill_readme(readme.read_text(), runs))
+    for name, one_seed in (("README.md", ONE_SEED), ("README.zh-CN.md", "（一个随机种子）")):
+        write_text(ROOT / name, fill_readme((ROOT / name).read_text(), runs, one_seed))
     for preset in sorted(PRESETS.glob("*.json")):
         write_text(preset, fill_preset(preset.stem, preset.read_text(), runs))
     draw_curves(runs, ROOT / "image" / "results.png")

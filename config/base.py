@@ -269,7 +269,7 @@ class RecipeConfig(TrainingConfig):
 
     # training
     momentum_rate: Annotated[float, BELOW_1] = 0.9
-    """Momentum of SGD; ICML 2015, section 4."""
+    """Momentum of SGD; ICML 2015, supplement."""
 
     # recipe: what the paper does not have
     dropout: Annotated[float, BELOW_1] = 0.0

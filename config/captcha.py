@@ -38,8 +38,8 @@ class CaptchaConfig(TrainingConfig):
     batch_size: int = 64
     """Captchas of a batch, half source, half target. adda's first stage has the source half."""
     init_learning_rate: float = 0.0003
-    """Learning rate of Adam; with adda of the first stage. At 0.001 the classifier may die in the
-    first steps."""
+    """Learning rate of Adam; with adda of the first stage. At 0.001 the classifier may collapse in
+    the first steps."""
     lr_alpha: float = 0.0
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     grl_lambda: float = 1.0

@@ -55,15 +55,15 @@ class Config(RecipeConfig):
     """Images of a batch, half source, half target unless target_ratio says more. 256 in the
     original repository, 128 in the paper."""
     init_learning_rate: float = 0.01
-    """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, section 4. Above 0.02 it needs clip_norm."""
+    """μ_0 of μ_p = μ_0 / (1 + α·p)^β; ICML 2015, supplement. Above 0.02 it needs clip_norm."""
     lr_schedule: LearningRate = "annealed"
     """annealed: μ_p. cosine: from μ_0 to 0 along half a cosine."""
     lr_alpha: float = 10.0
-    """α of the learning rate schedule; ICML 2015, section 4. 0 keeps the rate constant."""
+    """α of the learning rate schedule; ICML 2015, supplement. 0 keeps the rate constant."""
     lr_beta: float = 0.75
-    """β of the learning rate schedule; ICML 2015, section 4."""
+    """β of the learning rate schedule; ICML 2015, supplement."""
     momentum_rate: float = 0.9
-    """Momentum of SGD; ICML 2015, section 4."""
+    """Momentum of SGD; ICML 2015, supplement."""
     grl_lambda: float = 1.0
     """Highest λ of the gradient reversal; 1 in ICML 2015, equation 14. With adda it weighs the
     adversarial loss; with its Adam optimizer only 0 makes a difference."""
@@ -77,7 +77,7 @@ class Config(RecipeConfig):
 
     # recipe: what the paper does not have
     clip_norm: float = 0.0
-    """Largest norm of the gradient; longer ones are shortened. 0: any. 1 lets high rates live."""
+    """Largest norm of the gradient; longer ones are shortened. 0: any. 1 allows high rates."""
     dropout: float = 0.0
     """Share of the label predictor's inputs that a training step leaves out, in each layer."""
     augmentation: Augmentation = "none"

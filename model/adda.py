@@ -90,7 +90,7 @@ class ADDA(EarlierNames, Adversarial):
         k_d: discriminator steps in one training step.
         k_g: target encoder steps in one training step.
         shared_layers: so many of the first layers with weights are the source encoder's in both
-            encoders, and frozen; CVPR 2017, table 1, has unshared, shared and partially shared. It
+            encoders, and frozen; CVPR 2017 discusses unshared, shared and partially shared. It
             is for a new model: to set it later changes nothing.
         options: of `Adversarial`: there λ is the weight of the adversarial loss. At 0 the
             discriminator trains alone. Adam makes the same steps at every other λ, because it

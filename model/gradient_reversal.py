@@ -40,7 +40,7 @@ class GradientReversal(keras.layers.Layer):
         `domain_logits = domain_classifier(GradientReversal(0.5)(features))`
 
     Reference: Ganin & Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015,
-    equations 12 and 13.
+    section 3.2.
     """
 
     def __init__(self, grl_lambda: float = 1.0, **layer_options: Any):

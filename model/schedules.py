@@ -74,7 +74,7 @@ class AnnealedLearningRate(ProgressSchedule):
         lr_alpha: α ≥ 0; 10 in the paper.
         lr_beta: β ≥ 0; 0.75 in the paper.
 
-    Reference: Ganin & Lempitsky, ICML 2015, section 4, "SGD schedule".
+    Reference: Ganin & Lempitsky, ICML 2015, supplementary material.
     """
 
     init_learning_rate: float = 0.01

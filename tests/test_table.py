@@ -130,7 +130,7 @@ def test_the_readme_is_filled_from_the_records(recorded: Path) -> None:
         "The preset `recipe` takes 1 minutes. The target accuracy is ?.\n"
         "| `recipe` | x | ? | 50 | ? |\n| `cdan` | y | ? | 40 | ? |\n"
     )
-    assert fill_readme(text, finished()) == (
+    assert fill_readme(text, finished(), " (one seed)") == (
         "The preset `recipe` takes 30 minutes. The target accuracy is 0.760 ± 0.226.\n"
         "| `recipe` | x | 0.760 ± 0.226 | 60 | 30 |\n| `cdan` | y | not yet run | 60 | 9 |\n"
     )

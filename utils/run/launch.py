@@ -66,7 +66,7 @@ class Start:
     config: Path | None = None
     """Repeat the run whose config.json this is; other flags override its settings."""
     resume: Path | None = None
-    """Go on with an interrupted run, given its folder below logs/; its settings are its own."""
+    """Go on with an interrupted run, given one of its folders; its settings are its own."""
 
 
 def launch(
