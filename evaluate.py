@@ -134,7 +134,7 @@ def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
         batches = evaluation_batches(images, labels, number)
         outputs.append(outputs_of(model.examine, batches))
         told.append(model.get_metrics_result().get("domain_cls_acc"))
-    # Of more domains than two nobody says which target this is.
+    # With more than two domains, the number of this target is not known.
     two = getattr(model, "num_domains", 0) == 2
     of_source, of_target = outputs
     matrix = confusion(of_target)

@@ -23,19 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from config.base import TrainingConfig
-from config.captcha import CaptchaConfig
-from config.config import Config
-from config.drawings import DrawingsConfig
 from config.presets import read_preset
+from config.scripts import SCRIPTS
 from utils.atomic import write_text
 from utils.errors import UserError
 from utils.record.rows import Row, pick_of
 
-KINDS: dict[str, type[TrainingConfig]] = {
-    "train_MNIST2MNIST_M.py": Config,
-    "train_real2drawing.py": DrawingsConfig,
-    "train_captcha.py": CaptchaConfig,
-}
 FOLDER = Path(__file__).parent.parent / "docs" / "runs"
 
 
@@ -60,7 +53,7 @@ class Facts:
 
     def made_with(self, flags: str) -> bool:
         """Tells whether these flags, and the presets as they are now, would do the same."""
-        kind = KINDS[self.command.split()[1]]
+        kind = SCRIPTS[self.command.split()[1]]
         now = presets_used(flags)
         return self.flags == flags and changes(self.presets, kind) == changes(now, kind)
 

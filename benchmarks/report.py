@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.records import Record, read_record
-from benchmarks.rows import PAIRS, ROWS
+from benchmarks.rows import DIGITS, PAIRS, ROWS
 from config.base import Criterion
 from config.config import Config
 from config.presets import read_preset
@@ -241,7 +241,7 @@ def fill_readme(text: str, runs: Runs, one_seed: str) -> str:
 
 def criteria(runs: Runs) -> list[str]:
     """Returns what each criterion's pick of an epoch loses against the best epoch."""
-    digits = {key: run for key, run in runs.items() if key[0] not in ("drawings", "captcha")}
+    digits = {key: run for key, run in runs.items() if PAIRS[key[0]].script == DIGITS}
     pairs = [pair for pair in PAIRS if any(key[0] == pair for key in digits)]
     lines = [
         "## The choice of an epoch without labels",

@@ -13,15 +13,6 @@ USPS = f"{SETS}/USPS/usps_data.pkl"
 MNIST = f"{SETS}/MNIST/mnist_data.pkl"
 MNIST_M_7 = f"{SETS}/seed7/MNIST_M/mnist_m_data.pkl"
 ADDA_PROTOCOL = "--source_images {} --target_images {}"  # CVPR 2017, section 5.1
-SOURCE_AUGMENTED = (
-    "--method source_model --epoch {} --batch_size 64 --init_learning_rate 0.05 --clip_norm 1 "
-    "--dropout 0.2 --augmentation affine_colour --normalisation per_domain "
-    "--average_decay 0.999 --mixed_precision"
-)
-ADDA_AUGMENTED = (
-    "--method adda --epoch {} --discriminator_learning_rate 0.00005 --normalisation per_domain "
-    "--average_decay 0.999 --mixed_precision --pre_model_path {{start}}"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +49,7 @@ ROWS = {
     "cdan": Row("CDAN", "--preset cdan"),
     "vada": Row("VADA", "--preset vada"),
     "adda": Row("ADDA", "--preset adda"),
-    "adda_steps": Row(
-        "ADDA, 178 epochs: the paper's 10,000 steps or more",
-        "--preset adda --source_epoch 60 --epoch 178",
-    ),
+    "adda_60": Row("ADDA, 60 + 60 epochs", "--preset adda --source_epoch 60 --epoch 60"),
     "adda_convolutional": Row(
         "ADDA on convolutional features, the default rates",
         "--method adda --epoch 10 --mixed_precision",
@@ -72,18 +60,17 @@ ROWS = {
         "--mixed_precision",
     ),
     "source_augmented": Row(
-        "ADDA's first stage, normalised, augmented", SOURCE_AUGMENTED.format(10)
+        "ADDA's first stage, normalised, augmented",
+        "--method source_model --epoch 10 --batch_size 64 --init_learning_rate 0.05 --clip_norm 1 "
+        "--dropout 0.2 --augmentation affine_colour --normalisation per_domain "
+        "--average_decay 0.999 --mixed_precision",
     ),
     "adda_augmented": Row(
-        "ADDA on convolutional features, from this first stage", ADDA_AUGMENTED.format(10),
+        "ADDA on convolutional features, from this first stage",
+        "--method adda --epoch 10 --discriminator_learning_rate 0.00005 "
+        "--normalisation per_domain --average_decay 0.999 --mixed_precision "
+        "--pre_model_path {start}",
         after="source_augmented",
-    ),
-    "source_augmented_60": Row(
-        "ADDA's first stage, normalised, augmented, 60 epochs", SOURCE_AUGMENTED.format(60)
-    ),
-    "adda_augmented_steps": Row(
-        "ADDA on convolutional features, from this first stage, 178 epochs",
-        ADDA_AUGMENTED.format(178), after="source_augmented_60",
     ),
     "recipe": Row("recipe", "--preset recipe"),
     "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
@@ -133,11 +120,8 @@ ALL = (
     "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
     "searched", "fast", "mean_teacher",
 )  # fmt: skip
-OF_USPS = (
-    *ALL, "source_augmented", "adda_augmented", "recipe_hidden", "fast_hidden",
-    "mean_teacher_hidden",
-)  # fmt: skip
-IN_PROTOCOL = (*OF_USPS, "adda_steps", "source_augmented_60", "adda_augmented_steps")
+OF_USPS = (*ALL, "recipe_hidden", "fast_hidden", "mean_teacher_hidden")
+IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",

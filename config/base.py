@@ -121,7 +121,7 @@ class TrainingConfig(Settings):
     """ε: length of the change of an image in [-1, 1]; 3.5 in the authors' code."""
     source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10
     """Epochs of the first stage."""
-    first_stage: Annotated[str | None, only("mean_teacher")] = None
+    first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
     """Preset of the first stage. None: the settings of this run."""
     teacher: Annotated[str | None, only("student", "mean_teacher")] = None
     """Trained model whose predictions are the labels of a student's target images."""

@@ -26,7 +26,7 @@ class Method:
     labels: Literal["source", "target", "both"] = "source"
     """The domains whose labels are used in training. both: those of the target are a teacher's."""
     adversary: bool = True
-    """False: λ is 0, so the domains do not change the features."""
+    """False: λ is 0. Flags of λ are refused."""
     sides: int = 2
     """2: source and targets pass the same feature extractor; 1: each has its own."""
     remedy: str = "try --clip_norm 1, a smaller --init_learning_rate or a smaller --grl_lambda"

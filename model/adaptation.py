@@ -446,8 +446,7 @@ class Adaptation(keras.Model):
         """Returns a training batch; in a graph, its `assertions` come before any weight moves."""
         images, labels, domains = self.checked(batch)
         with tf.control_dependencies(self.assertions(labels, domains)):
-            images, labels = tf.nest.map_structure(tf.identity, (images, labels))
-        return images, labels, domains
+            return tf.nest.map_structure(tf.identity, (images, labels, domains))
 
     def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
         """Raises `tf.errors.InvalidArgumentError` for a class that does not exist.
@@ -542,11 +541,10 @@ class Adaptation(keras.Model):
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset.
 
-        One of labels is nan if there was no label for it.
+        One is nan if nothing was measured for it, as of labels in batches without labels.
         """
-        results = {name: meter.result() for name, meter in self.meters.items()}
-        for name in self.label_metric_names:
-            results[name] = tf.where(self.meters[name].count > 0, results[name], math.nan)
+        results = {name: tf.where(meter.count > 0, meter.result(), math.nan)
+                   for name, meter in self.meters.items()}  # fmt: skip
         loss = results["image_cls_loss"] + results.get("domain_cls_loss", 0.0)
         return {"loss": loss, **results}
 

@@ -170,15 +170,21 @@ class DANN(Adversarial):
             loss = mean_share(*self.measure_labels(label_logits, labels))
             loss += self.domain_weight * self.domain_share(domain_logits, domains, label_logits)
             loss += self.layer_losses()  # now, since what comes next may call the layers again
-            loss += self.unlabelled_loss(images, labels, label_logits)
+            loss += self.added_loss((images, labels, domains), features, label_logits)
         self.measure_domains(domain_logits, domains)
         self.descend(self.optimizer, tape, loss, self.weights_of()["optimizer"])
         return self.get_metrics_result()
 
-    def unlabelled_loss(
-        self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
+    def added_loss(
+        self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor
     ) -> tf.Tensor | float:
-        """Returns this replica's share of what else unlabelled images teach: in DANN, nothing."""
+        """Returns this replica's share of the loss that a method adds to that of DANN.
+
+        Args:
+            batch: as it came, without augmentation.
+            features: `[B, ...]` of its augmented images, from which the gradient flows back.
+            label_logits: of these features.
+        """
         return 0.0
 
     def get_config(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import keras
@@ -28,13 +30,18 @@ class GradientReversal(keras.layers.Layer):
     """Gradient reversal layer. Layers after it descend the loss, and layers before it ascend it.
 
     Args:
-        grl_lambda: λ where the call gives none; a number ≥ 0.
+        grl_lambda: λ where the call gives none; a number ≥ 0. A compiled step keeps it. For a λ
+            that changes, give a `keras.Variable` to the call.
 
     Call arguments:
         x: float tensor of any shape.
-        grl_lambda: scalar λ for this call; None takes the layer's own.
+        grl_lambda: scalar λ for this call, a number, tensor or variable; None takes the layer's
+            own.
 
     Input shape: any. Output shape: the input's.
+
+    Raises:
+        ValueError: `grl_lambda` of the layer is no number, or below 0.
 
     Example:
         `domain_logits = domain_classifier(GradientReversal(0.5)(features))`
@@ -45,8 +52,8 @@ class GradientReversal(keras.layers.Layer):
 
     def __init__(self, grl_lambda: float = 1.0, **layer_options: Any):
         super().__init__(**layer_options)
-        if grl_lambda < 0:
-            raise ValueError(f"grl_lambda must be 0 or more, got {grl_lambda}")
+        if not (isinstance(grl_lambda, numbers.Real) and 0 <= grl_lambda < math.inf):
+            raise ValueError(f"grl_lambda must be a number >= 0, got {grl_lambda!r}")
         self.grl_lambda = grl_lambda
 
     def call(self, x: tf.Tensor, grl_lambda: tf.Tensor | None = None) -> tf.Tensor:

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from config.base import TrainingConfig
+from model.adaptation import Batch
 from model.averaging import WeightAverage
 from model.dann import DANN
 from model.losses import UNLABELLED, cross_entropy, mean_share, steps_taken
@@ -94,9 +95,10 @@ class MeanTeacher(DANN):
             "pseudo_weight": HalfCosine(total_steps, settings.pseudo_ramp),
         }
 
-    def unlabelled_loss(
-        self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
+    def added_loss(
+        self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor
     ) -> tf.Tensor:
+        images, labels, _ = batch
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
         pseudo_labels, confident = self.pseudo_labels(images, unlabelled)
         weight = self.pseudo_weight

@@ -20,7 +20,7 @@ class DomainNormalization(keras.layers.Layer):
     block of the batch, over all replicas; else by a moving average of them, which begins at the
     first that are measured. All targets share their moving average. In training it follows the
     batches. Inside `as_domain(…, follows=True)` it follows every input. `as_domain` sets the
-    domain. Without it, inputs are of a target.
+    domain. Without it, inputs are of a target; a training call must name its domain.
 
     Args:
         momentum: of the moving averages, in [0, 1).
@@ -33,6 +33,9 @@ class DomainNormalization(keras.layers.Layer):
 
     Output shape: that of `inputs`.
 
+    Raises:
+        ValueError: a training call outside `as_domain`, of a layer with two sides.
+
     Reference: Chang et al., "Domain-Specific Batch Normalization for Unsupervised Domain
     Adaptation", CVPR 2019; there scale and shift are of each domain, too.
     """
@@ -44,7 +47,7 @@ class DomainNormalization(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.sides = sides
-        self.domain = 1
+        self.domain: int | None = None
         self.follows = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -63,7 +66,11 @@ class DomainNormalization(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         values = tf.cast(inputs, tf.float32)  # half precision loses a mean of so many
-        moving = self.moving[min(self.domain, self.sides - 1)]
+        if training and self.domain is None and self.sides > 1:
+            raise ValueError(
+                f"{self.name}: whose images are these? Train inside as_domain, as DANN.extract does"
+            )
+        moving = self.moving[min(1 if self.domain is None else self.domain, self.sides - 1)]
         mean, variance = (statistic.value for statistic in moving)
         known = variance >= 0.0
         variance = tf.where(known, variance, 1.0)
@@ -111,4 +118,4 @@ def as_domain(
         yield
     finally:
         for layer in layers:
-            layer.domain, layer.follows = 1, False
+            layer.domain, layer.follows = None, False

@@ -1,4 +1,4 @@
-"""Values that change over a run, as pure functions of the step: nothing to save, nothing to resume.
+"""Values that change over a run, as pure functions of the step. So they need not be saved.
 
 Progress is p = step / total_steps, 0 at the first step and just under 1 at the last.
 """

@@ -43,7 +43,7 @@ class Experiment:
     optimizer: Callable[[ProgressSchedule], keras.Optimizer]
     """Makes the optimizer from the schedule of its learning rate."""
     augmentation: Callable[[int], RandomAugmentation | None]
-    """Makes the augmentation of batches of so many domains."""
+    """Makes the augmentation of batches with this number of domains."""
     evaluation: EvaluationData
     """What is measured after each epoch."""
     name: str
@@ -58,7 +58,7 @@ class Experiment:
 def make_stages(
     run: Run, settings: AnyConfig, experiment: Callable[[AnyConfig], Experiment]
 ) -> list[Callable[[], Trainer]]:
-    """Returns what makes the Trainer of each stage of a run; each after the one before has ended.
+    """Returns a function for each stage of a run. It makes the Trainer, once the stage before ended.
 
     Args:
         run: where it is recorded.
@@ -173,6 +173,9 @@ def make_batches(
         kind: the method's class.
         images_shape, logits_shape: what the networks take and give, which a teacher must, too.
     """
+    if len(experiment.domains) != settings.num_domains:
+        raise ValueError(f"num_domains is {settings.num_domains} in {type(settings).__name__}, but "
+                         f"the script gives {len(experiment.domains)} domains")  # fmt: skip
     domains = experiment.domains[: experiment.sources if kind.source_alone else None]
     used = METHODS[settings.method].labels
     on_source = used != "target"
@@ -191,7 +194,7 @@ def make_batches(
             f"{'source' if on_source else 'target'}, which has none; choose another method"
         )
     size, ratio = settings.batch_size, settings.target_ratio
-    if kind.source_alone:  # as many as beside the targets
+    if kind.source_alone:  # as many source images as in a batch that has targets, too
         blocks = block_sizes(size, settings.num_domains, ratio)
         size, ratio = sum(blocks[: experiment.sources]), 1
     share = block_sizes(size, len(images), ratio)[0]

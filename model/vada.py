@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from model.adaptation import Batch
 from model.dann import DANN
 from model.losses import UNLABELLED, entropy, mean_share, own_rows, steps_taken
 
@@ -67,9 +68,10 @@ class VADA(DANN):
         self.radius = radius
         self.seed = seed
 
-    def unlabelled_loss(
-        self, images: tf.Tensor, labels: tf.Tensor, label_logits: tf.Tensor
+    def added_loss(
+        self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor
     ) -> tf.Tensor:
+        images, labels, _ = batch
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
         roughness = self.roughness(tf.cast(images, tf.float32))
         target = mean_share(roughness + entropy(label_logits), unlabelled)

@@ -14,7 +14,7 @@ from config.base import HYPERPARAMETERS, Criterion, RecipeConfig, TrainingConfig
 from config.captcha import CaptchaConfig
 from config.config import Config
 from config.custom import CustomConfig
-from config.drawings import DrawingsConfig
+from config.scripts import SCRIPTS
 from config.settings import Settings, fields_of
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
@@ -98,7 +98,7 @@ def test_missing_data_says_what_makes_it(tmp_path: Path) -> None:
         Config(source_dataset_path=str(tmp_path)).check_paths()
 
 
-@pytest.mark.parametrize("kind", [Config, CustomConfig, DrawingsConfig, CaptchaConfig])
+@pytest.mark.parametrize("kind", SCRIPTS.values())
 def test_every_field_has_a_line_of_documentation(kind: type[TrainingConfig]) -> None:
     helps = [name for group in documented(kind).values() for name in group]
     assert sorted(helps) == sorted(fields_of(kind))

@@ -13,17 +13,13 @@ import keras
 import pytest
 from helpers import ROOT
 
-from config.captcha import CaptchaConfig
 from config.config import Config
-from config.custom import CustomConfig
-from config.drawings import DrawingsConfig
+from config.scripts import SCRIPTS
 from config.settings import fields_of
 from utils.run.command_line import parse
 from utils.run.launch import Start, make_settings, read_flags
 
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-TRAIN = {"train_MNIST2MNIST_M.py": Config, "train_custom.py": CustomConfig,
-         "train_captcha.py": CaptchaConfig, "train_real2drawing.py": DrawingsConfig}  # fmt: skip
 WITH_ARGUMENTS = ("create_mnistm", "create_usps", "predict", "evaluate", "benchmarks.epochs",
                   "benchmarks.scaling", "benchmarks.search", "benchmarks.table")  # fmt: skip
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -68,10 +64,10 @@ def test_each_command_is_one_that_works(
     assert (ROOT / script).is_file()
     monkeypatch.setattr(sys, "argv", [script, *flags])
     name = script.removesuffix(".py").replace("/", ".")
-    if script in TRAIN:
-        start, values = read_flags(TRAIN[script], None)
+    if script in SCRIPTS:
+        start, values = read_flags(SCRIPTS[script], None)
         if not start.resume and not start.config:
-            make_settings(TRAIN[script], start, values)
+            make_settings(SCRIPTS[script], start, values)
     elif name in WITH_ARGUMENTS:
         module = importlib.import_module(name)
         module.Arguments.of(parse([module.Arguments], ""))
@@ -111,7 +107,7 @@ ORIGINALS = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_the_text_exist(page: Path) -> None:
     known = {"help", "jobs", "inputs", "kills", "rounds", "m"}
-    for kind in (*TRAIN.values(), Start):
+    for kind in (*SCRIPTS.values(), Start):
         known |= set(fields_of(kind))
     for name in WITH_ARGUMENTS:
         known |= set(fields_of(importlib.import_module(name).Arguments))

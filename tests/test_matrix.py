@@ -18,6 +18,7 @@ import tensorflow as tf
 from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, run_folders
 
 from config.methods import METHODS
+from config.scripts import SCRIPTS
 from model import networks
 from utils.data.captchas import CHARACTERS
 from utils.data.drawings import make_standin
@@ -26,11 +27,7 @@ from utils.run.signals import Signals
 
 COMMON = ["--epoch", 1, "--source_epoch", 1, "--average_decay", 0.9, "--checkpoint_steps", 2,
           "--run_name", "mine", "--allow_collapse"]  # fmt: skip
-EXPERIMENTS = ["digits", "custom", "drawings", "captcha"]
-SCRIPTS = dict(
-    zip(EXPERIMENTS, ["train_MNIST2MNIST_M.py", "train_custom.py", "train_real2drawing.py",
-                      "train_captcha.py"], strict=True)
-)  # fmt: skip
+EXPERIMENTS = ["digits", "custom", "drawings", "captcha"]  # in the order of SCRIPTS
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +97,7 @@ def test_method_on_experiment(
         seen.append(1)
         return signal.SIGINT if len(seen) == 2 else 0
 
-    script = SCRIPTS[experiment]
+    script = dict(zip(EXPERIMENTS, SCRIPTS, strict=True))[experiment]
     flags = [*flags_of(method), *data[experiment], *run_folders(tmp_path)]
     if method == "student":
         lesson = [*flags_of("dann"), *data[experiment], *run_folders(tmp_path / "t")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import re
 import time
@@ -182,13 +181,9 @@ def test_each_command_is_one_that_its_script_takes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = all_trainings()[name]
-    kinds = {"train_MNIST2MNIST_M.py": ("config", "Config"),
-             "train_real2drawing.py": ("drawings", "DrawingsConfig"),
-             "train_captcha.py": ("captcha", "CaptchaConfig")}  # fmt: skip
-    module, kind = kinds[one.script]
     flags = one.flags.format(start="model.keras").split()
     monkeypatch.setattr("sys.argv", [one.script, *flags])
-    config = getattr(importlib.import_module(f"config.{module}"), kind)
+    config = SCRIPTS[one.script]
     start, values = read_flags(config, None)
     make_settings(config, start, values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from config.base import Features
 from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, presets_of, read_preset
+from config.scripts import SCRIPTS
+from config.settings import fields_of
 from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
@@ -71,6 +74,36 @@ CASES = {
     "source_only": ("source", 0.0),
     "target_only": ("target", 0.0),
 }
+
+
+def test_each_method_with_one_model_is_a_case() -> None:
+    with_one = {name for name, method in METHODS.items()
+                if issubclass(stages.model_class(method.model), DANN)}  # fmt: skip
+    assert with_one == {*CASES, "student"}  # which has a test of its own
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_setting_that_a_model_has_reaches_it(method: str) -> None:
+    """What stands neither in `parts` nor in `knobs` would keep its default, without a word."""
+    kind = stages.model_class(METHODS[method].model)
+    arguments = {name for base in kind.mro() if base not in keras.Model.mro()
+                 for name in inspect.signature(base.__init__).parameters}  # fmt: skip
+    settings = {name for config in SCRIPTS.values() for name in fields_of(config)}
+    assert arguments & settings <= {*kind.parts, *kind.knobs}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_settings_name_methods_that_exist(script: str) -> None:
+    for field in fields_of(SCRIPTS[script]).values():
+        assert {*(field.used_by or ())} <= METHODS.keys()
+
+
+def test_a_config_that_counts_other_domains_is_named(
+    domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Config, "num_domains", 3)
+    with pytest.raises(ValueError, match="num_domains is 3 in Config, but the script gives 2"):
+        made(Config(batch_size=48), domains, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("method", CASES)
@@ -386,17 +419,7 @@ def test_the_captcha_tutorial_has_its_networks_and_optimizers(
 
 def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
     """A preset is what differs; a setting that its method ignores would be a lie."""
-    from config.base import TrainingConfig
-    from config.captcha import CaptchaConfig
-    from config.drawings import DrawingsConfig
-    from config.settings import fields_of
-
-    kinds: dict[str, type[TrainingConfig]] = {
-        "train_MNIST2MNIST_M.py": Config,
-        "train_captcha.py": CaptchaConfig,
-        "train_real2drawing.py": DrawingsConfig,
-    }
-    names = {name for script in kinds for name in presets_of(script)}
+    names = {name for script in SCRIPTS for name in presets_of(script)}
     assert names == {path.stem for path in FOLDER.glob("*.json")}
     for name, preset in presets_of("train_MNIST2MNIST_M.py").items():
         method = Config.of(preset.settings).method
@@ -404,7 +427,7 @@ def test_no_preset_says_what_is_already_so_or_is_not_used() -> None:
                 if method in (fields_of(Config)[field].used_by or [method])]  # fmt: skip
         used += ["method", "network", "normalisation", "features"]
         assert {*used} <= {*preset.settings}, f"{name}: an edited default would change it"
-    for script, kind in kinds.items():
+    for script, kind in SCRIPTS.items():
         for name, preset in presets_of(script).items():
             settings = kind.of(preset.settings)
             for field, content in preset.settings.items():

@@ -135,12 +135,12 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     try:
         with path.open("rb") as drawn, np.load(drawn) as stored:
             arrays = {part: stored[part] for part in KEYS}
-        expected = json.loads(note.read_text())["sha256"]
+        found, expected = Domain(**arrays).digest, json.loads(note.read_text())["sha256"]
     except Exception as error:  # NumPy raises many kinds for a damaged file
         raise UserError(
             f"{path}: cannot be read ({error or type(error).__name__}); {remedy}"
         ) from error
-    if Domain(**arrays).digest != expected:
+    if found != expected:
         raise UserError(f"{path}: is not what {note.name} tells of; {remedy}")
     return arrays
 

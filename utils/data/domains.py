@@ -22,12 +22,23 @@ class Domain(Generic[Images]):
     """The images of one domain, uint8 `[N, H, W, C]` in [0, 255] or pictures on disk.
 
     Their classes are int32 `[N]`, or `[N, n]` for n positions; -1 = unknown.
+
+    Raises:
+        ValueError: other types, or lengths that differ.
     """
 
     train: Images
     train_label: np.ndarray
     val: Images
     val_label: np.ndarray
+
+    def __post_init__(self) -> None:
+        for images, labels in ((self.train, self.train_label), (self.val, self.val_label)):
+            if isinstance(images, np.ndarray) and images.dtype != np.uint8:
+                raise ValueError(f"images must be uint8 in [0, 255], got {images.dtype}")
+            if labels.dtype.kind != "i" or len(labels) != len(images):
+                raise ValueError(f"{len(images)} images need as many signed integers as classes, "
+                                 f"got {labels.dtype}{list(labels.shape)}")  # fmt: skip
 
     @property
     def digest(self) -> str:

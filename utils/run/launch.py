@@ -193,7 +193,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     for name in unused_by(fields_of(kind)["method"].checked(method), kind):
         if name in given:
             raise UserError(f"--{name}: is not used by {method}; leave it out")
-        # Of a preset, or edited, for another method: what base.py says changes nothing.
+        # The method does not use it. It gets the default of base.py, whatever was edited.
         values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
     settings = kind.of({**values, **given})
     replaced = [name for name in ("first_stage", "source_epoch")

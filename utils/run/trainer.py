@@ -91,7 +91,7 @@ class Trainer:
         self.schedules = schedules
         self.begins_trained = begins_trained
         self.final_model = checkpoints_dir / f"{final_name}.keras"
-        # Of several workers one writes; the others do the same steps and leave nothing behind.
+        # Only one of several workers writes. The others do the same steps and leave nothing behind.
         self.chief = is_chief(settings)
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
