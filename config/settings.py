@@ -72,7 +72,8 @@ SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
 SEEDS = Limit(lambda value: all(map(SEED.accepts, value)), SEED.rule)
 PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
-SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")
+SIDES = Limit(lambda value: min(value[:2]) >= 16 and value[-1] > 0,
+              "16 or more pixels a side, and 1 or more channels")  # fmt: skip
 UNITS = Limit(lambda value: all(units >= 1 for units in value), "1 or more units in each layer")
 PICTURE = Limit(
     lambda value: value.suffix.lower() in (".png", ".jpg", ".jpeg"),
@@ -182,9 +183,10 @@ class Settings:
         above = {name for base in type(self).__bases__ if dataclasses.is_dataclass(base)
                  for name in fields_of(base)}  # fmt: skip
         for name in annotated.keys() - above:  # a new one, or one that was meant to be another
-            near = difflib.get_close_matches(name, above - annotated.keys(), 1, cutoff=0.85)
-            if near:
-                raise UserError(f"{name}: no such setting; did you mean {near[0]}?")
+            for other in above - annotated.keys():
+                alike = difflib.SequenceMatcher(None, name.lower(), other).ratio()
+                if alike > 0.8 or sorted(name.lower()) == sorted(other):
+                    raise UserError(f"{name}: no such setting; did you mean {other}?")
         for field in fields.values():
             object.__setattr__(self, field.name, field.checked(getattr(self, field.name)))
 

@@ -95,9 +95,7 @@ class MeanTeacher(DANN):
             "pseudo_weight": HalfCosine(total_steps, settings.pseudo_ramp),
         }
 
-    def added_loss(
-        self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor
-    ) -> tf.Tensor:
+    def added_loss(self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor) -> tf.Tensor:
         images, labels, _ = batch
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
         pseudo_labels, confident = self.pseudo_labels(images, unlabelled)

@@ -21,6 +21,7 @@ from utils.errors import UserError, refuse_device
 
 # 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
 ORIGINAL_MEAN = (45.652287,) * 3
+MUCH, PACKED = 2**30, 20  # bytes; weights do not shrink to a twentieth, what is hostile does
 MNIST_MEAN = (75.65, 76.18, 70.19)  # of MNIST and MNIST-M of seed 42, all training images
 
 
@@ -48,6 +49,10 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         importlib.import_module(f"model.{method.model.split('.')[0]}")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: is no .keras file, or was cut short; name another")
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > max(MUCH, PACKED * path.stat().st_size):
+        raise UserError(f"{path}: unpacks to {size >> 20} MiB, as no weights do; name another")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged file

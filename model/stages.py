@@ -58,7 +58,7 @@ class Experiment:
 def make_stages(
     run: Run, settings: AnyConfig, experiment: Callable[[AnyConfig], Experiment]
 ) -> list[Callable[[], Trainer]]:
-    """Returns a function for each stage of a run. It makes the Trainer, once the stage before ended.
+    """Returns a function for each stage of a run. It makes the Trainer when the one before ended.
 
     Args:
         run: where it is recorded.

@@ -68,9 +68,7 @@ class VADA(DANN):
         self.radius = radius
         self.seed = seed
 
-    def added_loss(
-        self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor
-    ) -> tf.Tensor:
+    def added_loss(self, batch: Batch, features: tf.Tensor, label_logits: tf.Tensor) -> tf.Tensor:
         images, labels, _ = batch
         unlabelled = tf.cast(labels == UNLABELLED, tf.float32)
         roughness = self.roughness(tf.cast(images, tf.float32))

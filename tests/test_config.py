@@ -225,15 +225,18 @@ def test_cutout_leaves_something_of_an_image(tmp_path: Path) -> None:
         ).check_paths()
 
 
-def test_a_setting_that_is_misspelt_in_the_file_is_named() -> None:
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("batchsize", "batch_size"), ("epcoh", "epoch"), ("Epoch", "epoch"), ("sede", "seed"),
+     ("learning_rate", "init_learning_rate"), ("gmama", "gamma"), ("methdo", "method")],
+)  # fmt: skip
+def test_a_setting_that_is_misspelt_in_the_file_is_named(written: str, meant: str) -> None:
     """It would be a new setting, and the one that is meant would keep its default."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Misspelt(TrainingConfig):
-        batchsize: int = 64
-
-    with pytest.raises(UserError, match="batchsize: no such setting; did you mean batch_size"):
-        Misspelt()
+    misspelt = dataclasses.make_dataclass(
+        "Misspelt", [(written, int, 64)], bases=(TrainingConfig,), frozen=True
+    )
+    with pytest.raises(UserError, match=f"{written}: no such setting; did you mean {meant}"):
+        misspelt()
 
 
 def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ import keras
 import pytest
 from helpers import ROOT
 
-from config.config import Config
 from config.scripts import SCRIPTS
 from config.settings import fields_of
 from utils.run.command_line import parse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_pictures_come_in_the_order_of_their_names(root: Path) -> None:
     expected = cv2.resize(pixels(path), (32, 32))
     np.testing.assert_array_equal(images[7, ..., 0], expected)
     np.testing.assert_array_equal(known, np.loadtxt(root / "target_labels.csv"))
+
+
+def test_numbers_without_leading_zeros_come_in_their_order(root: Path, tmp_path: Path) -> None:
+    """Else the classes of target_labels.csv would be those of other drawings."""
+    images, labels = read_drawings(root)
+    shutil.copytree(root, tmp_path / "root")
+    for path in (tmp_path / "root/test_data/0").iterdir():
+        path.rename(path.with_stem(str(int(path.stem))))
+    for found, expected in zip(read_drawings(tmp_path / "root"), (images, labels), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_edges_are_opencvs() -> None:

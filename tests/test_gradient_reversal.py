@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -61,6 +62,23 @@ def test_survives_saving_inside_a_model(tmp_path: Path) -> None:
     assert loaded.layers[-1].grl_lambda == 0.25
 
 
-def test_refuses_a_negative_lambda() -> None:
-    with pytest.raises(ValueError, match=r"0 or more, got -1"):
-        GradientReversal(-1.0)
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "a", None])
+def test_refuses_what_is_no_lambda(value: Any) -> None:
+    with pytest.raises(ValueError, match=f"a number >= 0, got {value!r}"):
+        GradientReversal(value)
+
+
+def test_a_variable_changes_lambda_of_a_compiled_step() -> None:
+    """Control: the weight before the layer stays where it is while λ is 0."""
+    grl_lambda = keras.Variable(0.0, trainable=False)
+    images = keras.Input((1,))
+    first = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    second = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", trainable=False)
+    model = keras.Model(images, second(GradientReversal()(first(images), grl_lambda=grl_lambda)))
+    model.compile(keras.optimizers.SGD(0.5), loss="mse")
+    x, y = np.ones((1, 1)), np.zeros((1, 1))
+    model.fit(x, y, verbose=0)
+    assert first.kernel.numpy() == 1.0
+    grl_lambda.assign(0.25)
+    model.fit(x, y, verbose=0)
+    assert first.kernel.numpy() == 1.0 + 0.5 * 0.25 * 2.0  # up the loss: d(x²)/dx = 2

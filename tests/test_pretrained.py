@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_same_weights
 
+from model import pretrained
 from model.adda import ADDA
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
@@ -156,6 +157,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         match=r"is no \.keras file, or was cut short|does not fit this network or is damaged",
     ):
         start_from(make_dann(1), tmp_path / name)
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "MUCH", 2**20)
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * 2**21)
+    with pytest.raises(UserError, match=r"bomb\.keras: unpacks to 2 MiB, as no weights do"):
+        load_model(tmp_path / "bomb.keras")
 
 
 def test_adda_of_before_its_rate_waited_is_loaded(tmp_path: Path) -> None:

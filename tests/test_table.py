@@ -25,6 +25,7 @@ from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
 from benchmarks.search import SEARCH
 from benchmarks.table import Arguments, runs_kept
+from config.scripts import SCRIPTS
 from predict import SHIPPED
 from utils.data.pickles import write_pickle
 from utils.errors import Terminated, UserError

@@ -89,19 +89,20 @@ def test_each_setting_that_a_model_has_reaches_it(method: str) -> None:
     arguments = {name for base in kind.mro() if base not in keras.Model.mro()
                  for name in inspect.signature(base.__init__).parameters}  # fmt: skip
     settings = {name for config in SCRIPTS.values() for name in fields_of(config)}
+    settings -= {"feature_layer", "pooling"}  # these make the feature extractor
     assert arguments & settings <= {*kind.parts, *kind.knobs}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_settings_name_methods_that_exist(script: str) -> None:
     for field in fields_of(SCRIPTS[script]).values():
-        assert {*(field.used_by or ())} <= METHODS.keys()
+        assert field.used_by is None or {*field.used_by.methods} <= METHODS.keys()
 
 
 def test_a_config_that_counts_other_domains_is_named(
     domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Config, "num_domains", 3)
+    monkeypatch.setattr(Config, "num_domains", property(lambda config: 3))
     with pytest.raises(ValueError, match="num_domains is 3 in Config, but the script gives 2"):
         made(Config(batch_size=48), domains, tmp_path, monkeypatch)
 
@@ -328,6 +329,11 @@ PRESETS: dict[str, list[tuple[Any, ...]]] = {
 }
 
 
+def test_each_preset_of_the_digits_is_looked_at() -> None:
+    of_adda = {"adda", "source_augmented"}  # below
+    assert {*presets_of("train_MNIST2MNIST_M.py")} == {*PRESETS} | of_adda
+
+
 # As README says.
 EDITED_FIRST = ("epoch", "batch_size", "init_learning_rate", "grl_lambda")
 
@@ -366,14 +372,20 @@ def test_presets_train_with_what_they_say(
 def test_the_preset_adda(domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Config.of(read_preset("adda").settings)
     first, second = made(settings, domains, tmp_path, monkeypatch)
-    assert (first.settings.epoch, second.settings.epoch) == (10, 5)
-    assert (first.batches.batch_size, second.batches.batch_size) == (32, 64)
-    for trainer, rate in ((first, 0.03), (second, 0.0002)):
+    assert (first.settings.epoch, second.settings.epoch) == (10, 10)
+    assert (first.batches.batch_size, second.batches.batch_size) == (32, 256)
+    for trainer, expected in ((first, (0.05, rate_at(0.5, 0.05), rate_at(1.0, 0.05))),
+                              (second, (0.0002, 0.0001, 0.0))):  # fmt: skip
         half, end = trainer.total_steps // 2, trainer.total_steps
         rates = [value(trainer.schedules["learning_rate"], step) for step in (0, half, end)]
-        assert rates == pytest.approx([rate, rate / 2, 0.0], abs=1e-6)
-        assert (trainer.model.clip_norm, trainer.model.average_decay) == (1.0, 0.999)
+        assert rates == pytest.approx(expected, rel=0.01, abs=1e-6)
+    model = first.model
+    assert (model.clip_norm, model.average_decay) == (1.0, 0.999)
+    assert model.augmentation.contrast == 0.5
+    assert {norm.sides for norm in model.norms()} == {1}
     model = second.model
+    assert (model.clip_norm, model.average_decay, model.augmentation) == (0.0, 0.999, None)
+    assert len(model.norms()) == 2
     assert (model.k_d, model.k_g, model.adversarial_loss) == (1, 1, "gan")
     assert model.feature_extractor.output_shape == (None, 10)  # the logits
     assert model.label_predictor.count_params() == 0

@@ -43,13 +43,16 @@ def read_photos(root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the drawings uint8 `[M, 32, 32, 1]`, resized, in the order of the files' names, and
-    their classes int32 `[M]`, -1 = unknown, as they are without `target_labels.csv`.
+    """Returns the drawings uint8 `[M, 32, 32, 1]`, resized, in the order of the files' names, or of
+    their numbers if all are numbers; and their classes int32 `[M]`, -1 = unknown, as they are
+    without `target_labels.csv`.
 
     Raises:
         UserError: there are none, one does not decode, or the labels do not fit.
     """
     paths = find_pictures(root / "test_data" / "0")
+    if all(path.stem.isdecimal() for path in paths):
+        paths.sort(key=lambda path: int(path.stem))  # 10 comes after 9
     # Bilinear: the drawings grow from 28 to 32 pixels.
     images = np.stack([
         cv2.resize(read_picture(path, (28, 28, 1)), (SIDE, SIDE))[..., None]

@@ -66,8 +66,8 @@ class PictureFolder:
         count = max(1, round(share * len(self)))
         if count >= len(self):
             raise UserError(
-                f"{self.root}: {len(self)} pictures are too few to keep a share of {share} back "
-                "for measuring"
+                f"{self.root}: has {len(self)} picture(s), too few to train with some and to keep "
+                f"a share of {share} back for measuring; add some"
             )
         return self.take(np.sort(order[count:])), self.take(order[:count])
 

@@ -124,7 +124,8 @@ def launch(
     except BaseException as error:
         if not start.resume and is_chief(config):
             run.discard(config)
-            going_on_helps = isinstance(error, UserError) and not isinstance(error, OutOfMemory)
+            going_on_helps = isinstance(error, (UserError, BrokenPipeError))  # `| head`
+            going_on_helps &= not isinstance(error, OutOfMemory)
             if going_on_helps and run.logs.exists():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
