@@ -49,12 +49,14 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         importlib.import_module(f"model.{method.model.split('.')[0]}")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: is no .keras file, or was cut short; name another")
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > max(MUCH, PACKED * path.stat().st_size):
-        raise UserError(f"{path}: unpacks to {size >> 20} MiB, as no weights do; name another")
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(MUCH, PACKED * path.stat().st_size):
+            raise UserError(f"{path}: unpacks to {size >> 20} MiB, as no weights do; name another")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except UserError:
+        raise
     except Exception as error:  # Keras raises many kinds for a damaged file
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: not a .keras file that can be loaded ({reason})") from error

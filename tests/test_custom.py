@@ -164,9 +164,7 @@ def test_a_class_without_training_pictures_is_named(
     train_custom.read_data(config)
     assert ": none of its pictures is trained with; add some" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "source" / "c")
-    with pytest.raises(
-        UserError, match="the pictures to train with are of one class alone"
-    ):
+    with pytest.raises(UserError, match="the pictures to train with are of one class alone"):
         train_custom.read_data(config)
 
 
