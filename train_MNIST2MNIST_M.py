@@ -39,9 +39,10 @@ def read_data(config: Config) -> Domains:
     )
     source = some("source_images", source, config.source_images, config.seed)
     target = some("target_images", target, config.target_images, config.seed)
-    if len(np.unique(source.train_label)) < 2:
+    if config.method != "target_only" and len(np.unique(source.train_label)) < 2:
         raise UserError(
-            f"{config.source_dataset_path}: its training images are of one class alone; add others"
+            f"{config.source_dataset_path}: the images to train with are of one class alone; add "
+            "others, or take more by --source_images"
         )
     if config.held_out:
         target = hold_out(target, config.held_out)

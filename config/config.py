@@ -24,7 +24,7 @@ from config.base import (
     Strategy,
     check_images,
 )
-from config.settings import PIXELS, SIDES, UNITS, at_least
+from config.settings import PIXELS, SHAPE, UNITS, at_least
 from utils.errors import UserError, existing_file
 
 
@@ -166,7 +166,7 @@ class Config(RecipeConfig):
     domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
     """Units of the domain classifier's hidden layers. None: 100, as in ICML 2015, figure 4 (a);
     with adda 500 500, as in CVPR 2017, section 5."""
-    image_input_shape: Annotated[tuple[int, int, int], SIDES] = (28, 28, 3)
+    image_input_shape: Annotated[tuple[int, int, int], SHAPE] = (28, 28, 3)
     """Height, width (pixels) and channels of an image."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
     """Mean subtracted per channel, in [0, 255]. None: measured on the training images."""

@@ -21,6 +21,8 @@ class Method:
     """The method that trains the model which this one starts from: its first stage."""
     start: str = "best.keras"
     """The model of the first stage that the second starts from."""
+    first_alone: tuple[str, ...] = ()
+    """Settings that the first stage uses and the second does not."""
     folder: str = "first"
     """Where the first stage is recorded, below the run's folders."""
     labels: Literal["source", "target", "both"] = "source"
@@ -46,6 +48,7 @@ METHODS = {
                            remedy="try a smaller --init_learning_rate or a larger --confidence"),
     "adda": Method("adda.ADDA", "a source encoder, and a copy of it that is adapted",
                    first="source_model", start="source_model.keras", folder="source",
+                   first_alone=("init_learning_rate", "momentum_rate", "dropout"),
                    sides=1, domain_hidden=(500, 500),
                    remedy="try a smaller --adda_learning_rate or a larger --k_g"),
     "source_only": Method("dann.DANN", "no adaptation: λ = 0", adversary=False, remedy=SLOWER),

@@ -72,8 +72,8 @@ SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
 SEEDS = Limit(lambda value: all(map(SEED.accepts, value)), SEED.rule)
 PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
-SIDES = Limit(lambda value: min(value[:2]) >= 16 and value[-1] > 0,
-              "16 or more pixels a side, and 1 or more channels")  # fmt: skip
+SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")
+SHAPE = Limit(lambda value: SIDES.accepts(value) and value[2] > 0, f"{SIDES.rule}, and channels")
 UNITS = Limit(lambda value: all(units >= 1 for units in value), "1 or more units in each layer")
 PICTURE = Limit(
     lambda value: value.suffix.lower() in (".png", ".jpg", ".jpeg"),
@@ -180,10 +180,13 @@ class Settings:
         for name, value in vars(type(self)).items():
             if name[0] != "_" and name.islower() and name not in annotated and not is_code(value):
                 raise UserError(f"{name}: write its type, too, as in {name}: int = 1")
-        above = {name for base in type(self).__bases__ if dataclasses.is_dataclass(base)
-                 for name in fields_of(base)}  # fmt: skip
-        for name in annotated.keys() - above:  # a new one, or one that was meant to be another
-            for other in above - annotated.keys():
+        above = [name for base in type(self).__bases__ if dataclasses.is_dataclass(base)
+                 for name in fields_of(base)]  # fmt: skip
+        missing = [name for name in above if name not in annotated]
+        for name, hint in annotated.items():  # a new one, or one that was meant to be another
+            if name in above or "Annotated" in str(hint):  # as a new one has its limit beside it
+                continue
+            for other in missing:
                 alike = difflib.SequenceMatcher(None, name.lower(), other).ratio()
                 if alike > 0.8 or sorted(name.lower()) == sorted(other):
                     raise UserError(f"{name}: no such setting; did you mean {other}?")

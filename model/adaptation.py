@@ -61,7 +61,8 @@ class Adaptation(keras.Model):
 
     Call arguments:
         images: `[B, H, W, C]`, pixel values in [0, 255].
-        training: whether dropout and batch normalisation are in training mode.
+        training: whether dropout and batch normalisation are in training mode. A network with
+            `DomainNormalization` must be told the domain then (`as_domain`).
 
     Output shape: `[B, num_labels]` or `[B, n, num_labels]`, float32 probabilities.
 
@@ -545,7 +546,8 @@ class Adaptation(keras.Model):
         """
         results = {name: tf.where(meter.count > 0, meter.result(), math.nan)
                    for name, meter in self.meters.items()}  # fmt: skip
-        loss = results["image_cls_loss"] + results.get("domain_cls_loss", 0.0)
+        domains = self.meters.get("domain_cls_loss")
+        loss = results["image_cls_loss"] + (domains.result() if domains else 0.0)
         return {"loss": loss, **results}
 
     def get_config(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import re
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -15,7 +15,7 @@ from config.captcha import CaptchaConfig
 from config.config import Config
 from config.custom import CustomConfig
 from config.scripts import SCRIPTS
-from config.settings import Settings, fields_of
+from config.settings import Settings, at_least, fields_of
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
 from utils.run import launch
@@ -263,8 +263,30 @@ def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch
     start, given = Start(preset="mean_teacher"), {"pre_model_path": "m.keras"}
     assert make_settings(Config, start, given).first_method is None
     for name, value in (("first_stage", "recipe"), ("source_epoch", 3)):
-        with pytest.raises(UserError, match=f"--{name}: --pre_model_path replaces"):
+        with pytest.raises(UserError, match=f"--{name}: leave it out; --pre_model_path replaces"):
             make_settings(Config, start, {**given, name: value})
+
+
+def test_what_adda_takes_from_the_preset_of_its_first_stage_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would do nothing. Without the preset it is the first stage's own."""
+    monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
+    for name, value in (("init_learning_rate", 0.5), ("momentum_rate", 0.5), ("dropout", 0.5)):
+        with pytest.raises(UserError, match=f"--{name}: only the first stage uses it"):
+            make_settings(Config, Start(preset="adda"), {name: value})
+        settings = make_settings(Config, Start(), {"method": "adda", name: value})
+        assert getattr(settings.of_first_stage("source_model"), name) == value
+
+
+def test_a_new_setting_may_be_like_another() -> None:
+    """Control: with its limit beside it, it is meant as a new one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class New(TrainingConfig):
+        epochs: Annotated[int, at_least(1)] = 3
+
+    assert New().epochs == 3
 
 
 @pytest.mark.parametrize(

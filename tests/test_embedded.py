@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def test_no_scan_is_on_both_sides(digits: Domain, monkeypatch: pytest.MonkeyPatc
     scans.images = numbered
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: scans)
     monkeypatch.setattr("utils.data.embedded.enlarge", lambda scan, _: scan[0, 0])
+    monkeypatch.setattr("utils.data.embedded.Domain", SimpleNamespace)  # numbers are no pixels
     split = embedded_digits(np.random.RandomState(42))
     train, val = set(split.train.tolist()), set(split.val.tolist())
     assert not train & val

@@ -374,11 +374,15 @@ def test_the_preset_adda(domains: Arrays, tmp_path: Path, monkeypatch: pytest.Mo
     first, second = made(settings, domains, tmp_path, monkeypatch)
     assert (first.settings.epoch, second.settings.epoch) == (10, 3)
     assert (first.batches.batch_size, second.batches.batch_size) == (32, 256)
-    for trainer, expected in ((first, (0.05, rate_at(0.5, 0.05), rate_at(1.0, 0.05))),
-                              (second, (0.0002, 0.0001, 0.0))):  # fmt: skip
-        half, end = trainer.total_steps // 2, trainer.total_steps
-        rates = [value(trainer.schedules["learning_rate"], step) for step in (0, half, end)]
-        assert rates == pytest.approx(expected, rel=0.01, abs=1e-6)
+    expected: list[tuple[Trainer, Any]] = [
+        (first, lambda p: rate_at(p, 0.05)),
+        (second, lambda p: 0.0001 * (1 + math.cos(math.pi * p))),
+    ]
+    for trainer, rate in expected:
+        end = trainer.total_steps
+        for step in (0, end // 2, end):
+            found = value(trainer.schedules["learning_rate"], step)
+            assert found == pytest.approx(rate(step / end), rel=1e-4, abs=1e-9)
     model = first.model
     assert (model.clip_norm, model.average_decay) == (1.0, 0.999)
     assert model.augmentation.contrast == 0.5
@@ -492,6 +496,18 @@ def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
     for hidden, expected in (((), [2]), (None, [100, 2])):
         given = digits.experiment(Config(domain_hidden=hidden), data)
         assert units(given.domain_classifier((16,))) == expected
+
+
+def test_digits_of_one_class_alone_are_refused(domains: Arrays, tmp_path: Path) -> None:
+    paths = [tmp_path / "source.pkl", tmp_path / "target.pkl"]
+    for path, arrays in zip(paths, domains, strict=True):
+        write_pickle(path, arrays)
+    settings = Config(source_dataset_path=str(paths[0]), target_dataset_path=str(paths[1]))
+    one = dataclasses.replace(settings, source_images=1)
+    with pytest.raises(UserError, match=r"source\.pkl: the images to train with are of one class"):
+        digits.read_data(one)
+    digits.read_data(settings)
+    digits.read_data(dataclasses.replace(one, method="target_only"))
 
 
 def test_the_network_subtracts_the_mean_of_what_it_is_trained_on(

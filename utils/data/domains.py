@@ -36,9 +36,9 @@ class Domain(Generic[Images]):
         for images, labels in ((self.train, self.train_label), (self.val, self.val_label)):
             if isinstance(images, np.ndarray) and images.dtype != np.uint8:
                 raise ValueError(f"images must be uint8 in [0, 255], got {images.dtype}")
-            if labels.dtype.kind != "i" or len(labels) != len(images):
-                raise ValueError(f"{len(images)} images need as many signed integers as classes, "
-                                 f"got {labels.dtype}{list(labels.shape)}")  # fmt: skip
+            if labels.dtype.kind not in "iu" or len(labels) != len(images):
+                raise ValueError(f"{len(images)} images need as many whole numbers as classes, got "
+                                 f"{labels.dtype}{list(labels.shape)}")  # fmt: skip
 
     @property
     def digest(self) -> str:

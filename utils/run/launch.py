@@ -124,9 +124,8 @@ def launch(
     except BaseException as error:
         if not start.resume and is_chief(config):
             run.discard(config)
-            going_on_helps = isinstance(error, (UserError, BrokenPipeError))  # `| head`
-            going_on_helps &= not isinstance(error, OutOfMemory)
-            if going_on_helps and run.logs.exists():
+            stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
+            if stopped and not isinstance(error, OutOfMemory) and run.logs.exists():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
             raise
@@ -197,15 +196,30 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         # The method does not use it. It gets the default of base.py, whatever was edited.
         values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
     settings = kind.of({**values, **given})
-    replaced = [name for name in ("first_stage", "source_epoch")
-                if name in given and settings.pre_model_path]  # fmt: skip
-    if replaced:
-        raise UserError(f"--{replaced[0]}: --pre_model_path replaces the first stage; leave it out")
+    check_stages(settings, given)
     if settings.first_stage:
         checked_preset("first_stage", settings.first_stage, kind)
         if start.config and "first_stage" not in given:
             check_first_stage(start.config.parent, settings)
     return settings
+
+
+def check_stages(settings: TrainingConfig, given: dict[str, Any]) -> None:
+    """Raises `UserError` for a flag of a first stage that is not trained, or not with this flag."""
+    if settings.pre_model_path:
+        for name in ("first_stage", "source_epoch"):
+            if name in given:
+                raise UserError(
+                    f"--{name}: --pre_model_path replaces the first stage; leave it out"
+                )
+    elif preset := settings.first_stage:
+        for name in METHODS[settings.method].first_alone:
+            if name in given:
+                raise UserError(
+                    f"--{name}: only the first stage uses it, and that has the settings of the "
+                    f"preset {preset}; train {preset} with it, and name its model: "
+                    "--pre_model_path FILE"
+                )
 
 
 def unused_by(method: str, kind: type[TrainingConfig]) -> list[str]:
