@@ -263,7 +263,7 @@ def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch
     start, given = Start(preset="mean_teacher"), {"pre_model_path": "m.keras"}
     assert make_settings(Config, start, given).first_method is None
     for name, value in (("first_stage", "recipe"), ("source_epoch", 3)):
-        with pytest.raises(UserError, match=f"--{name}: leave it out; --pre_model_path replaces"):
+        with pytest.raises(UserError, match=f"--{name}: --pre_model_path replaces"):
             make_settings(Config, start, {**given, name: value})
 
 
