@@ -54,7 +54,7 @@ class GradientReversal(keras.layers.Layer):
         super().__init__(**layer_options)
         if not (isinstance(grl_lambda, numbers.Real) and 0 <= grl_lambda < math.inf):
             raise ValueError(f"grl_lambda must be a number >= 0, got {grl_lambda!r}")
-        self.grl_lambda = grl_lambda
+        self.grl_lambda = float(grl_lambda)
 
     def call(self, x: tf.Tensor, grl_lambda: tf.Tensor | None = None) -> tf.Tensor:
         return reverse_gradient(x, self.grl_lambda if grl_lambda is None else grl_lambda)
