@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 
 from config.settings import PICTURE, SEED, Settings
-from utils.atomic import refuse_foreign, refuse_inputs, whole_file
+from utils.atomic import refuse_foreign, refuse_loss, whole_file
 from utils.data.bsds500 import find_bsds500
 from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
@@ -38,8 +38,8 @@ class Arguments(Settings):
     bsds: Path | None = None
     """BSDS500 as a .tgz, .tar, .zip or unpacked folder."""
     output_dir: Path | None = None
-    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. None: model_data/dataset, with
-    --embedded model_data/dataset/embedded."""
+    """Where MNIST/mnist_data.pkl and MNIST_M/mnist_m_data.pkl go. By default
+    model_data/dataset, with --embedded model_data/dataset/embedded."""
     seed: Annotated[int, SEED] = 42
     """Seed of the one generator behind all choices: the same seed gives the same bytes."""
     embedded: bool = False
@@ -47,7 +47,8 @@ class Arguments(Settings):
     unverified: bool = False
     """Accept digits or photographs that are not the official MNIST and BSDS500."""
     picture: Annotated[Path | None, PICTURE] = None
-    """Where the picture of samples goes, a .png or .jpg. None: samples.png beside the pickles."""
+    """Where the picture of samples goes, a .png or .jpg. By default samples.png beside
+    the pickles."""
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
         raise UserError("embedded: uses neither --mnist nor --bsds; leave them out")
     folder = args.output_dir or (DATA / "embedded" if args.embedded else DATA)
     place = args.picture or folder / "samples.png"
-    refuse_inputs(place, *(path for path in (args.mnist, args.bsds) if path))
+    refuse_loss(place, place.suffix, *(path for path in (args.mnist, args.bsds) if path))
     source, target = folder / "MNIST" / "mnist_data.pkl", folder / "MNIST_M" / "mnist_m_data.pkl"
     note = folder / "mnist_m.json"
     refuse_foreign(note, source, target)

@@ -23,7 +23,7 @@ import numpy as np
 from config.config import Config
 from config.settings import PIXELS, Settings
 from predict import SHIPPED
-from utils.atomic import is_stream, refuse_inputs, write_json
+from utils.atomic import is_stream, refuse_loss, write_json
 from utils.data.folders import PictureFolder, open_target
 from utils.data.pickles import read_pickle
 from utils.errors import UserError, run_script
@@ -42,15 +42,15 @@ COLUMNS = {
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
     models: tuple[Path, ...] = (SHIPPED,)
-    """Models: .keras from checkpoints/, .weights.h5, or a .h5 of the original repository."""
+    """Models: .keras of checkpoints/, .weights.h5, or a .h5 of the original repository."""
     target: Path = Path(str(Config.target_dataset_path))  # an edited default may be no text
     """What is measured: a pickle, of which the test images; or a folder with a folder of pictures
     for each class."""
     source: Path = Path(str(Config.source_dataset_path))
     """The labelled domain, in the same form. The domain accuracy and DEV need it."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
-    """Mean that was subtracted in training, of .weights.h5 and .h5 files. None: the original
-    repository's for .h5; that of MNIST and MNIST-M for .weights.h5."""
+    """Mean that was subtracted in training, of .weights.h5 and .h5 files. By default the
+    original repository's for .h5, and that of MNIST and MNIST-M for .weights.h5."""
     json: Path | None = None
     """Write all numbers here, with the accuracy of each class and the confusion matrix. - is
     standard output."""
@@ -60,8 +60,10 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    if len({*args.models}) < len(args.models):
+        raise UserError("models: one is named twice; name each once")
     if args.json:
-        refuse_inputs(args.json, *args.models, args.target, args.source)
+        refuse_loss(args.json, ".json", *args.models, args.target, args.source)
     with quiet_start():
         from model.pretrained import load_model
 
@@ -90,9 +92,16 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
     """Returns images and classes of source and target, as a model takes them."""
     from model.pretrained import picture_shape
 
+    if len(model.label_predictor.output_shape) > 2:
+        raise UserError(
+            f"{path}: reads strings of several characters; only train_captcha.py measures it, "
+            "after each epoch; see log.csv in its log folder"
+        )
     shape = picture_shape(model, path)
     count = model.label_predictor.output_shape[-1]
     classes = model.classes()
+    if args.source.exists() and args.target.exists() and args.source.samefile(args.target):
+        raise UserError(f"{args.target}: is source and target; name two domains")
     domains: list[Labelled] = []
     for place in (args.source, args.target):
         if not place.exists():
@@ -100,15 +109,13 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 f"{place}: no such file or folder; create_mnistm.py makes the pickles of the "
                 "digits; others are named by --source and --target"
             )
-        if place.is_dir() and len(model.label_predictor.output_shape) > 2:
-            raise UserError(
-                f"{path}: reads strings of several characters, which no folder of classes has; "
-                "train_captcha.py measures it"
-            )
         try:
             if place.is_dir():
                 folder = open_target(place, classes, shape)
-                if len({*folder.labels}) == 1 and folder.labels[0] >= 0:
+                if {*folder.labels} == {-1}:
+                    print(f"{place}: has no class folders, so its accuracy is not known",
+                          file=sys.stderr)  # fmt: skip
+                elif len({*folder.labels}) == 1:
                     name = classes[folder.labels[0]]
                     print(f"{place}: only {name!r} has a folder; is it a class?", file=sys.stderr)
                 domains.append((folder, folder.labels))
@@ -117,8 +124,8 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 domains.append((arrays["val"], arrays["val_label"]))
         except UserError as error:
             raise UserError(
-                f"{place}: {path.name} cannot be measured on it ({error}); name data of the "
-                "model's kind: --source and --target"
+                f"{place}: {path.name} cannot be measured on it ({error}); name both domains of "
+                "this model: --source and --target (the defaults are MNIST and MNIST-M)"
             ) from error
     return domains
 

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config.settings import PIXELS, Settings
-from utils.atomic import is_stream, refuse_inputs, whole_file
+from utils.atomic import is_stream, refuse_loss, whole_file
 from utils.data.folders import composed
 from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
@@ -48,7 +48,7 @@ class Arguments(Settings):
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     paths = find_pictures(args.images)
-    refuse_inputs(args.output, args.model, *paths)
+    refuse_loss(args.output, ".csv", args.model, *paths)
     with quiet_start():
         from model.pretrained import load_model, picture_shape
 

@@ -15,6 +15,7 @@ from config.settings import (
     SHARE,
     Settings,
     at_least,
+    between,
     not_by,
     one_of,
     only,
@@ -83,7 +84,7 @@ class TrainingConfig(Settings):
     # training
     epoch: Annotated[int, at_least(1)] = 100
     """Epochs; one is a pass over the source images."""
-    batch_size: Annotated[int, at_least(2)] = 256
+    batch_size: Annotated[int, between(2, 16384)] = 256
     """Images of a batch: as many of each target as of the source, or target_ratio times as many."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β."""
@@ -99,7 +100,7 @@ class TrainingConfig(Settings):
     gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
-    """λ rises with slope gamma. Off: it is grl_lambda from the start."""
+    """λ rises with slope gamma. Without it, λ is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
     """mean: over the images of all domains. sum: of each domain's mean, as in JMLR 2016, equation
     18."""
@@ -108,11 +109,12 @@ class TrainingConfig(Settings):
     clip_norm: Annotated[float, at_least(0)] = 0.0
     """Largest norm of the gradient; longer ones are shortened. 0: any."""
     average_decay: Annotated[float, BELOW_1] = 0.0
-    """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
+    """Decay of the average of the weights, for example 0.999. Models are measured and kept with
+    these averages. 0: no average."""
 
     # settings of single methods
     entropy_conditioning: Annotated[bool, only("cdan")] = True
-    """Images that are classified with more confidence count more: CDAN+E. Off: plain CDAN."""
+    """Images that are classified with more confidence count more: CDAN+E. Without: plain CDAN."""
     source_smoothness: Annotated[float, at_least(0), only("vada")] = 1.0
     """λ_s: weight of predicting alike around each source image; 1 in the authors' code."""
     target_smoothness: Annotated[float, at_least(0), only("vada")] = 0.01
@@ -122,7 +124,7 @@ class TrainingConfig(Settings):
     source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10
     """Epochs of the first stage."""
     first_stage: Annotated[str | None, only("adda", "mean_teacher")] = None
-    """Preset of the first stage. None: the settings of this run."""
+    """Preset of the first stage. By default it has the settings of this run."""
     teacher: Annotated[str | None, only("student", "mean_teacher")] = None
     """Trained model whose predictions are the labels of a student's target images."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
@@ -157,7 +159,7 @@ class TrainingConfig(Settings):
     select_by: Criterion = "information_maximisation"
     """The label-free criterion that picks best.keras; all of them are logged."""
     run_name: Annotated[str | None, FOLDER_NAME] = None
-    """Last folder of the run's path. None: the time it started."""
+    """Last folder of the run's path. By default the time it started."""
     logs_dir: str = "logs"
     """Where TensorBoard's events, log.txt, log.csv and figures go."""
     checkpoints_dir: str = "checkpoints"
@@ -177,7 +179,7 @@ class TrainingConfig(Settings):
     on new CPUs and on GPUs."""
     jit_compile: bool = False
     """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact.
-    Not with augmentation, cutout and invert."""
+    Not with random changes of the images."""
     strategy: Strategy = "default"
     """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
     logical_devices: Annotated[int, at_least(0)] = 0

@@ -70,7 +70,7 @@ class Config(RecipeConfig):
     gamma: float = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: bool = True
-    """λ rises with slope gamma. Off: it is grl_lambda from the start."""
+    """λ rises with slope gamma. Without it, λ is grl_lambda from the start."""
     domain_loss: DomainLoss = "mean"
     """mean: over the images of all domains, as in the original repository. sum: of each domain's
     mean, as in JMLR 2016, equation 18; λ = 1 is then λ = 2 of mean."""
@@ -91,11 +91,12 @@ class Config(RecipeConfig):
     feature extractor gets λ times the gradient, whatever the weight is. Then clip_norm shortens all
     gradients together."""
     average_decay: float = 0.0
-    """Above 0, models are measured and kept with their weights averaged at this decay: 0.999."""
+    """Decay of the average of the weights, for example 0.999. Models are measured and kept with
+    these averages. 0: no average."""
 
     # settings of single methods
     entropy_conditioning: bool = True
-    """Images that are classified with more confidence count more: CDAN+E. Off: plain CDAN."""
+    """Images that are classified with more confidence count more: CDAN+E. Without: plain CDAN."""
     source_smoothness: float = 1.0
     """λ_s: weight of predicting alike around each source image; 1 in the authors' code."""
     target_smoothness: float = 0.01
@@ -105,7 +106,7 @@ class Config(RecipeConfig):
     source_epoch: int = 10
     """Epochs of the first stage."""
     first_stage: str | None = None
-    """Preset of the first stage. None: the settings of this run."""
+    """Preset of the first stage. By default it has the settings of this run."""
     teacher: str | None = None
     """Trained model whose predictions are the labels of a student's target images."""
     confidence: float = 0.9
@@ -143,7 +144,7 @@ class Config(RecipeConfig):
     """For choosing settings: so many target training images are kept back, and measured instead
     of the test set."""
     run_name: str | None = None
-    """Last folder of the run's path. None: the time it started."""
+    """Last folder of the run's path. By default the time it started."""
     logs_dir: str = "logs"
     """Where TensorBoard's events, log.txt, log.csv and figures go."""
     checkpoints_dir: str = "checkpoints"
@@ -164,12 +165,12 @@ class Config(RecipeConfig):
     """What the domain classifier sees, and where the feature extractor ends. convolutional: its own
     output. hidden: the last hidden layer of the label predictor. logits: all of it."""
     domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
-    """Units of the domain classifier's hidden layers. None: 100, as in ICML 2015, figure 4 (a);
-    with adda 500 500, as in CVPR 2017, section 5."""
+    """Units of the domain classifier's hidden layers. By default 100, as in ICML 2015, figure
+    4 (a); with adda 500 500, as in CVPR 2017, section 5."""
     image_input_shape: Annotated[tuple[int, int, int], SHAPE] = (28, 28, 3)
     """Height, width (pixels) and channels of an image."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
-    """Mean subtracted per channel, in [0, 255]. None: measured on the training images."""
+    """Mean subtracted per channel, in [0, 255]. By default measured on the training images."""
 
     # machine
     seed: int = 0
@@ -179,7 +180,7 @@ class Config(RecipeConfig):
     on new CPUs and on GPUs."""
     jit_compile: bool = False
     """Compile the step with XLA: for GPUs; slower on a CPU, and a resume is no longer bit-exact.
-    Not with augmentation, cutout and invert."""
+    Not with random changes of the images."""
     strategy: Strategy = "default"
     """default: one device; mirrored: all GPUs of this machine; multi_worker: as TF_CONFIG says."""
     logical_devices: int = 0

@@ -39,7 +39,8 @@ class CustomConfig(RecipeConfig):
     channels: Annotated[int, Limit(lambda value: value in (1, 3), "1 (grey) or 3 (RGB)")] = 3
     """3: RGB, 1: grey; pictures of the other kind are converted."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
-    """Mean subtracted per channel, in [0, 255]. None: measured on some pictures of each domain."""
+    """Mean subtracted per channel, in [0, 255]. By default it is measured on some pictures of each
+    domain."""
     validation_share: Annotated[float, Limit(lambda value: 0 < value < 1, "in (0, 1)")] = 0.1
     """Share of each domain's pictures that is kept back for measuring."""
     backbone: str = "paper"
@@ -52,7 +53,7 @@ class CustomConfig(RecipeConfig):
     bottleneck: Annotated[int, at_least(0)] = 0
     """Units of a dense layer between the backbone and the heads. 0: none."""
     feature_layer: str | None = None
-    """Inner layer of the backbone whose output is the feature. None: its last."""
+    """Inner layer of the backbone whose output is the feature. By default it is the last one."""
     pooling: Literal["flatten", "average"] = "flatten"
     """What makes a vector of the feature."""
     label_hidden: Annotated[tuple[int, ...], UNITS] = (100, 100)

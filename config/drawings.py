@@ -41,11 +41,10 @@ class DrawingsConfig(TrainingConfig):
 
     # pictures
     canny: bool = True
-    """The photos become their Canny edges (thresholds 170 and 300). --no_canny: they become
-    grey."""
+    """The photos become their Canny edges (thresholds 170 and 300), and not grey."""
     flip: bool = True
-    """Half of the training pictures are mirrored, but none with --embedded: digits have sides.
-    --no_flip: none."""
+    """Half of the training pictures are mirrored, but none with --embedded, because mirrored digits
+    are no digits."""
     rotation: Annotated[float, at_least(0)] = 15.0
     """Largest rotation of a training picture, degrees; the empty corners are 0."""
 

@@ -46,6 +46,10 @@ def at_least(minimum: float) -> Limit:
     return Limit(lambda value: value >= minimum, f"{minimum} or more")
 
 
+def between(minimum: int, maximum: int) -> Limit:
+    return Limit(lambda value: minimum <= value <= maximum, f"in {minimum}..{maximum}")
+
+
 def one_of(names: Iterable[str]) -> Limit:
     known = tuple(names)
     return Limit(lambda value: value in known, f"one of {', '.join(known)}")
@@ -72,7 +76,9 @@ SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SEED = Limit(lambda value: 0 <= value < 2**32, "in 0..2³²-1")
 SEEDS = Limit(lambda value: all(map(SEED.accepts, value)), SEED.rule)
 PIXELS = Limit(lambda value: all(0 <= mean <= 255 for mean in value), "numbers in [0, 255]")
-SIDES = Limit(lambda value: min(value[:2]) >= 16, "16 or more pixels a side")
+SIDES = Limit(
+    lambda value: 16 <= min(value[:2]) <= max(value[:2]) <= 1024, "16 to 1,024 pixels a side"
+)
 SHAPE = Limit(lambda value: SIDES.accepts(value) and value[2] > 0, f"{SIDES.rule}, and channels")
 UNITS = Limit(lambda value: all(units >= 1 for units in value), "1 or more units in each layer")
 PICTURE = Limit(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from utils.atomic import refuse_inputs, whole_file
+from utils.atomic import refuse_loss, whole_file
 from utils.errors import UserError
 
 
@@ -136,10 +136,20 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     model, other = tmp_path / "model.keras", tmp_path / "other.csv"
     model.touch()
     (tmp_path / "link.csv").symlink_to(model)
-    refuse_inputs(other, model)
+    refuse_loss(other, ".csv", model)
     for name in ("model.keras", "link.csv"):
         with pytest.raises(UserError, match="is read by this command"):
-            refuse_inputs(tmp_path / name, tmp_path / "x", model)
+            refuse_loss(tmp_path / name, Path(name).suffix, tmp_path / "x", model)
+
+
+def test_an_output_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    readme, table = tmp_path / "README.md", tmp_path / "table.csv"
+    refuse_loss(readme, ".csv")
+    readme.touch()
+    table.touch()
+    refuse_loss(table, ".csv")
+    with pytest.raises(UserError, match=r"README.md: is there already, and is no .csv"):
+        refuse_loss(readme, ".csv")
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])

@@ -31,8 +31,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_captchas_are_seeded(tmp_path: Path) -> None:
     one, two, more, other = (
-        load_captchas(tmp_path / str(place), "busy", train, 20, seed)
-        for place, train, seed in ((1, 50, 7), (2, 50, 7), (3, 60, 7), (4, 50, 8))
+        load_captchas(tmp_path / str(place), "busy", *numbers)
+        for place, numbers in enumerate(((50, 20, 7), (50, 20, 7), (60, 30, 7), (50, 20, 8)))
     )
     for part in one:
         np.testing.assert_array_equal(one[part], two[part])

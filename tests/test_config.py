@@ -3,11 +3,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 import typing
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from helpers import ROOT
 
 from config import presets
 from config.base import HYPERPARAMETERS, Criterion, RecipeConfig, TrainingConfig
@@ -237,6 +240,19 @@ def test_a_setting_that_is_misspelt_in_the_file_is_named(written: str, meant: st
     )
     with pytest.raises(UserError, match=f"{written}: no such setting; did you mean {meant}"):
         misspelt()
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ("epoch: int = (100", "'(' was never closed"), ("x = hundred", "name 'hundred' is not defined"),
+])  # fmt: skip
+def test_pythons_errors_in_a_file_of_defaults_are_told_in_a_line(line: str, reason: str) -> None:
+    """Without a traceback: README tells students to edit this file."""
+    file = str(ROOT / "config" / "config.py")
+    program = f"import config; exec(compile({line!r}, {file!r}, 'exec'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          cwd=ROOT, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == f"error: {file}, line 1: {reason}; mend this line\n"
 
 
 def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:

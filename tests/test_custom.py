@@ -231,7 +231,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="b: no pictures in it"):
         open_sources([tmp_path / "two"], SHAPE)
     write(tmp_path / "three" / "c", "1.png")
-    with pytest.raises(UserError, match=r"folders c are not among the classes a, b"):
+    with pytest.raises(UserError, match=r"these folders are none of the classes a, b: c"):
         open_target(tmp_path / "three", ("a", "b"), SHAPE)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "1.png").write_bytes(b"no picture")
@@ -273,11 +273,12 @@ def test_impossible_calls_are_named(
 def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "some", "a.png", "b.png")
     (tmp_path / "some" / "c.heic").touch()
+    (tmp_path / "some" / "lost.png").symlink_to("nothing")
     (tmp_path / "some" / ".DS_Store").touch()
     assert len(open_target(tmp_path / "some", NAMES, SHAPE)) == 2
-    assert "1 files are left out, which are no pictures of a known format: .heic" in (
-        capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "1 files are left out, which are no pictures of a known format: .heic\n" in told
+    assert "1 links to nothing are left out, such as" in told
     nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
     with pytest.raises(UserError, match="lies in another"):
         nested.check_paths()

@@ -99,6 +99,9 @@ def test_missing_file_is_named(mnist_folder: Path) -> None:
 
 
 def test_missing_path_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").touch()
+    with pytest.raises(UserError, match=r"takes that file, or the folder of the four IDX files"):
+        read_mnist(tmp_path / "train-images-idx3-ubyte")
     with pytest.raises(UserError, match=r"nowhere: no such file"):
         read_mnist(tmp_path / "nowhere")
 

@@ -129,7 +129,8 @@ def test_another_order_of_axes_is_read(tmp_path: Path) -> None:
          r"train is float32 \[5, 28, 28, 3\], should be uint8 \[N, 28, 28, 3\]"),
         ({"train": GOOD["train"][..., 0, :]}, r"train is uint8 \[5, 28, 3\]"),
         ({"train": "text"}, "train is str"),
-        ({"train_label": np.arange(5)}, r"train_label is int64 \[5\], should be int32 \[N\]"),
+        ({"train_label": np.arange(5.0)}, r"train_label is float64 \[5\], should be int32 \[N\]"),
+        ({"val_label": np.array([2**40, 0])}, r"values 0\.\..*, should lie in 0\.\.9"),
         ({"train_label": np.arange(4, dtype=np.int32)}, "5 train images but 4 labels"),
         ({"val_label": np.array([0, 10], np.int32)}, r"values 0\.\.10, should lie in 0\.\.9"),
         ({"val_label": np.array([-1, 3], np.int32)}, r"values -1\.\.3"),
@@ -142,6 +143,13 @@ def test_wrong_content_is_named(tmp_path: Path, change: dict[str, Any], message:
     (tmp_path / "d.pkl").write_bytes(pickle.dumps(arrays))
     with pytest.raises(UserError, match=rf"d\.pkl: .*{message}.*create_mnistm\.py"):
         read_pickle(tmp_path / "d.pkl")
+
+
+def test_labels_of_numpys_own_type_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({**GOOD, "val_label": np.array([9, 0])}))
+    labels = read_pickle(tmp_path / "d.pkl")["val_label"]
+    assert labels.dtype == np.int32
+    assert labels.tolist() == [9, 0]
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(GOOD)[:5000], pickle.dumps([1])])

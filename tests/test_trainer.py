@@ -309,6 +309,7 @@ def test_collapse_is_noticed_after_two_epochs(
     monkeypatch.setattr(collapse, "STEPS", 0)
     with pytest.raises(CollapseError, match=r"epoch 2: every target image gets the same"):
         dead.train()
+    assert dead.checkpoints.restore() < dead.total_steps  # a resume does not take it for finished
 
 
 @pytest.mark.parametrize("dead", [True], indirect=True)

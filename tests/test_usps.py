@@ -97,6 +97,9 @@ def test_damaged_h5_is_named(tmp_path: Path, fault: str) -> None:
         read_usps(path)
 
 
-def test_nothing_there_is_named() -> None:
+def test_nothing_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "usps.pkl").touch()
+    with pytest.raises(UserError, match=r"usps.pkl: is no usps.h5"):
+        read_usps(tmp_path / "usps.pkl")
     with pytest.raises(UserError, match="no such file or folder"):
         read_usps(Path("nowhere"))

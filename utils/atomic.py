@@ -132,8 +132,10 @@ def refuse_foreign(note: Path, *paths: Path) -> None:
             )
 
 
-def refuse_inputs(output: Path, *inputs: Path) -> None:
-    """Raises `UserError` if a file to write is one of those to read."""
+def refuse_loss(output: Path, suffix: str, *inputs: Path) -> None:
+    """Raises `UserError` if a file to write would replace one to read, or one of another kind."""
+    if output.is_file() and not is_stream(output) and output.suffix != suffix:
+        raise UserError(f"{output}: is there already, and is no {suffix}; choose another output")
     for path in inputs:
         with contextlib.suppress(OSError):
             if output.samefile(path):

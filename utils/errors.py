@@ -16,8 +16,8 @@ EXIT_CODES = f"""exit codes:
   0    done
   {MISTAKE}    a mistake in the call or the data
   {COLLAPSED}    the network collapsed
-  {TRY_AGAIN}   stopped by SIGTERM; saved: go on with --resume
-  {CTRL_C}  stopped by Ctrl-C; what was trained is saved: go on with --resume"""
+  {TRY_AGAIN}   stopped by SIGTERM; the last lines tell how to continue, if a step was trained
+  {CTRL_C}  stopped by Ctrl-C; the same"""
 
 
 class UserError(Exception):
@@ -81,7 +81,7 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         code = MISTAKE
     except KeyboardInterrupt as error:
-        print("\ninterrupted; nothing was written half", file=sys.stderr)
+        print("\ninterrupted; no file is incomplete", file=sys.stderr)
         code = TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
     sys.exit(code if printed() else code or MISTAKE)
 

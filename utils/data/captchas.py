@@ -100,8 +100,8 @@ class Artist:
 def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> dict[str, np.ndarray]:
     """Returns a style's captchas from `root`, where they are made if they are not there yet.
 
-    Captcha i depends on (seed, style, i) alone. The first `val` are measured, so what one number
-    of captchas measures, another may train with.
+    Captcha i depends on (seed, style, i) alone, and those to measure have numbers of their own. So
+    what one number of captchas measures, no other trains with.
 
     Args:
         root: where the files are kept.
@@ -116,7 +116,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
         UserError: the file that is there is not what was written.
     """
     # The name tells how they are drawn: a style that is changed is drawn anew.
-    rules = hashlib.sha256(f"{DIGIT_NAMES} {STYLES[style].rules}".encode()).hexdigest()[:8]
+    rules = hashlib.sha256(f"{DIGIT_NAMES} {KEYS} {STYLES[style].rules}".encode()).hexdigest()[:8]
     path = root / f"{style}-{rules}-{train}+{val}-seed{seed}.npz"
     note = path.with_suffix(".json")
     if not path.exists() or not note.exists():
@@ -148,13 +148,11 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
 def make_captchas(style: str, train: int, val: int, seed: int) -> dict[str, np.ndarray]:
     """Draws a style's captchas; `load_captchas` tells the rest."""
     artist = Artist(STYLES[style])
-    images = np.empty((train + val, SIZE, SIZE, 3), np.uint8)
-    labels = np.empty((train + val, CHARACTERS), np.int32)
-    for index in tqdm(range(train + val), desc=f"{style} captchas", unit="captcha", disable=None):
-        images[index], labels[index] = artist.draw(f"{seed} {style} {index}")
-    return {
-        "train": images[val:],
-        "train_label": labels[val:],
-        "val": images[:val],
-        "val_label": labels[:val],
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for part, count in (("train", train), ("val", val)):
+        images = arrays[part] = np.empty((count, SIZE, SIZE, 3), np.uint8)
+        labels = arrays[f"{part}_label"] = np.empty((count, CHARACTERS), np.int32)
+        what = f"{style} captchas, {part}"
+        for index in tqdm(range(count), desc=what, unit="captcha", disable=None):
+            images[index], labels[index] = artist.draw(f"{seed} {style} {part} {index}")
+    return arrays

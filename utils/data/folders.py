@@ -140,8 +140,8 @@ def open_target(folder: Path, classes: Sequence[str], shape: Shape) -> PictureFo
     unknown = [name for name in found if composed(name) not in classes]
     if unknown:
         raise UserError(
-            f"{folder}: its folders {', '.join(unknown)} are not among the classes "
-            f"{', '.join(classes)}; rename them, or put the pictures of an unlabelled domain into "
+            f"{folder}: these folders are none of the classes {', '.join(classes)}: "
+            f"{', '.join(unknown)}; rename them, or put the pictures of an unlabelled domain into "
             f"{folder} itself"
         )
     return open_folder(folder, found, classes, shape)

@@ -72,8 +72,12 @@ def read_mnist(path: Path) -> Domain:
     """
     if path.is_dir():
         arrays = {key: read_idx(find_idx(path, name)) for key, name in IDX_FILES.items()}
-    elif path.exists():
+    elif path.suffix == ".npz" and path.exists():
         arrays = read_npz(path)
+    elif path.exists():
+        raise UserError(
+            f"{path}: is no mnist.npz; --mnist takes that file, or the folder of the four IDX files"
+        )
     else:
         raise UserError(f"{path}: no such file or folder; --mnist takes an mnist.npz or IDX files")
     for split in ("train", "val"):

@@ -24,7 +24,10 @@ KEYS = ("train", "train_label", "val", "val_label")
 PROTOCOL = 5
 NUMBERS = "biuf"  # kinds of NumPy types: truth values, whole numbers, fractions
 MAX_MEMO = 1000  # objects that a pickle refers back to; ours have about 30
-REMEDY = "make it again with create_mnistm.py, or that of USPS with create_usps.py"
+REMEDY = (
+    "make it again with create_mnistm.py, or that of USPS with create_usps.py; docs/data.md tells "
+    "the form of data of your own"
+)
 
 
 class Type:
@@ -139,7 +142,7 @@ def read_pickle(
     if not isinstance(arrays, dict):
         raise UserError(f"{path}: holds a {type(arrays).__name__}, not a dictionary; {REMEDY}")
     for key in KEYS:
-        arrays[key] = in_channels(arrays.get(key), image_shape)
+        arrays[key] = in_channels(in_int32(arrays.get(key)), image_shape)
         check_array(path, key, arrays[key], image_shape, num_labels)
     for split in ("train", "val"):
         images, labels = len(arrays[split]), len(arrays[f"{split}_label"])
@@ -155,6 +158,12 @@ def in_channels(array: Any, image_shape: tuple[int, ...]) -> Any:
     if isinstance(array, np.ndarray) and array.shape[1:] in grey:
         return np.repeat(array.reshape(-1, height, width, 1), channels, axis=3)
     return array
+
+
+def in_int32(array: Any) -> Any:
+    """Returns labels of NumPy's own whole numbers, int64, as int32; all else as it is."""
+    small = isinstance(array, np.ndarray) and array.dtype == np.int64 and array.size
+    return array.clip(-1, 2**31 - 1).astype(np.int32) if small and array.ndim == 1 else array
 
 
 def check_memo(file: IO[bytes]) -> None:
@@ -181,7 +190,9 @@ def check_array(
         )
         wanted = f"{np.dtype(dtype)} {['N', *shape]}".replace("'", "")
         other_size = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 4
-        remedy = "image_input_shape must be that of the data" if other_size else REMEDY
+        remedy = (
+            "the model or --image_input_shape must be that of the data" if other_size else REMEDY
+        )
         raise UserError(f"{path}: {key} is {found}, should be {wanted}; {remedy}")
     if array.ndim == 0 or len(array) == 0:
         raise UserError(f"{path}: {key} is empty; {REMEDY}")

@@ -41,11 +41,15 @@ def find_pictures(place: Path) -> list[Path]:
     seen = [path for path in sorted(walk(place))
             if not any(map(is_hidden, path.relative_to(place).parts))]  # fmt: skip
     paths = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if len(paths) < len(seen):
-        others = sorted({path.suffix or "without suffix" for path in {*seen} - {*paths}})
+    lost = [path for path in seen if path.is_symlink() and not path.exists()]
+    others = sorted({path.suffix or "without suffix" for path in {*seen} - {*paths, *lost}})
+    if lost:
+        print(f"{place}: {len(lost)} links to nothing are left out, such as {lost[0]}",
+              file=sys.stderr)  # fmt: skip
+    if others:
         print(
-            f"{place}: {len(seen) - len(paths)} files are left out, which are no pictures of a "
-            f"known format: {', '.join(others)}",
+            f"{place}: {len(seen) - len(paths) - len(lost)} files are left out, which are no "
+            f"pictures of a known format: {', '.join(others)}",
             file=sys.stderr,
         )
     if not paths:

@@ -64,8 +64,10 @@ def read_usps(path: Path) -> Domain:
     refuse_device(path)
     if path.is_dir():
         parts = {split: read_text(path / name) for split, name in TEXTS.items()}
-    elif path.exists():
+    elif path.suffix == ".h5" and path.exists():
         parts = read_h5(path)
+    elif path.exists():
+        raise UserError(f"{path}: is no usps.h5; --usps takes that file, or a folder of zip.*.gz")
     else:
         raise UserError(f"{path}: no such file or folder; --usps takes usps.h5 or zip.*.gz")
     arrays: dict[str, np.ndarray] = {}
@@ -113,7 +115,9 @@ def read_h5(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     except UserError:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
-        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
+        raise UserError(
+            f"{path}: damaged, or no usps.h5 ({error}); name that file, or fetch it again"
+        ) from error
     return parts
 
 

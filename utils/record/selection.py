@@ -84,7 +84,8 @@ def information_maximisation(source: Outputs, target: Outputs) -> float:
     Reference: Shi & Sha, "Information-Theoretical Learning of Discriminative Clusters for
     Unsupervised Domain Adaptation", ICML 2012, equation 5.
     """
-    mean_prediction = target.probabilities.mean(axis=0)
+    # In float32 a sum of thousands tells 1e-4 of images that all get the same prediction.
+    mean_prediction = target.probabilities.mean(axis=0, dtype=np.float64)
     return float(entropies(mean_prediction).mean() - entropies(target.probabilities).mean())
 
 

@@ -125,4 +125,7 @@ def disk_faults_named(place: Path) -> Iterator[None]:
         yield
     except (tf.errors.OpError, OSError) as error:
         reason = re.sub(r"^{{.*?}} ", "", str(error).strip().split("\n")[0])  # the name of an op
-        raise UserError(f"{place}: cannot be written ({reason}); mend that") from error
+        raise UserError(
+            f"{place}: cannot be written ({reason}); free some space, or put the folder back, "
+            "and continue with --resume"
+        ) from error

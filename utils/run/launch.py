@@ -399,8 +399,8 @@ def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, r
     except CollapseError as error:
         print(
             f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
-            f"best.keras in {trainer.checkpoints_dir}, if it is there, is the best epoch "
-            f"before.\nStart a new run, and {remedy}; another --seed may pass by luck."
+            + (f"The best epoch before: {best}" if best.exists() else "No model was saved.")
+            + f"\nStart a new run, and {remedy}; another --seed may pass by luck."
         )
         return COLLAPSED
     return 0
