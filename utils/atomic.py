@@ -134,9 +134,9 @@ def refuse_foreign(note: Path, *paths: Path) -> None:
 
 def refuse_loss(output: Path, suffix: str, *inputs: Path) -> None:
     """Raises `UserError` if a file to write would replace one to read, or one of another kind."""
-    if output.is_file() and not is_stream(output) and output.suffix != suffix:
-        raise UserError(f"{output}: is there already, and is no {suffix}; choose another output")
     for path in inputs:
         with contextlib.suppress(OSError):
             if output.samefile(path):
                 raise UserError(f"{output}: is read by this command; choose another output")
+    if output.is_file() and not is_stream(output) and output.suffix != suffix:
+        raise UserError(f"{output}: is there already, and is no {suffix}; choose another output")
