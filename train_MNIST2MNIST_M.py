@@ -78,7 +78,7 @@ def experiment(config: Config, data: Domains) -> Experiment:
         hidden = METHODS[config.method].domain_hidden
     source, target = data.domains
     return Experiment(
-        data.domains,
+        data,
         networks,
         lambda seen: dense_head("domain_classifier", seen, hidden, outputs=2),
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),

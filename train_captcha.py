@@ -68,14 +68,13 @@ def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
         return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(DIGIT_NAMES))
 
     return Experiment(
-        data.domains,
+        data,
         networks,
         lambda seen: captcha_discriminator(seen, not tutorial),
         keras.optimizers.Adam,
         lambda num_domains: None,
         measured(*data.domains),
         name="captcha",
-        class_names=data.classes,
         extractor_calls="per_domain",
     )
 

@@ -7,6 +7,7 @@ below are those of config/custom.py, where their defaults can be edited.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,13 +84,14 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         return deepened(extractor, labels, config.features)
 
     def domain_classifier(seen: tuple[int, ...]) -> keras.Model:
-        return dense_head("domain_classifier", seen, config.domain_hidden, config.num_domains)
+        return dense_head("domain_classifier", seen, config.domain_hidden, len(data.domains))
 
-    shown = data.domains
+    shown = data
     if config.method == "source_only":
         # The targets stay unseen: a backbone's batch normalisation would learn from them.
         sources = data.domains[: data.sources]
-        shown = sources + sources[:1] * (len(shown) - len(sources))
+        hidden = sources[:1] * (len(data.domains) - len(sources))
+        shown = dataclasses.replace(data, domains=sources + hidden)
     return Experiment(
         shown,
         networks,
@@ -98,8 +100,6 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         functools.partial(chosen_augmentation, config),
         measured(data),
         name="custom",
-        class_names=data.classes,
-        sources=data.sources,
         alternating=config.alternating,
     )
 

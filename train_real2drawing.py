@@ -86,7 +86,7 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
     # Without adaptation the drawings stay unseen: batch normalisation would learn from them.
     shown = source if config.method == "source_only" else target
     return Experiment(
-        [source, shown],
+        dataclasses.replace(data, domains=[source, shown]),
         networks,
         drawings_domain_classifier,
         keras.optimizers.Adam,

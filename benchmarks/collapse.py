@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, SETS
 from benchmarks.runner import completed, flags_of_folders
 from utils.errors import COLLAPSED, run_script
-from utils.record.rows import read_rows
+from utils.record.log_csv import read_rows
 from utils.run.collapse import IMAGES, CollapseError, check_alive
 from utils.run.command_line import parse
 

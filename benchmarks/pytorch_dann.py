@@ -27,7 +27,7 @@ from config.config import Config
 from config.settings import SEED, Settings, at_least
 from utils.data.pickles import pixel_mean, read_pickle
 from utils.errors import run_script
-from utils.record.rows import Row
+from utils.record.log_csv import Row
 from utils.run.command_line import parse
 
 try:

@@ -27,7 +27,7 @@ from config.presets import read_preset
 from config.scripts import SCRIPTS
 from utils.atomic import write_text
 from utils.errors import UserError
-from utils.record.rows import Row, pick_of
+from utils.record.log_csv import Row, pick_of
 
 FOLDER = Path(__file__).parent.parent / "docs" / "runs"
 

@@ -26,7 +26,7 @@ from benchmarks.records import (
     write_record,
 )
 from utils.errors import Terminated, UserError
-from utils.record.rows import read_rows
+from utils.record.log_csv import read_rows
 from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL, ROOTS
 
 ROOT = Path(__file__).parent.parent

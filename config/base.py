@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from config.methods import METHODS, NO_ADVERSARY
+from config.methods import METHODS, WITHOUT_LAMBDA
 from config.presets import read_preset
 from config.settings import (
     BELOW_1,
@@ -94,12 +94,12 @@ class TrainingConfig(Settings):
     """α of the learning rate schedule. 0 keeps the rate constant."""
     lr_beta: Annotated[float, at_least(0)] = 0.75
     """β of the learning rate schedule."""
-    grl_lambda: Annotated[float, at_least(0), not_by(*NO_ADVERSARY)] = 1.0
+    grl_lambda: Annotated[float, at_least(0), not_by(*WITHOUT_LAMBDA)] = 1.0
     """Highest λ of the gradient reversal. With adda it weighs the adversarial loss; with its Adam
     optimizer only 0 makes a difference."""
-    gamma: Annotated[float, at_least(0), not_by(*NO_ADVERSARY, "adda")] = 10.0
+    gamma: Annotated[float, at_least(0), not_by(*WITHOUT_LAMBDA, "adda")] = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
-    ramp: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = True
+    ramp: Annotated[bool, not_by(*WITHOUT_LAMBDA, "adda")] = True
     """λ rises with slope gamma. Without it, λ is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
     """mean: over the images of all domains. sum: of each domain's mean, as in JMLR 2016, equation
@@ -282,7 +282,7 @@ class RecipeConfig(TrainingConfig):
     """Side of a square that is painted over in each training image, in pixels. 0: none."""
     invert: bool = False
     """Invert half of the channels of training images, by chance: light and dark change places."""
-    domain_weight: Annotated[float, POSITIVE, not_by(*NO_ADVERSARY, "adda")] = 1.0
+    domain_weight: Annotated[float, POSITIVE, not_by(*WITHOUT_LAMBDA, "adda")] = 1.0
     """Weight of the domain loss for the domain classifier. With a larger one it learns faster. The
     feature extractor gets λ times the gradient, whatever the weight is. Then clip_norm shortens all
     gradients together."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from config.base import RecipeConfig, check_images
-from config.methods import METHODS, NO_ADVERSARY
+from config.methods import METHODS, WITHOUT_LAMBDA
 from config.settings import PIXELS, SIDES, UNITS, Limit, at_least, not_by
 from utils.errors import UserError, existing_file
 
@@ -30,7 +30,7 @@ class CustomConfig(RecipeConfig):
     # training
     batch_size: Annotated[int, at_least(0)] = 0
     """Pictures of a batch, of all domains together. 0: 32 of the source."""
-    alternating: Annotated[bool, not_by(*NO_ADVERSARY, "adda")] = False
+    alternating: Annotated[bool, not_by(*WITHOUT_LAMBDA, "adda")] = False
     """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""
 
     # images and networks
@@ -66,7 +66,7 @@ class CustomConfig(RecipeConfig):
         if not self.batch_size:
             object.__setattr__(self, "batch_size", 32 * self.smallest_batch)
         adapts = self.bottleneck or self.features != "convolutional"
-        if self.frozen and not adapts and METHODS[self.method].adversary:
+        if self.frozen and not adapts and METHODS[self.method].uses_lambda:
             raise UserError("frozen: no feature would adapt; add a layer: --bottleneck 256")
         if self.features == "hidden" and not self.label_hidden:
             raise UserError("features: there is no hidden layer; name one: --label_hidden 100")

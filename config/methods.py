@@ -27,7 +27,7 @@ class Method:
     """Where the first stage is recorded, below the run's folders."""
     labels: Literal["source", "target", "both"] = "source"
     """The domains whose labels are used in training. both: those of the target are a teacher's."""
-    adversary: bool = True
+    uses_lambda: bool = True
     """False: λ is 0. Flags of λ are refused."""
     sides: int = 2
     """2: source and targets pass the same feature extractor; 1: each has its own."""
@@ -51,13 +51,13 @@ METHODS = {
                    first_alone=("init_learning_rate", "momentum_rate", "dropout"),
                    sides=1, domain_hidden=(500, 500),
                    remedy="try a smaller --adda_learning_rate or a larger --k_g"),
-    "source_only": Method("dann.DANN", "no adaptation: λ = 0", adversary=False, remedy=SLOWER),
+    "source_only": Method("dann.DANN", "no adaptation: λ = 0", uses_lambda=False, remedy=SLOWER),
     "target_only": Method("dann.DANN", "no adaptation: λ = 0, on target labels",
-                          adversary=False, labels="target", remedy=SLOWER),
+                          uses_lambda=False, labels="target", remedy=SLOWER),
     "student": Method("dann.DANN", "a new network: λ = 0, on source labels and on the labels that "
-                      "another model gives the target", adversary=False, labels="both",
+                      "another model gives the target", uses_lambda=False, labels="both",
                       remedy=SLOWER),
-    "source_model": Method("adda.SourceModel", "adda's first stage alone", adversary=False,
-                           sides=1, domain_hidden=(500, 500), remedy=SLOWER),
+    "source_model": Method("adda.SourceModel", "adda's first stage alone", uses_lambda=False,
+                           sides=1, remedy=SLOWER),
 }  # fmt: skip
-NO_ADVERSARY = tuple(name for name, method in METHODS.items() if not method.adversary)
+WITHOUT_LAMBDA = tuple(name for name, method in METHODS.items() if not method.uses_lambda)

@@ -26,6 +26,7 @@ from model.losses import (
 from model.networks import Shape, check_fixed, in_float32, inputs_of
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
+from utils.errors import UserError
 
 Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
@@ -162,11 +163,6 @@ class Adaptation(keras.Model):
         """Returns the weights of what tells domains apart."""
         return self.domain_classifier.weights if self.domain_classifier else []
 
-    @staticmethod
-    def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:
-        """Returns the shape of what a domain classifier sees of one image."""
-        return features
-
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
         """Returns what changes over a run, such as `learning_rate`, by its name."""
@@ -260,7 +256,8 @@ class Adaptation(keras.Model):
                 raise ValueError(f"{name}: {type(self).__name__} has its own; leave it out")
         options.setdefault("jit_compile", False)  # XLA would leave out the checks of batches
         if options["jit_compile"] is True and self.augmentation:
-            raise ValueError("jit_compile: XLA cannot turn images; leave out augmentation, or XLA")
+            raise UserError("jit_compile: XLA cannot change images; leave it out, or augmentation, "
+                            "cutout, invert")  # fmt: skip
         names = [name for name in self.weights_of() if name != "optimizer"]
         others = {name: options.pop(name, None) for name in names}
         for name, other in others.items():

@@ -12,6 +12,7 @@ import tensorflow as tf
 from config.base import DomainLoss, TrainingConfig
 from model.adaptation import Adaptation, check_head
 from model.losses import assert_below, cross_entropy, is_correct, mean_share
+from model.networks import Shape
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
 
@@ -73,6 +74,11 @@ class Adversarial(Adaptation):
         self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
         self.lambda_schedule: ProgressSchedule | None = None
         self.set_lambda(grl_lambda)
+
+    @staticmethod
+    def domain_input_shape(features: Shape, label_logits: Shape) -> Shape:
+        """Returns the shape of what a domain classifier sees of one image."""
+        return features
 
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +16,14 @@ import numpy as np
 from config.base import AnyConfig, TrainingConfig
 from config.methods import METHODS
 from model.adaptation import Adaptation
+from model.adversarial import Adversarial
 from model.augmentation import RandomAugmentation
 from model.networks import Shape
 from model.pretrained import check_classes, load_model, start_from
 from model.schedules import ProgressSchedule
 from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
-from utils.data.domains import Domain
+from utils.data.domains import Domains
 from utils.errors import UserError
-from utils.record.summaries import RunLog
-from utils.run.command_line import command_of
 from utils.run.runs import Run, first_stage_of
 from utils.run.trainer import EvaluationData, Trainer
 
@@ -34,8 +32,8 @@ from utils.run.trainer import EvaluationData, Trainer
 class Experiment:
     """What a script gives to whichever method is chosen."""
 
-    domains: Sequence[Domain[Any]]
-    """The sources first."""
+    data: Domains[Any]
+    """What this stage is shown."""
     networks: Callable[[], tuple[keras.Model, keras.Model]]
     """Makes the feature extractor and the label predictor."""
     domain_classifier: Callable[[Shape], keras.Model]
@@ -48,9 +46,6 @@ class Experiment:
     """What is measured after each epoch."""
     name: str
     """Of the data, for the final model's file: trained_<method>_<name>.keras."""
-    class_names: Sequence[str] | None = None
-    sources: int = 1
-    """How many of the domains are sources."""
     extractor_calls: Literal["joint", "per_domain"] = "joint"
     alternating: bool = False
 
@@ -109,43 +104,39 @@ def make_trainer(
     if method.labels == "target":
         measured = dataclasses.replace(measured, labelled=measured.target)
     extractor, labels = given.networks()
-    seen = kind.domain_input_shape(extractor.output_shape[1:], labels.output_shape[1:])
-    classifier = given.domain_classifier(seen)
+    classifier = None
+    if issubclass(kind, Adversarial):
+        seen = kind.domain_input_shape(extractor.output_shape[1:], labels.output_shape[1:])
+        classifier = given.domain_classifier(seen)
     batches = make_batches(settings, given, kind, extractor.input_shape, labels.output_shape)
     total_steps = settings.epoch * batches.steps_per_epoch
-    if not method.adversary:
+    if not method.uses_lambda:
         settings = dataclasses.replace(settings, grl_lambda=0.0)
-    schedules = kind.schedules(settings, total_steps)
     values = {
         **dataclasses.asdict(settings),
-        **schedules,
+        **kind.schedules(settings, total_steps),
         "feature_extractor": extractor,
         "label_predictor": labels,
         "domain_classifier": classifier,
         "augmentation": given.augmentation(batches.num_domains),
-        "class_names": given.class_names,
-        "num_domains": settings.num_domains,
+        "class_names": given.data.classes,
+        "num_domains": len(given.data.domains),
         "extractor_calls": given.extractor_calls,
         "alternating": given.alternating,
     }
     # What a script has no setting for keeps the method's default.
     wanted = [argument for argument in (*kind.parts, *kind.knobs) if argument in values]
     model = kind(**{argument: values[argument] for argument in wanted}, name=settings.method)
-    if settings.jit_compile and model.augmentation:
-        raise UserError(
-            "jit_compile: XLA cannot change images; leave it out, or augmentation, cutout, invert"
-        )
     if start:
         start_from(model, Path(start))
-    model.compile(**kind.optimizers_for(settings, total_steps, given.optimizer))
+    optimizers = kind.optimizers_for(settings, total_steps, given.optimizer)
+    model.compile(**optimizers, jit_compile=settings.jit_compile)
     return Trainer(
         model,
         batches,
         settings,
-        RunLog(run.logs, dataclasses.asdict(settings), command_of(None, *sys.argv[1:])),
-        run.checkpoints,
+        run,
         measured,
-        schedules,
         name or f"trained_{settings.method}_{given.name}",
         begins_trained=start is not None,
     )
@@ -173,20 +164,18 @@ def make_batches(
         kind: the method's class.
         images_shape, logits_shape: what the networks take and give, which a teacher must, too.
     """
-    if len(experiment.domains) != settings.num_domains:
-        raise ValueError(f"num_domains is {settings.num_domains} in {type(settings).__name__}, but "
-                         f"the script gives {len(experiment.domains)} domains")  # fmt: skip
-    domains = experiment.domains[: experiment.sources if kind.source_alone else None]
+    data = experiment.data
+    domains = data.domains[: data.sources if kind.source_alone else None]
     used = METHODS[settings.method].labels
     on_source = used != "target"
-    labels = [domain.train_label if (number < experiment.sources) is on_source else None
+    labels = [domain.train_label if (number < data.sources) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
     if used == "both":
         teacher = open_teacher(
-            Path(str(settings.teacher)), images_shape, logits_shape, experiment.class_names
+            Path(str(settings.teacher)), images_shape, logits_shape, data.classes
         )
-        targets = domains[experiment.sources :]
-        labels[experiment.sources :] = [labels_by(teacher, domain.train) for domain in targets]
+        targets = domains[data.sources :]
+        labels[data.sources :] = [labels_by(teacher, domain.train) for domain in targets]
     images = [domain.train for domain in domains]
     if not any(label is not None and (label >= 0).any() for label in labels):
         raise UserError(
@@ -195,8 +184,8 @@ def make_batches(
         )
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many source images as in a batch that has targets, too
-        blocks = block_sizes(size, settings.num_domains, ratio)
-        size, ratio = sum(blocks[: experiment.sources]), 1
+        blocks = block_sizes(size, len(data.domains), ratio)
+        size, ratio = sum(blocks[: data.sources]), 1
     share = block_sizes(size, len(images), ratio)[0]
     if share > len(images[0]):
         raise UserError(
@@ -207,7 +196,7 @@ def make_batches(
 
 
 def open_teacher(
-    path: Path, images_shape: Shape, logits_shape: Shape, class_names: Sequence[str] | None
+    path: Path, images_shape: Shape, logits_shape: Shape, class_names: Sequence[str]
 ) -> Adaptation:
     """Returns a model that takes images, and gives logits, of these shapes.
 

@@ -17,9 +17,7 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
-from helpers import ROOT
-from test_end_to_end import final_weights, run, run_folders
-from test_trainer import events
+from helpers import ROOT, events, final_weights, run, run_folders
 from tqdm import tqdm
 
 from utils.data.pickles import read_pickle

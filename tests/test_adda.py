@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from helpers import assert_same_weights
 from keras import layers
+from test_dann import small_batch
 
 from config.config import Config
 from model.adda import ADDA, SourceModel
@@ -49,14 +50,6 @@ def small_adda(
     if compiled:
         model.compile(keras.optimizers.SGD(RATE), keras.optimizers.SGD(D_RATE))
     return model
-
-
-def small_batch(block: int = 6) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    random = np.random.default_rng(0)
-    domains = np.repeat(np.arange(2, dtype=np.int32), block)
-    images = random.integers(0, 256, (len(domains), 8, 8, 3)).astype(np.uint8)
-    labels = np.where(domains == 0, random.integers(0, 5, len(domains)), -1).astype(np.int32)
-    return tf.constant(images), tf.constant(labels), tf.constant(domains)
 
 
 def formula(loss: str, logits: tf.Tensor) -> tf.Tensor:

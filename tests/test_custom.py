@@ -147,7 +147,7 @@ def test_source_only_never_sees_a_target(tree: Path) -> None:
     for method, unseen in (("source_only", True), ("dann", False)):
         config = CustomConfig(method, source=(source,), target=targets)
         data = train_custom.read_data(config)
-        first, *shown = train_custom.experiment(config, data).domains
+        first, *shown = train_custom.experiment(config, data).data.domains
         assert first is data.domains[0]
         assert len(shown) == 2
         assert [domain is first for domain in shown] == [unseen] * 2

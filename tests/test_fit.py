@@ -18,6 +18,7 @@ from model.mean_teacher import MeanTeacher
 from model.networks import copy_of, dense_head, layers_in_order
 from model.schedules import Constant
 from model.vada import VADA
+from utils.errors import UserError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning"),
@@ -532,7 +533,7 @@ def test_what_keras_would_pair_wrongly_is_refused() -> None:
         model.compile(keras.optimizers.SGD(use_ema=True))
     with pytest.raises(ValueError, match="gradient_accumulation_steps: schedules"):
         dann().compile(keras.optimizers.SGD(gradient_accumulation_steps=2))
-    with pytest.raises(ValueError, match="jit_compile: XLA cannot turn images"):
+    with pytest.raises(UserError, match="jit_compile: XLA cannot change images"):
         dann(augmentation=RandomAugmentation(0, 2)).compile("sgd", jit_compile=True)
 
 

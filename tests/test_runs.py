@@ -36,7 +36,7 @@ from config.config import Config
 from config.presets import Preset, read_preset
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
-from utils.record.rows import read_rows
+from utils.record.log_csv import read_rows
 from utils.record.selection import CRITERIA
 from utils.run import launch
 from utils.run.checkpoints import Checkpoints

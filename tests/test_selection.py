@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from utils.record.rows import pick_of
+from utils.record.log_csv import pick_of
 from utils.record.selection import CRITERIA, Outputs, controlled_risk, density_ratio, evenly
 
 PAIR = np.array([[0.9, 0.1], [0.1, 0.9]])

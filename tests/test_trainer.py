@@ -20,14 +20,13 @@ from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import dense_head, mnist_feature_extractor
 from model.pretrained import load_model
-from model.schedules import AnnealedLearningRate, GRLLambda
 from utils.data.batches import DomainBatches, evaluation_batches
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
-from utils.record.summaries import RunLog
 from utils.run import collapse
 from utils.run.collapse import CollapseError
 from utils.run.devices import prepare_devices
+from utils.run.runs import Run
 from utils.run.signals import Interrupted
 from utils.run.trainer import EvaluationData, Trainer
 
@@ -48,8 +47,9 @@ def make_trainer(
     """
     source, target = domains
     keras.utils.set_random_seed(1)
-    total = EPOCHS * EPOCH_STEPS
-    schedules = {"learning_rate": AnnealedLearningRate(total, rate), "grl_lambda": GRLLambda(total)}
+    config = Config(**{"epoch": EPOCHS, "batch_size": 32, "checkpoint_steps": 7,
+                       "init_learning_rate": rate, **settings})  # fmt: skip
+    schedules = DANN.schedules(config, EPOCHS * EPOCH_STEPS)
     parts = (
         mnist_feature_extractor((28, 28, 3), (20.0, 20.0, 20.0)),
         dense_head("label_predictor", (768,), (20,), 10, dropout=0.5 * recipe),
@@ -66,15 +66,13 @@ def make_trainer(
     return Trainer(
         model,
         DomainBatches([source["train"], target["train"]], [source["train_label"], None], 32, 1),
-        Config(**{"epoch": EPOCHS, "batch_size": 32, "checkpoint_steps": 7, **settings}),
-        RunLog(folder / "logs", {"epoch": EPOCHS}),
-        folder / "checkpoints",
+        config,
+        Run(folder / "logs", folder / "checkpoints", folder / "config"),
         EvaluationData(
             target=evaluation_batches(target["val"], target["val_label"], domain=1),
             labelled=evaluation_batches(source["val"], source["val_label"], domain=0),
             unlabelled=evaluation_batches(target["train"][:50], np.full(50, -1), domain=1),
         ),
-        schedules,
         "trained_dann_mnist2mnist_m",
     )
 

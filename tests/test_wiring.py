@@ -99,14 +99,6 @@ def test_settings_name_methods_that_exist(script: str) -> None:
         assert field.used_by is None or {*field.used_by.methods} <= METHODS.keys()
 
 
-def test_a_config_that_counts_other_domains_is_named(
-    domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Config, "num_domains", property(lambda config: 3))
-    with pytest.raises(ValueError, match="num_domains is 3 in Config, but the script gives 2"):
-        made(Config(batch_size=48), domains, tmp_path, monkeypatch)
-
-
 @pytest.mark.parametrize("method", CASES)
 def test_methods_with_one_model(
     method: str, domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from utils.atomic import whole_file, write_text
 from utils.record.dashboard import record_dashboard
 from utils.record.figures import confusion_picture, prediction_picture
-from utils.record.rows import Row, read_rows, write_rows
+from utils.record.log_csv import Row, read_rows, write_rows
 from utils.record.selection import Outputs, confusion
 
 HPARAMS_TAGS = {"_hparams_/session_start_info"}

@@ -30,7 +30,7 @@ from utils.errors import (
     Terminated,
     UserError,
 )
-from utils.record.rows import pick_of, read_rows
+from utils.record.log_csv import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of, flag_in_sight, parse
 from utils.run.quiet import quiet_start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import time
@@ -35,6 +36,8 @@ from utils.record.summaries import HEADER, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
 from utils.run.cluster import is_chief
 from utils.run.collapse import check_alive, check_finite, check_numbers
+from utils.run.command_line import command_of
+from utils.run.runs import Run
 from utils.run.signals import Signals
 
 CHUNK = 20  # steps run in one call: signals and the progress bar wait no longer than that
@@ -59,10 +62,8 @@ class Trainer:
         model: a compiled `model.adaptation.Adaptation`.
         batches: batch t as a pure function of t.
         settings: of the run.
-        log: the run's record.
-        checkpoints_dir: where checkpoints, `best.keras` and the final model go.
+        run: where it is recorded, and where checkpoints, `best.keras` and the final model go.
         evaluation: what is measured after each epoch.
-        schedules: each schedule, by its name, for the record.
         final_name: of the model that the run ends with.
         begins_trained: whether the model begins at one that was trained. It is then measured as
             epoch 0, and kept as `best.keras` until there is a better one.
@@ -75,32 +76,31 @@ class Trainer:
         model: keras.Model,
         batches: DomainBatches,
         settings: TrainingConfig,
-        log: RunLog,
-        checkpoints_dir: Path,
+        run: Run,
         evaluation: EvaluationData,
-        schedules: Mapping[str, Callable[[np.ndarray], np.ndarray]],
         final_name: str,
         begins_trained: bool = False,
     ):
         self.model = model
         self.batches = batches
         self.settings = settings
-        self.log = log
-        self.checkpoints_dir = checkpoints_dir
+        command = command_of(None, *sys.argv[1:])
+        self.log = RunLog(run.logs, dataclasses.asdict(settings), command)
+        self.checkpoints_dir = run.checkpoints
         self.evaluation = evaluation
-        self.schedules = schedules
         self.begins_trained = begins_trained
-        self.final_model = checkpoints_dir / f"{final_name}.keras"
+        self.final_model = run.checkpoints / f"{final_name}.keras"
         # Only one of several workers writes. The others do the same steps and leave nothing behind.
         self.chief = is_chief(settings)
         self.strategy = tf.distribute.get_strategy()
         self.epoch_steps = batches.steps_per_epoch
         self.total_steps = settings.epoch * self.epoch_steps
-        self.checkpoints = Checkpoints(model, checkpoints_dir, self.chief)
+        self.schedules = model.schedules(settings, self.total_steps)
+        self.checkpoints = Checkpoints(model, run.checkpoints, self.chief)
         self.signals = Signals(self.strategy)
         self.information: list[float] = []  # that predictions have of an image, by epoch
         self.images_measured = 0
-        self.train_step = tf.function(model.train_step, jit_compile=settings.jit_compile)
+        self.train_step = tf.function(model.train_step, jit_compile=model.jit_compile)
         self.run_steps = tf.function(self._run_steps)
         self.run_test = tf.function(self._run_test)
 
