@@ -158,7 +158,7 @@ class Config(RecipeConfig):
 
     # images and network
     network: Network = "paper"
-    """paper: of ICML 2015, figure 4 (a). wide: more filters, and a third convolution."""
+    """paper: of ICML 2015, figure 4 (a). wide: five convolutions with more filters."""
     normalisation: Normalisation = "none"
     """per_domain: batch normalisation after each pooling, with statistics of each domain."""
     features: Features = "convolutional"
@@ -189,8 +189,6 @@ class Config(RecipeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_images(self.image_input_shape, self.pixel_mean, self.cutout, " of image_input_shape")
-        if self.network == "wide" and min(self.image_input_shape[:2]) < 20:
-            raise UserError("network: wide pools three times; it takes 20 or more pixels a side")
 
     @property
     def run_path(self) -> str:

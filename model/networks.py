@@ -20,7 +20,7 @@ from model.normalisation import DomainNormalization
 from utils.errors import UserError
 
 Shape = tuple[int, ...]
-# Filters and kernel size of each convolution, and whether pooling follows.
+# Filters and kernel size of each convolution, and whether pooling follows. 3 x 3 keeps the size.
 CONVOLUTIONS = {
     "paper": ((32, 5, True), (48, 5, True)),
     "wide": ((32, 5, True), (64, 3, False), (64, 3, True), (128, 3, False), (128, 3, True)),
@@ -42,7 +42,7 @@ def mnist_feature_extractor(
     Args:
         image_shape: (height, width, channels), e.g. (28, 28, 3).
         pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
-        network: `"paper"`, or `"wide"`: more filters, and three more convolutions.
+        network: `"paper"`, or `"wide"`: five convolutions with more filters.
         normalised: `sides` of a `DomainNormalization` before each ReLU; 0: there is none.
 
     Input shape: `[B, 28, 28, 3]`, uint8 or float pixel values in [0, 255].

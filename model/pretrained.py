@@ -166,7 +166,7 @@ def pixel_mean_of(model: Adaptation) -> str:
     """Returns what a model subtracts from each channel first, in [0, 255]; "none" if nothing."""
     for layer in model.feature_extractor.layers:
         if isinstance(layer, keras.layers.Rescaling):
-            return " ".join(f"{-255 * offset:.2f}" for offset in np.atleast_1d(layer.offset))
+            return " ".join(f"{0 - 255 * offset:.2f}" for offset in np.atleast_1d(layer.offset))
     return "none"
 
 

@@ -99,15 +99,17 @@ def test_resume_acts_on_the_named_run_from_anywhere(
     assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
 
 
-@pytest.mark.parametrize("which", ["checkpoints", "config"])
+@pytest.mark.parametrize(
+    ("which", "named"), [("checkpoints", "logs"), ("config", "logs"), ("logs", "checkpoints")]
+)
 def test_a_run_without_one_of_its_folders_is_refused(
-    which: str, halted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    which: str, named: str, halted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(halted, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     shutil.rmtree(tmp_path / which)
-    done = run(DIGITS, "--resume", tmp_path / "logs" / BELOW, code=2)
-    assert "is missing; put it back" in the_error(done)
+    done = run(DIGITS, "--resume", tmp_path / named / BELOW, code=2)
+    assert f"{tmp_path / which / BELOW}: is missing; put it back" in the_error(done)
     assert "--config" in the_error(done)
 
 

@@ -119,10 +119,9 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             if not run.logs.is_dir():
                 raise cannot_write(run.logs, error) from error
             if config.run_name:
-                raise UserError(
-                    f"{run.logs}: exists; choose another --run_name, or go on with it: "
-                    f"{run.resume_command}"
-                ) from error
+                ended = any(run.checkpoints.glob(FINAL))
+                more = "" if ended else f", or go on with it: {run.resume_command}"
+                raise UserError(f"{run.logs}: exists; choose another --run_name{more}") from error
             attempt += 1
     try:
         for folder in (run.checkpoints, run.config):
@@ -219,12 +218,12 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
                   for other in roots))
             for mine in dict.fromkeys(roots)
         ]  # fmt: skip
-    whole = [run for run in found if place in [path.resolve() for path in run.folders]
-             and len(set(run.folders)) == len(set(roots))
-             and belong_together(run, config, kind)]  # fmt: skip
+    fitting = [run for run in found if place in [path.resolve() for path in run.folders]
+               and len(set(run.folders)) == len(set(roots))]  # fmt: skip
+    whole = [run for run in fitting if belong_together(run, config, kind)]
     if not whole:
-        there = [path for path in found[1].folders if (path / CONFIG_FILE).is_file()]
-        missing = [path for path in found[1].folders if path not in there]
+        missing = [path for run in fitting for path in run.folders
+                   if not (path / CONFIG_FILE).is_file()]  # fmt: skip
         what = f"{missing[0]}: is missing" if missing else (
             f"{folder}: the {CONFIG_FILE} here is not that of the run's other folders"
         )  # fmt: skip
