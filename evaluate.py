@@ -100,8 +100,6 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
     shape = picture_shape(model, path)
     count = model.label_predictor.output_shape[-1]
     classes = model.classes()
-    if args.source.exists() and args.target.exists() and args.source.samefile(args.target):
-        raise UserError(f"{args.target}: is source and target; name two domains")
     domains: list[Labelled] = []
     for place in (args.source, args.target):
         if not place.exists():
