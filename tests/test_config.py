@@ -150,13 +150,10 @@ def test_a_run_is_found_by_any_of_its_folders(tmp_path: Path) -> None:
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:
     config = Config(run_name="mine", **folders(tmp_path))
-    run, _ = start_run(config, {})
+    start_run(config, {})
     with pytest.raises(
         UserError, match=r"mine: exists; choose another --run_name, or go on with it: python"
     ):
-        start_run(config, {})
-    (run.checkpoints / "trained_dann_x.keras").touch()
-    with pytest.raises(UserError, match=r"mine: exists; choose another --run_name$"):
         start_run(config, {})
 
 

@@ -448,7 +448,7 @@ def test_every_script_explains_itself(path: Path) -> None:
     text = run(path.name, "--help").stdout
     fields = {"train_MNIST2MNIST_M": ["what to train:", "--method", "[dann]", "adda_learning_rate",
                                       "methods:", "presets, with", "exit codes:", "(mean_teacher)"],
-              "create_mnistm": ["--bsds", "None: model_data/dataset"]}  # fmt: skip
+              "create_mnistm": ["--bsds", "By default model_data/dataset"]}  # fmt: skip
     for field in ["--help", *fields.get(path.stem, [])]:
         assert field in text
 

@@ -109,7 +109,7 @@ def test_a_run_without_one_of_its_folders_is_refused(
     monkeypatch.chdir(tmp_path)
     shutil.rmtree(tmp_path / which)
     done = run(DIGITS, "--resume", tmp_path / named / BELOW, code=2)
-    assert f"{tmp_path / which / BELOW}: is missing; put it back" in the_error(done)
+    assert f"error: {which}/{BELOW}: is missing; put it back" in the_error(done)
     assert "--config" in the_error(done)
 
 

@@ -119,9 +119,10 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             if not run.logs.is_dir():
                 raise cannot_write(run.logs, error) from error
             if config.run_name:
-                ended = any(run.checkpoints.glob(FINAL))
-                more = "" if ended else f", or go on with it: {run.resume_command}"
-                raise UserError(f"{run.logs}: exists; choose another --run_name{more}") from error
+                raise UserError(
+                    f"{run.logs}: exists; choose another --run_name, or go on with it: "
+                    f"{run.resume_command}"
+                ) from error
             attempt += 1
     try:
         for folder in (run.checkpoints, run.config):
