@@ -20,8 +20,11 @@ from model.normalisation import DomainNormalization
 from utils.errors import UserError
 
 Shape = tuple[int, ...]
-# Filters and kernel size of each convolution; a third one keeps the size of the image.
-CONVOLUTIONS = {"paper": ((32, 5), (48, 5)), "wide": ((64, 5), (128, 5), (256, 3))}
+# Filters and kernel size of each convolution, and whether pooling follows.
+CONVOLUTIONS = {
+    "paper": ((32, 5, True), (48, 5, True)),
+    "wide": ((32, 5, True), (64, 3, False), (64, 3, True), (128, 3, False), (128, 3, True)),
+}
 DRAWING_FILTERS = (64, 128, 256, 256, 512)
 
 
@@ -39,18 +42,18 @@ def mnist_feature_extractor(
     Args:
         image_shape: (height, width, channels), e.g. (28, 28, 3).
         pixel_mean: mean of each channel in [0, 255], subtracted before dividing by 255.
-        network: `"paper"`, or `"wide"`: twice and more the filters, and a third convolution.
-        normalised: `sides` of a `DomainNormalization` after each pooling; 0: there is none.
+        network: `"paper"`, or `"wide"`: more filters, and three more convolutions.
+        normalised: `sides` of a `DomainNormalization` before each ReLU; 0: there is none.
 
     Input shape: `[B, 28, 28, 3]`, uint8 or float pixel values in [0, 255].
-    Output shape: `[B, 768]`; of the wide one `[B, 1024]`.
+    Output shape: `[B, 768]`; of the wide one `[B, 1152]`.
     """
     blocks: list[layers.Layer] = []
-    for number, (filters, size) in enumerate(CONVOLUTIONS[network], 1):
+    for number, (filters, size, pooled) in enumerate(CONVOLUTIONS[network], 1):
         padding = "valid" if size == 5 else "same"
         blocks += [
             layers.Conv2D(filters, size, padding=padding, name=f"conv{number}"),
-            layers.MaxPooling2D(2, name=f"pool{number}"),  # (B, 12, 12, 32), (B, 4, 4, 48)
+            *([layers.MaxPooling2D(2, name=f"pool{number}")] if pooled else []),
             *([DomainNormalization(sides=normalised, name=f"norm{number}")] if normalised else []),
             layers.ReLU(name=f"relu{number}"),
         ]
