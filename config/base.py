@@ -128,7 +128,7 @@ class TrainingConfig(Settings):
     teacher: Annotated[str | None, only("student", "mean_teacher")] = None
     """Trained model whose predictions are the labels of a student's target images."""
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
-    """The least probability at which the teacher's class becomes a label."""
+    """The probability above which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False
     """That probability is a share of the teacher's confidence on source images: AdaMatch."""
     pseudo_ramp: Annotated[float, SHARE, only("mean_teacher")] = 0.0

@@ -110,7 +110,7 @@ class Config(RecipeConfig):
     teacher: str | None = None
     """Trained model whose predictions are the labels of a student's target images."""
     confidence: float = 0.9
-    """The least probability at which the teacher's class becomes a label."""
+    """The probability above which the teacher's class becomes a label."""
     relative_confidence: bool = False
     """That probability is a share of the teacher's confidence on source images: AdaMatch."""
     pseudo_ramp: float = 0.0

@@ -41,7 +41,7 @@ class MeanTeacher(DANN):
     frequent.
 
     Args:
-        confidence: the least probability that makes a label; 0.9 to 0.97 in the papers.
+        confidence: the probability above which a class is a label; 0.9 to 0.97 in the papers.
         relative_confidence: False: τ is `confidence`. True: τ is `confidence` times the running
             mean of the teacher's largest probability on labelled images, as in AdaMatch.
         pseudo_weight: μ: a number, or a schedule over training steps such as `HalfCosine`.

@@ -138,7 +138,7 @@ def test_activity_losses_need_joint_calls() -> None:
 
 
 def test_lambda_zero_is_source_only_training() -> None:
-    """The control: with λ = 0 the target images change nothing but the domain classifier."""
+    """The control: with λ = 0 and no clipping, target images change the domain classifier alone."""
     images, labels, domains = small_batch()
     other = tf.concat([images[:6], 255 - images[6:]], 0)
     results = []
