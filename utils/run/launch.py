@@ -399,8 +399,11 @@ def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, r
     except CollapseError as error:
         print(
             f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
-            + (f"The epoch that {trainer.settings.select_by} likes best: {best}"
-               if best.exists() else "No model was saved.")
+            + (
+                f"The epoch that {trainer.settings.select_by} likes best: {best}"
+                if best.exists()
+                else "No model was saved."
+            )
             + f"\nStart a new run, and {remedy}; another --seed may pass by luck."
         )
         return COLLAPSED
