@@ -28,7 +28,7 @@ from utils.run.workers import start, wait
 # 200 steps. A rate at which rounding does not grow: at 0.01 a difference of 1e-8 after 50 steps is
 # one of 0.1 after 200, in the nature of an adversarial game; a loss scaled wrongly shows at any.
 FLAGS = ["--epoch", "5", "--batch_size", "16", "--checkpoint_steps", "7",
-         "--init_learning_rate", "0.001", "--run_name", "parity"]  # fmt: skip
+         "--init_learning_rate", "0.0003", "--run_name", "parity"]  # fmt: skip
 SCRIPT = str(ROOT / "train_MNIST2MNIST_M.py")
 
 

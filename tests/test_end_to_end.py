@@ -111,7 +111,9 @@ def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_xla_computes_the_same(undisturbed: Path, tmp_path: Path) -> None:
     config = logs_of(undisturbed, "plain") / "config.json"
-    flags = ["--config", config, *run_folders(tmp_path), "--run_name", "xla"]
+    # At this rate rounding does not grow, as in test_distribution.py.
+    flags = ["--config", config, *run_folders(tmp_path), "--run_name", "xla",
+             "--init_learning_rate", "0.001"]  # fmt: skip
     run_process("train_MNIST2MNIST_M.py", *flags, "--jit_compile", "--epoch", "1")
     run("train_MNIST2MNIST_M.py", *flags, "--run_name", "no", "--epoch", "1")
     for xla, plain in zip(
