@@ -13,16 +13,17 @@ EDITED = ("config.py", "custom.py", "drawings.py", "captcha.py")
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Tells an error in a file of defaults as a user's mistake, and all others as Python does."""
-    places = [(place.filename, place.lineno) for place in traceback.extract_tb(trace)[-1:]]
     if isinstance(error, SyntaxError):
-        places = [(error.filename or "", error.lineno)]
-    for file, line in places:
-        if Path(file).parent == Path(__file__).parent and Path(file).name in EDITED:
-            reason = error.msg if isinstance(error, SyntaxError) else error
-            print(f"error: {file}, line {line}: {reason}; mend this line", file=sys.stderr)
-            sys.stdout.flush()
-            os._exit(MISTAKE)  # Python would end with 1
-    sys.__excepthook__(kind, error, trace)
+        file, line, reason = error.filename or "", error.lineno, error.msg
+    else:
+        last = traceback.extract_tb(trace)[-1]
+        file, line, reason = last.filename, last.lineno, str(error)
+    edited = Path(file).parent == Path(__file__).parent and Path(file).name in EDITED
+    if not edited or isinstance(error, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, trace)
+    print(f"error: {file}, line {line}: {reason}; mend this line", file=sys.stderr)
+    sys.stdout.flush()
+    os._exit(MISTAKE)  # Python would end with 1
 
 
 sys.excepthook = tell

@@ -10,6 +10,7 @@ from config.presets import read_preset
 from config.settings import (
     BELOW_1,
     FOLDER_NAME,
+    MOST_IMAGES,
     POSITIVE,
     SEED,
     SHARE,
@@ -84,7 +85,7 @@ class TrainingConfig(Settings):
     # training
     epoch: Annotated[int, at_least(1)] = 100
     """Epochs; one is a pass over the source images."""
-    batch_size: Annotated[int, between(2, 16384)] = 256
+    batch_size: Annotated[int, between(2, MOST_IMAGES)] = 256
     """Images of a batch: as many of each target as of the source, or target_ratio times as many."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β."""

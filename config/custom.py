@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from config.base import RecipeConfig, check_images
 from config.methods import METHODS, WITHOUT_LAMBDA
-from config.settings import PIXELS, SIDES, UNITS, Limit, at_least, not_by
+from config.settings import MOST_IMAGES, PIXELS, SIDES, UNITS, Limit, at_least, between, not_by
 from utils.errors import UserError, existing_file
 
 
@@ -28,7 +28,7 @@ class CustomConfig(RecipeConfig):
     """Seed of the initial weights, of the order of pictures, and of which are for measuring."""
 
     # training
-    batch_size: Annotated[int, at_least(0)] = 0
+    batch_size: Annotated[int, between(0, MOST_IMAGES)] = 0
     """Pictures of a batch, of all domains together. 0: 32 of the source."""
     alternating: Annotated[bool, not_by(*WITHOUT_LAMBDA, "adda")] = False
     """Two-step updates as in a GAN: the domain classifier first, then the rest against it."""

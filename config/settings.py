@@ -69,6 +69,7 @@ def not_by(*methods: str) -> UsedBy:
 
 
 MOST_WHOLE = 2**32
+MOST_IMAGES = 16384  # of a batch; with six times as many the digits need 21 GB
 LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of what TensorFlow computes with, float32
 POSITIVE = Limit(lambda value: value > 0, "a number above 0")
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "in [0, 1)")

@@ -162,8 +162,9 @@ def in_channels(array: Any, image_shape: tuple[int, ...]) -> Any:
 
 def in_int32(array: Any) -> Any:
     """Returns labels of NumPy's own whole numbers, int64, as int32; all else as it is."""
-    small = isinstance(array, np.ndarray) and array.dtype == np.int64 and array.size
-    return array.clip(-1, 2**31 - 1).astype(np.int32) if small and array.ndim == 1 else array
+    if isinstance(array, np.ndarray) and array.dtype == np.int64 and array.ndim == 1:
+        return array.clip(-1, 2**31 - 1).astype(np.int32)
+    return array
 
 
 def check_memo(file: IO[bytes]) -> None:
