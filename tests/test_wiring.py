@@ -483,6 +483,24 @@ def test_a_preset_for_another_method_leaves_what_that_does_not_use(
         launch.make_settings(Config, start, {"method": "source_only", "confidence": 0.3})
 
 
+@pytest.mark.parametrize(
+    ("flag", "unused", "used"),
+    [
+        ({"lr_alpha": 5.0}, {"lr_schedule": "cosine"}, {"lr_schedule": "annealed"}),
+        ({"lr_beta": 0.5}, {"lr_schedule": "cosine"}, {"lr_schedule": "annealed"}),
+        ({"gamma": 5.0}, {"ramp": False}, {"ramp": True}),
+    ],
+)
+def test_a_flag_of_a_schedule_that_is_not_followed_is_refused(
+    flag: dict[str, float], unused: dict[str, Any], used: dict[str, Any]
+) -> None:
+    (name,) = flag
+    with pytest.raises(UserError, match=f"--{name}: .* does not use it; leave it out"):
+        launch.make_settings(Config, launch.Start(), flag | unused)
+    assert getattr(launch.make_settings(Config, launch.Start(), flag | used), name) == flag[name]
+    launch.make_settings(Config, launch.Start(), unused)  # a default that has no use is no flag
+
+
 def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
     data = Domains([Domain(**arrays) for arrays in domains], pixel_mean=(1, 2, 3))
     for hidden, expected in (((), [2]), (None, [100, 2])):

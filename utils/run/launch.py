@@ -197,6 +197,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
     settings = kind.of({**values, **given})
     check_stages(settings, given)
+    check_schedules(settings, given)
     if settings.first_stage:
         checked_preset("first_stage", settings.first_stage, kind)
         if start.config and "first_stage" not in given:
@@ -220,6 +221,17 @@ def check_stages(settings: TrainingConfig, given: dict[str, Any]) -> None:
                     f"preset {preset}; train {preset} with it, and name its model: "
                     "--pre_model_path FILE"
                 )
+
+
+def check_schedules(settings: TrainingConfig, given: dict[str, Any]) -> None:
+    """Raises `UserError` for a flag of a schedule that is not followed."""
+    for name in ("lr_alpha", "lr_beta"):
+        if name in given and settings.lr_schedule == "cosine":
+            raise UserError(
+                f"--{name}: a cosine does not use it; leave it out, or add --lr_schedule annealed"
+            )
+    if "gamma" in given and not settings.ramp:
+        raise UserError("--gamma: a constant λ does not use it; leave it out, or add --ramp")
 
 
 def unused_by(method: str, kind: type[TrainingConfig]) -> list[str]:
