@@ -23,10 +23,6 @@ class CustomConfig(RecipeConfig):
     target: tuple[str, ...] = ()
     """Folders of the domains to adapt to. Class folders, if there are any, serve for measuring."""
 
-    # machine
-    seed: int = 0
-    """Seed of the initial weights, of the order of pictures, and of which are for measuring."""
-
     # training
     batch_size: Annotated[int, between(0, MOST_IMAGES)] = 0
     """Pictures of a batch, of all domains together. 0: 32 of the source."""
@@ -42,7 +38,7 @@ class CustomConfig(RecipeConfig):
     """Mean subtracted per channel, in [0, 255]. By default it is measured on some pictures of each
     domain."""
     validation_share: Annotated[float, Limit(lambda value: 0 < value < 1, "in (0, 1)")] = 0.1
-    """Share of each domain's pictures that is kept back for measuring."""
+    """Share of each domain's pictures that is kept back for measuring. The seed chooses them."""
     backbone: str = "paper"
     """paper: the paper's MNIST network; or the name of a keras.applications model."""
     weights: str | None = None

@@ -226,7 +226,7 @@ class ADDA(EarlierNames, Adversarial):
         return self.get_metrics_result()
 
     def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
-        return assert_blocks(domains, self.num_domains)
+        return super().assertions(labels, domains) + assert_blocks(domains, self.num_domains)
 
     def train_discriminator(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import keras
@@ -39,6 +40,9 @@ class RandomAugmentation(keras.layers.Layer):
         step: the training step.
 
     Output shape: that of `images`, float32, pixel values in [0, 255].
+
+    Raises:
+        ValueError: a negative size of a change, or `edges` of another name.
     """
 
     def __init__(
@@ -59,6 +63,13 @@ class RandomAugmentation(keras.layers.Layer):
         **layer_options: Any,
     ):
         super().__init__(**layer_options)
+        if edges not in ("repeat", "black"):
+            raise ValueError(f"edges must be repeat or black, got {edges}")
+        for name, value in (("rotation", rotation), ("stretch", stretch), ("shear", shear),
+                            ("shift", shift), ("contrast", contrast), ("brightness", brightness),
+                            ("cutout", cutout)):  # fmt: skip
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         self.seed = seed
         self.num_domains = num_domains
         self.target_ratio = target_ratio

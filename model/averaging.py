@@ -13,8 +13,8 @@ import tensorflow as tf
 class WeightAverage:
     """Exponential moving average of weights: average ← d·average + (1 - d)·weight.
 
-    An adversarial game circles around its solution; the average stands nearer to it than any
-    single step does. d rises from 0 to `decay` as t/(10 + t), so that the average begins at the
+    The weights of an adversarial training oscillate. Their average is nearer to the solution. d
+    rises from 0 to `decay` as t/(10 + t), so that the average begins at the
     first weights that it is shown and soon forgets them.
 
     Args:
@@ -42,7 +42,7 @@ class WeightAverage:
 
     def is_of(self, weights: Sequence[keras.Variable]) -> bool:
         """Tells whether it averages just these weights."""
-        return list(map(id, self.weights)) == list(map(id, weights))
+        return self.by_weight.keys() == set(map(id, weights))
 
     @property
     def begun(self) -> bool:

@@ -55,7 +55,8 @@ def own_rows(
     if replicas == 1:
         return values
     rows, start = [], 0
-    for mine in block_sizes(size, num_domains, target_ratio):
+    blocks = block_sizes(size, num_domains, target_ratio)
+    for mine in [*blocks, size - sum(blocks)]:  # a batch without blocks may have some rows more
         rows.append(start + context.replica_id_in_sync_group * mine + tf.range(mine))
         start += mine * replicas
     return tf.gather(values, tf.concat(rows, 0))

@@ -6,11 +6,14 @@ import contextlib
 import csv
 import importlib
 import io
+import json
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +168,37 @@ def rows_of(logs: Path) -> list[dict[str, str]]:
     """The rows of a run's log.csv."""
     with (logs / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@contextlib.contextmanager
+def tensorboard(logs: Path) -> Iterator[str]:
+    """The address of a real TensorBoard on loopback, on a port of its choice."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--host",
+               "127.0.0.1", "--port", "0", "--load_fast", "false"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        assert match is not None
+        yield match[0]
+        process.terminate()
+        process.stdout.read()
+
+
+def ask(url: str, question: Any = None) -> Any:
+    """TensorBoard's answer, as soon as it has read the run."""
+    data = None if question is None else json.dumps(question).encode()
+    for _ in range(60):
+        with contextlib.suppress(OSError):
+            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                if found := json.loads(answer.read()):
+                    return found
+        time.sleep(1)
+    raise AssertionError(f"{url}: no answer")
 
 
 def full_disk() -> None:

@@ -389,7 +389,7 @@ def test_unlabelled_strings_do_not_count() -> None:
     assert {name: float(value) for name, value in both.items()} == pytest.approx(some, 1e-5)
 
 
-def test_captcha_networks_are_the_blogs() -> None:
+def test_captcha_networks_have_the_tutorials_sizes() -> None:
     encoder = captcha_encoder((100, 100, 3))
     filters = [each.filters for each in encoder.layers if isinstance(each, layers.Conv2D)]
     assert filters == [32, 32, 64, 64]

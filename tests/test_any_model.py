@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ROOT
 from keras import layers
 from test_dann import LAMBDA, RATE, small_batch, small_dann
 
@@ -33,11 +35,12 @@ def batches(images: np.ndarray, num_labels: int, num_domains: int, copies: int =
 @quiet
 def test_the_readmes_snippet_runs() -> None:
     backbone = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
-    model = DANN(feature_extractor=backbone, num_labels=4, num_domains=3, grl_lambda=0.8)
-    model.compile(optimizer="sgd")
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
-    history = model.fit(batches(images, 4, 3, copies=1), verbose=0).history
-    assert np.isfinite(history["loss"][0])
+    names: dict[str, Any] = {"backbone": backbone, "dataset": batches(images, 4, 3, copies=1)}
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(snippet, names)
+    model = names["model"]
+    assert np.isfinite(model.history.history["loss"][0])
     assert model.predict(images, verbose=0).shape == (6, 4)
     assert model.feature_extractor.output_shape == (None, 2 * 2 * 2048)
 

@@ -104,12 +104,18 @@ def test_cutout_is_a_square_of_the_mean_colour() -> None:
     assert len(set(sizes)) > 3  # some reach over the edge
 
 
-@pytest.mark.parametrize(("ratio", "shares"), [(1, [[0, 1, 4, 5], [2, 3, 6, 7]]),
-                                               (3, [[0, 2, 3, 4], [1, 5, 6, 7]])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ratio", "shares"),
+    [
+        (1, [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        (3, [[0, 2, 3, 4], [1, 5, 6, 7]]),
+        (1, [[0, 1, 2, 6, 7, 8, 12], [3, 4, 5, 9, 10, 11, 13]]),  # 7 of two domains, mixed
+    ],
+)
 def test_replicas_see_their_shares_of_the_same_images(
     two_replicas: tf.distribute.Strategy, ratio: int, shares: list[list[int]]
 ) -> None:
-    images = pictures(8)  # two domains of four, or of two and six; two replicas
+    images = pictures(sum(map(len, shares)))
     layer = RandomAugmentation(1, num_domains=2, target_ratio=ratio, cutout=3)
     whole = np.asarray(layer(images, step=5))
 
@@ -122,6 +128,19 @@ def test_replicas_see_their_shares_of_the_same_images(
     )
     for result, rows in zip(results, shares, strict=True):
         np.testing.assert_allclose(result, whole[rows], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"edges": "repat"}, "edges must be repeat or black, got repat"),
+        ({"cutout": -3}, "cutout must be 0 or more, got -3"),
+        ({"contrast": float("nan")}, "contrast must be 0 or more, got nan"),
+    ],
+)
+def test_impossible_changes_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandomAugmentation(0, **options)
 
 
 def test_config_round_trip() -> None:

@@ -291,6 +291,8 @@ def test_what_adda_takes_from_the_preset_of_its_first_stage_is_refused(
     for name, value in (("init_learning_rate", 0.5), ("momentum_rate", 0.5), ("dropout", 0.5)):
         with pytest.raises(UserError, match=f"--{name}: only the first stage uses it"):
             make_settings(Config, Start(preset="adda"), {name: value})
+        with pytest.raises(UserError, match=f"--{name}: --pre_model_path replaces"):
+            make_settings(Config, Start(preset="adda"), {"pre_model_path": "m.keras", name: value})
         settings = make_settings(Config, Start(), {"method": "adda", name: value})
         assert getattr(settings.of_first_stage("source_model"), name) == value
 

@@ -16,7 +16,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import Domains, run, run_folders, stop, the_error
+from helpers import Domains, assert_same_weights, run, run_folders, stop, the_error
 from PIL import Image
 
 import train_custom
@@ -434,10 +434,9 @@ def test_names_that_are_not_utf8_are_written(tree: Path, tmp_path: Path) -> None
 
 def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: Path) -> None:
     """Trained weights, frozen, with a bottleneck; two targets after one flag, one of them without
-    classes. Then a second run starts from the first, and a picture that is added is noticed."""
-    shutil.copytree(tree, tmp_path / "tree")
-    flags = ["--source", tmp_path / "tree" / "source", "--target", tmp_path / "tree" / "target",
-             tmp_path / "tree" / "other", *SHORT, "--epoch", 1]  # fmt: skip
+    classes."""
+    flags = ["--source", tree / "source", "--target", tree / "target", tree / "other",
+             *SHORT, "--epoch", 1]  # fmt: skip
     backbone = keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=(32, 32, 3), alpha=1.0
     )
@@ -453,6 +452,11 @@ def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: P
     assert "other: no labels on 10 pictures" in done.stdout
     model = keras.saving.load_model(final_model(tmp_path, "first"))
     assert model.feature_extractor.output_shape == (None, 8)
+    given = {layer.name: layer.get_weights() for layer in backbone.layers}
+    frozen = [layer for layer in model.feature_extractor._flatten_layers() if layer.name in given]
+    assert sum(bool(layer.weights) for layer in frozen) > 5
+    for layer in frozen:
+        assert_same_weights(layer.get_weights(), given[layer.name])
 
 
 def test_a_pgm_whose_white_is_another_number_is_refused() -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import SHORT, rows_of, run, run_folders
+from helpers import SHORT, ask, rows_of, run, run_folders, tensorboard
 from selenium import webdriver
 
 from utils.record.dashboard import CHARTS, COMPARED, PICKS
@@ -42,30 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path, data_flags: list[str]) -> Iterator[str]:
     """Of a TensorBoard that shows one finished run."""
     run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(folder), "--run_name", "mine")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder / "logs"),
-               "--port", str(port), "--load_fast", "false"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        yield f"http://127.0.0.1:{port}/data"
-        process.terminate()
-
-
-def ask(url: str, question: Any = None) -> Any:
-    """The answer, as soon as TensorBoard has read the run."""
-    data = None if question is None else json.dumps(question).encode()
-    for _ in range(60):
-        try:
-            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                found = json.loads(answer.read())
-            if found:
-                return found
-        except OSError:
-            pass
-        time.sleep(1)
-    raise AssertionError(f"{url}: no answer")
+    with tensorboard(folder / "logs") as server:
+        yield f"{server}/data"
 
 
 def test_charts_are_laid_out(address: str) -> None:

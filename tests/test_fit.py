@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_same_weights
 
 from model.adda import ADDA, SourceModel
 from model.augmentation import RandomAugmentation
@@ -16,6 +18,7 @@ from model.cdan import CDAN
 from model.dann import DANN
 from model.mean_teacher import MeanTeacher
 from model.networks import copy_of, dense_head, layers_in_order
+from model.normalisation import DomainNormalization
 from model.schedules import Constant
 from model.vada import VADA
 from utils.errors import UserError
@@ -112,11 +115,13 @@ def test_blocks_in_another_order_are_refused(data: Any, size: int, message: str)
             model.fit(dataset(*data, size=size), verbose=0)
 
 
-def test_classes_that_do_not_exist_are_refused_by_the_source_model_too() -> None:
-    model = SourceModel(extractor(), dense_head("l", (16,), (), 3))
-    model.compile("sgd")
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in -1\.\.2"):
-        model.fit(dataset(IMAGES, np.full_like(LABELS, 7), DOMAINS), verbose=0)
+@pytest.mark.parametrize("wrong", [7, -5])
+def test_classes_that_do_not_exist_are_refused_by_both_stages_of_adda(wrong: int) -> None:
+    heads = dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2)
+    for model in (SourceModel(extractor(), heads[0]), ADDA(extractor(), *heads)):
+        model.compile("sgd")
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in -1\.\.2"):
+            model.fit(dataset(IMAGES, np.full_like(LABELS, wrong), DOMAINS), verbose=0)
 
 
 def test_class_weights_are_refused() -> None:
@@ -201,20 +206,18 @@ def test_several_outputs_are_refused() -> None:
         DANN(keras.Model(inputs, [hidden, hidden]), num_labels=3)
 
 
-def models() -> dict[str, Any]:
-    heads = dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2)
-    return {
-        "dann": DANN(extractor(), num_labels=3, clip_norm=1.0),
-        "alternating": DANN(extractor(), num_labels=3, alternating=True),
-        "cdan": CDAN(extractor(), num_labels=3),
-        "vada": VADA(extractor(), num_labels=3),
-        "mean_teacher": MeanTeacher(extractor(), num_labels=3, average_decay=0.9),
-        "adda": ADDA(extractor(), *heads),
-        "source_model": SourceModel(extractor(), heads[0]),
-    }
+MODELS: dict[str, Callable[[], Any]] = {
+    "dann": lambda: DANN(extractor(), num_labels=3, clip_norm=1.0),
+    "alternating": lambda: DANN(extractor(), num_labels=3, alternating=True),
+    "cdan": lambda: CDAN(extractor(), num_labels=3),
+    "vada": lambda: VADA(extractor(), num_labels=3),
+    "mean_teacher": lambda: MeanTeacher(extractor(), num_labels=3, average_decay=0.9),
+    "adda": lambda: ADDA(extractor(), dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2)),
+    "source_model": lambda: SourceModel(extractor(), dense_head("l", (16,), (), 3)),
+}
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_weights_move_as_far_in_half_precision(name: str, policy: str) -> None:
     """Unscaled, mixed_float16 moved them by a 32,768th."""
@@ -223,7 +226,7 @@ def test_weights_move_as_far_in_half_precision(name: str, policy: str) -> None:
         keras.mixed_precision.set_global_policy(one)
         try:
             keras.utils.set_random_seed(3)
-            model = models()[name]
+            model = MODELS[name]()
             # One in a graph, as `fit` does by itself; the others without the time that it takes.
             model.compile(keras.optimizers.SGD(0.1), run_eagerly=name != "dann")
             before = [weight.numpy() for weight in model.trainable_variables]
@@ -408,6 +411,25 @@ def test_averaged_weights_are_kept_in_a_file(tmp_path: Path, suffix: str) -> Non
     assert other.average
     np.testing.assert_array_equal(other.average.variables[-1], model.average.variables[-1])
     assert int(other.average.steps) == 3
+
+
+def test_a_loaded_average_goes_on_with_normalisation_too(tmp_path: Path) -> None:
+    network = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3), DomainNormalization(),
+         keras.layers.Flatten(), keras.layers.Dense(4)]
+    )  # fmt: skip
+    model = DANN(network, num_labels=3, average_decay=0.9, extractor_calls="per_domain")
+    model.compile("sgd", run_eagerly=True)
+    model.fit(dataset(), epochs=3, verbose=0)
+    model.save(tmp_path / "m.keras")
+    other = keras.saving.load_model(tmp_path / "m.keras")
+    other.run_eagerly = True
+    for one in (model, other):
+        one.fit(dataset(), verbose=0)
+        assert one.average
+        assert int(one.average.steps) == 4
+    with model.averaged(), other.averaged():
+        assert_same_weights(other.get_weights(), model.get_weights())
 
 
 def test_joint_batches_may_have_more_target_images() -> None:
@@ -722,12 +744,19 @@ def test_clipping_knows_the_length_of_an_embeddings_gradient() -> None:
     assert np.linalg.norm(after - before) == pytest.approx(0.001, rel=1e-3)
 
 
-def test_lambda_may_be_any_function_of_the_step() -> None:
-    for kind in (DANN, ADDA):
+@pytest.mark.parametrize("kind", [DANN, ADDA])
+def test_lambda_may_be_any_function_of_the_step(kind: type[DANN | ADDA]) -> None:
+    """It does what the schedule with these values does."""
+    ends = []
+    for grl_lambda in (lambda step: 0.3 + 0.0 * tf.cast(step, tf.float32), Constant(9, 0.3), 0.7):
+        keras.utils.set_random_seed(2)
         heads = dense_head("l", (16,), (), 3), dense_head("d", (16,), (), 2)
-        model = kind(extractor(), *heads, grl_lambda=lambda step: step / 100)
+        model = kind(extractor(), *heads, grl_lambda=grl_lambda)
         model.compile("sgd")
         model.fit(dataset(), verbose=0)
+        ends.append(model.get_weights())
+    assert_same_weights(ends[0], ends[1])
+    assert any((one != two).any() for one, two in zip(ends[0], ends[2], strict=True))
 
 
 def test_augmentation_is_for_images_of_a_fixed_size() -> None:

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import subprocess
-import sys
+import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ask, tensorboard
 
 from utils.record.figures import confusion_picture, prediction_picture
 from utils.record.selection import CRITERIA, Outputs
@@ -115,27 +111,8 @@ def test_confusion_picture_and_predictions_are_pictures() -> None:
 
 @pytest.fixture
 def server(recorded: Path) -> Iterator[str]:
-    """A real TensorBoard on loopback, on a port of its choice."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(recorded), "--host",
-               "127.0.0.1", "--port", "0", "--load_fast", "false"]  # fmt: skip
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if match := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        assert match is not None
-        yield match[0]
-        process.terminate()
-        process.stdout.read()
-
-
-def fetch(url: str, body: Any = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as response:
-        return json.load(response)
+    with tensorboard(recorded) as address:
+        yield address
 
 
 def test_a_real_tensorboard_shows_runs_tags_and_values(server: str) -> None:
@@ -143,10 +120,11 @@ def test_a_real_tensorboard_shows_runs_tags_and_values(server: str) -> None:
         "experiment/run",
         *(f"experiment/run/{run}" for run in ("train", "validation", "hyperparameter")),
     }
-    for _ in range(100):
-        tags = fetch(f"{server}/data/plugin/scalars/tags")
+    for _ in range(60):
+        tags = ask(f"{server}/data/plugin/scalars/tags")
         if wanted <= tags.keys() and all(tags[run] for run in wanted):
             break
+        time.sleep(1)
     for run in ("train", "validation"):
         assert set(tags[f"experiment/run/{run}"]) == set(TAGS.values())
     assert set(tags["experiment/run/hyperparameter"]) == {
@@ -154,13 +132,13 @@ def test_a_real_tensorboard_shows_runs_tags_and_values(server: str) -> None:
     query = urllib.parse.urlencode(
         {"run": "experiment/run/validation", "tag": "acc/domain_cls_acc"}
     )
-    points = fetch(f"{server}/data/plugin/scalars/scalars?{query}")
+    points = ask(f"{server}/data/plugin/scalars/scalars?{query}")
     assert [(step, value) for _, step, value in points] == [(1, 4.125), (2, 4.25), (3, 4.375)]
     names = {"run": "experiment/run/hyperparameter", "tag": "hyperparameter/learning_rate"}
     query = urllib.parse.urlencode(names)
-    points = fetch(f"{server}/data/plugin/scalars/scalars?{query}")
+    points = ask(f"{server}/data/plugin/scalars/scalars?{query}")
     assert [(step, value) for _, step, value in points] == [(s + 1, s / 2) for s in range(12)]
-    images = fetch(f"{server}/data/plugin/images/tags")["experiment/run"]
+    images = ask(f"{server}/data/plugin/images/tags")["experiment/run"]
     assert set(images) == {"target/predictions", "target/confusion"}
-    settings = fetch(f"{server}/data/plugin/hparams/experiment", {})
+    settings = ask(f"{server}/data/plugin/hparams/experiment", {})
     assert {info["name"] for info in settings["hparamInfos"]} == {"batch_size", "gamma"}

@@ -118,8 +118,10 @@ def launch(
                 "may have been started in another one"
             ) from error
         run, config = start_run(config, digests_of(config, data))
+    # Before the try: a run that another process has is not this one's to discard.
+    lock = claim(run) if is_chief(config) else contextlib.nullcontext()
     try:
-        with claim(run) if is_chief(config) else contextlib.nullcontext():
+        with lock:
             return train(run, config, data, stages, finish)
     except BaseException as error:
         if not start.resume and is_chief(config):
@@ -208,7 +210,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
 def check_stages(settings: TrainingConfig, given: dict[str, Any]) -> None:
     """Raises `UserError` for a flag of a first stage that is not trained, or not with this flag."""
     if settings.pre_model_path:
-        for name in ("first_stage", "source_epoch"):
+        for name in ("first_stage", "source_epoch", *METHODS[settings.method].first_alone):
             if name in given:
                 raise UserError(
                     f"--{name}: --pre_model_path replaces the first stage; leave it out"
