@@ -10,12 +10,12 @@ ARGS ?=
 
 JOBS ?= 2
 
-.PHONY: help setup demo test test-all lint audit bench search table workers tensorboard clean-runs
+.PHONY: help setup demo test test-long lint audit bench search table workers tensorboard clean-runs
 
 help:
 	@echo "make demo         a short DANN training on data that ships with the packages"
 	@echo "make test         the test suite"
-	@echo "make test-all     the long tests: several processes and devices, kills"
+	@echo "make test-long    the long tests: several processes and devices, kills"
 	@echo "make lint         style and types"
 	@echo "make audit        known vulnerabilities of the dependencies; asks PyPI"
 	@echo "make bench        speed and memory, needs the pickles of create_mnistm.py"
@@ -56,7 +56,7 @@ demo: $(DATA)/mnist_m.json
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-test-all: .venv/ready
+test-long: .venv/ready
 	$(BIN)/python -m pytest -m long
 
 lint: .venv/ready

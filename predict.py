@@ -2,7 +2,7 @@
 
 A picture is resized to what the model takes, transparent parts become white, and it is taken as a
 whole: crop it to what is to be classified. The model that ships here reads one digit in the middle
-of a picture, as large as in MNIST, in any colours that stand out from the ground.
+of a picture, as large as in MNIST, in any colour that differs from the background.
 """
 
 from __future__ import annotations

@@ -149,9 +149,9 @@ def time_to_accuracy(runs: Runs) -> list[str]:
     lines = [
         "## Time to an accuracy, MNIST → MNIST-M",
         "",
-        "The first epoch whose target accuracy is at least so high, and the minutes up to there on "
-        "two cores with nothing beside it: medians of the seeds. Epochs count through all stages. "
-        "The minutes include the training of a teacher. Target labels tell when it is reached. "
+        "The first epoch with at least this target accuracy, and the minutes until then on two "
+        "idle cores: medians of the seeds. Epochs count through all stages. The minutes include "
+        "the training of a teacher. Target labels tell when it is reached. "
         "`python benchmarks/epochs.py` measured the seconds of an epoch of each stage.",
         "",
         "| | seconds an epoch | " + " | ".join(f"{mark:.2f}" for mark in MARKS) + " |",
@@ -276,8 +276,8 @@ def searches() -> list[str]:
             "",
             "`make search` trains these candidates without a target label. Each column but the "
             "last ranks them without labels; ensv depends on which candidates there are. The last "
-            "column is the accuracy on target training images that were held out. It chooses "
-            "nothing; it tells what each choice loses against the best candidate.",
+            "column is the accuracy on target training images that were held out. It "
+            "serves only to compute what each choice loses against the best candidate.",
             "",
             f"| | {' | '.join(name.replace('_', ' ') for name in names)} |",
             "| --- |" + " --- |" * len(names),

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -161,7 +161,7 @@ def ensv(probabilities: Sequence[np.ndarray]) -> list[float]:
     return [float((one.argmax(axis=1) == together).mean()) for one in probabilities]
 
 
-def mixval(model, images: np.ndarray, classes: np.ndarray) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def mixval(model: Any, images: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     """Returns how often a mixture of two images is taken for the larger one, by two kinds of pairs.
 
     Of images that the model takes for the same class (`intra`), and for different ones (`inter`).

@@ -86,7 +86,7 @@ class TrainingConfig(Settings):
     epoch: Annotated[int, at_least(1)] = 100
     """Epochs; one is a pass over the source images."""
     batch_size: Annotated[int, between(2, MOST_IMAGES)] = 256
-    """Images of a batch: as many of each target as of the source, or target_ratio times as many."""
+    """Images of a batch. Each target has target_ratio images for each source image."""
     init_learning_rate: Annotated[float, POSITIVE] = 0.01
     """μ_0 of μ_p = μ_0 / (1 + α·p)^β."""
     lr_schedule: LearningRate = "annealed"
@@ -96,8 +96,8 @@ class TrainingConfig(Settings):
     lr_beta: Annotated[float, at_least(0)] = 0.75
     """β of the learning rate schedule."""
     grl_lambda: Annotated[float, at_least(0), not_by(*WITHOUT_LAMBDA)] = 1.0
-    """Highest λ of the gradient reversal. With adda it weighs the adversarial loss; with its Adam
-    optimizer only 0 makes a difference."""
+    """Highest λ of the gradient reversal. With adda it weighs the adversarial loss; with Adam
+    every value above 0 does the same."""
     gamma: Annotated[float, at_least(0), not_by(*WITHOUT_LAMBDA, "adda")] = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: Annotated[bool, not_by(*WITHOUT_LAMBDA, "adda")] = True
@@ -108,7 +108,7 @@ class TrainingConfig(Settings):
 
     # recipe: what the paper does not have
     clip_norm: Annotated[float, at_least(0)] = 0.0
-    """Largest norm of the gradient; longer ones are shortened. 0: any."""
+    """Largest norm of the gradient; longer ones are shortened. 0: no limit."""
     average_decay: Annotated[float, BELOW_1] = 0.0
     """Decay of the average of the weights, for example 0.999. Models are measured and kept with
     these averages. 0: no average."""
@@ -131,7 +131,7 @@ class TrainingConfig(Settings):
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The probability above which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False
-    """That probability is a share of the teacher's confidence on source images: AdaMatch."""
+    """The threshold is confidence times the teacher's mean one on source images, as in AdaMatch."""
     pseudo_ramp: Annotated[float, SHARE, only("mean_teacher")] = 0.0
     """Share of the run over which the weight of the teacher's labels rises from 0 to 1; 0.5 in
     AdaMatch. 0: it is 1 throughout."""
@@ -276,7 +276,8 @@ class RecipeConfig(TrainingConfig):
 
     # recipe: what the paper does not have
     dropout: Annotated[float, BELOW_1] = 0.0
-    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    """Share of the label predictor's inputs that a training step leaves out, in each hidden
+    layer."""
     augmentation: Augmentation = "none"
     """Random changes of training images: turn, stretch, shear, shift; and colours."""
     cutout: Annotated[int, at_least(0)] = 0

@@ -44,7 +44,7 @@ class CaptchaConfig(TrainingConfig):
     """α of μ_p = μ_0 / (1 + α·p)^β; 0 keeps the rate constant."""
     grl_lambda: float = 1.0
     """Weight of the adversarial loss. With adda 0 is the control: the target's statistics alone.
-    With its Adam optimizer every other weight does the same."""
+    With Adam every value above 0 does the same."""
 
     # recipe: what the paper does not have
     average_decay: float = 0.99

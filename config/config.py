@@ -66,7 +66,7 @@ class Config(RecipeConfig):
     """Momentum of SGD; ICML 2015, supplement."""
     grl_lambda: float = 1.0
     """Highest λ of the gradient reversal; 1 in ICML 2015, equation 14. With adda it weighs the
-    adversarial loss; with its Adam optimizer only 0 makes a difference."""
+    adversarial loss; with Adam every value above 0 does the same."""
     gamma: float = 10.0
     """Slope γ of λ_p / λ = 2/(1 + exp(-γ·p)) - 1; ICML 2015, equation 14."""
     ramp: bool = True
@@ -77,9 +77,10 @@ class Config(RecipeConfig):
 
     # recipe: what the paper does not have
     clip_norm: float = 0.0
-    """Largest norm of the gradient; longer ones are shortened. 0: any. 1 allows high rates."""
+    """Largest norm of the gradient; longer ones are shortened. 0: no limit. 1 allows high rates."""
     dropout: float = 0.0
-    """Share of the label predictor's inputs that a training step leaves out, in each layer."""
+    """Share of the label predictor's inputs that a training step leaves out, in each hidden
+    layer."""
     augmentation: Augmentation = "none"
     """Random changes of training images, both domains: turn, stretch, shear, shift; and colours."""
     cutout: int = 0

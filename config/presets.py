@@ -24,8 +24,8 @@ class Preset:
     script: str
     """The training script that it is for."""
     settings: dict[str, Any]
-    """What differs from the script's defaults; and, for the digits, method, network, normalisation
-    and the four that README says to edit first, so that a preset stays what it is."""
+    """What differs from the script's defaults; and, for the digits, method, network, normalisation,
+    features and the four that README says to edit first, so that a preset stays what it is."""
     accuracy: str = "–"
     """On target test images; `make table` writes it. "–": not measured."""
     minutes: str = "–"

@@ -54,7 +54,7 @@ class Adaptation(keras.Model):
         label_predictor: a Keras model from features to logits, `[B, num_labels]`, or
             `[B, n, num_labels]` for n positions, such as the characters of a captcha. Each
             position counts the same in the loss and in `image_cls_acc`.
-        clip_norm: largest norm of all gradients together; longer ones are shortened to it. 0: any.
+        clip_norm: largest norm of all gradients together; longer ones are shortened. 0: no limit.
         augmentation: what is done to the images of a training batch; None: nothing.
         average_decay: above 0 keeps a `WeightAverage` of what predicts, at this decay; inside
             `averaged()` the model predicts with it.
@@ -302,7 +302,7 @@ class Adaptation(keras.Model):
         self.refuse_inside_averaged()
         names = list(store.keys())
         super().load_own_variables(
-            {name: store[name] for name in names if not name.startswith((AVERAGE, EARLIER))}
+            {name: store[name] for name in names if not name.startswith(EARLIER)}
         )
         if self.average and f"{AVERAGE}steps" in names:
             averaged = [(weight, store[f"{AVERAGE}{place}"])

@@ -56,7 +56,8 @@ class SourceModel(EarlierNames, Adaptation):
         check_normalisation(self.feature_extractor)
         images, labels, domains = self.checked(batch)
         with tf.control_dependencies(self.assertions(labels, domains)):
-            labels = tf.identity(labels)  # not the images: their sums would be rounded otherwise
+            # Not the images, because their sums would be rounded in another order.
+            labels = tf.identity(labels)
         if self.average:
             self.average.update()
         with tf.GradientTape() as tape:
@@ -231,7 +232,7 @@ class ADDA(EarlierNames, Adversarial):
     def train_discriminator(
         self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor
     ) -> None:
-        """The discriminator descends its cross-entropy k_d times: equation 3."""
+        """The discriminator descends its cross-entropy k_d times: equation 2."""
         for turn in range(self.k_d):
             logits = self.step_domain_classifier(features, domains, label_logits)
             if turn == 0:

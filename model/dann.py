@@ -26,7 +26,7 @@ from utils.data.batches import block_sizes
 class DANN(Adversarial):
     """Learns features that separate the classes and do not separate the domains.
 
-    Two heads stand on the extractor. The label predictor learns from the labelled images. The
+    The extractor has two heads. The label predictor learns from the labelled images. The
     domain classifier learns to tell the domains apart, but its gradient reaches the extractor
     reversed and scaled by λ, so that the extractor learns features that look alike in every
     domain. `call` and `predict` return class probabilities.
@@ -40,9 +40,9 @@ class DANN(Adversarial):
         num_labels: number of classes; needed where `label_predictor` is None.
         num_domains: number of domains, at least 2; the source is 0.
         extractor_calls: `"joint"`: one call for the whole batch; `"per_domain"`: one call per
-            domain, for batches of one block of each domain, in their order. The same function,
-            unless the extractor has batch normalisation: then "joint" normalises over all domains
-            together and "per_domain" over each by itself: two different methods.
+            domain, for batches of one block of each domain, in their order. Both compute the same
+            without batch normalisation. With it, "joint" normalises over all domains and
+            "per_domain" over each one.
         target_ratio: images of each target for one of the source, in `"per_domain"` batches. In
             `"joint"` batches the domains of the images say it.
         feature_layer: name of an inner layer of `feature_extractor` whose output is the feature;
@@ -52,8 +52,8 @@ class DANN(Adversarial):
         alternating: False: one step for all, as in the paper. True: the domain classifier takes
             its step first, on features that it cannot change; then the extractor and the label
             predictor take theirs against the new domain classifier, as in a GAN.
-        domain_weight: w > 0, of the domain loss for the domain classifier, which so learns faster
-            than the rest with SGD. The extractor gets -λ times the gradient of the loss, whatever
+        domain_weight: w > 0, of the domain loss for the domain classifier. With SGD it then learns
+            w times as fast. The extractor gets -λ times the gradient of the loss, whatever
             w is. In two-step updates give `domain_optimizer` another rate instead.
         options: of `Adversarial` (`grl_lambda`, `domain_loss`) and `Adaptation` (`clip_norm`,
             `augmentation`, `average_decay`, `class_names`).

@@ -35,9 +35,9 @@ class MeanTeacher(DANN):
 
     L = L_DANN + μ · 1/n · Σ [max q(x) > τ] · H(argmax q(x), p(augmented x))
 
-    over the n unlabelled images of the batch. Left to itself this prefers the classes that it
-    already prefers, more and more; so q is the teacher's prediction p_teacher(x) divided by its
-    running mean over the unlabelled images, and normalised: all classes are taken to be equally
+    over the n unlabelled images of the batch. q is the teacher's prediction p_teacher(x) divided by
+    its running mean over the unlabelled images, and normalised. Otherwise classes that are
+    predicted often would be predicted more and more often. All classes are taken to be equally
     frequent.
 
     Args:

@@ -207,8 +207,8 @@ def captcha_encoder(image_shape: tuple[int, int, int], tutorial: bool = False) -
     """Encoder of the captcha experiment: two blocks of two convolutions, 32-32 and 64-64.
 
     Batch normalisation comes once a block, after pooling. It then has a quarter of the values, and
-    a step takes half of the time. Its statistics are Keras' slow ones. With quick ones the source's
-    encodings are out of place, and a discriminator tells them by that.
+    a step takes half of the time. Its momentum is Keras' 0.99. With a smaller one the statistics of
+    the source are noisy, and the discriminator sees this.
 
     Args:
         image_shape: (height, width, channels), e.g. (100, 100, 3).
@@ -245,9 +245,9 @@ def captcha_encoder(image_shape: tuple[int, int, int], tutorial: bool = False) -
 def captcha_discriminator(features: Shape, placewise: bool = True) -> keras.Model:
     """Discriminator of the captcha experiment: 100-100-2, at each of the 22 × 22 places.
 
-    Its logits are the means over all places. One that takes all 30,976 numbers at once tells the
-    styles apart within 40 steps, whatever the encoder does, and its gradient then does harm. What
-    has no places, such as CDAN's products, passes dense layers of the same sizes.
+    Its logits are the means over all places. A discriminator of all 30,976 numbers tells the styles
+    apart within 40 steps, whatever the encoder does. Its gradient then does harm. Inputs without
+    places, such as CDAN's products, get dense layers of the same sizes.
 
     Args:
         features: shape of what it sees.

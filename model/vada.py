@@ -23,14 +23,14 @@ PROBE = 1.0  # ξ; the authors' 1e-6 is less than half precision resolves
 
 @keras.saving.register_keras_serializable("dann")
 class VADA(DANN):
-    """A `DANN` that predicts alike around each image, and with confidence on unlabelled images.
+    """A `DANN` that predicts the same for an image and its small changes, and with confidence.
 
     L = L_DANN + λ_s · V(labelled) + λ_t · (V(unlabelled) + H(unlabelled))
 
     H is the mean entropy of the predictions. V is the mean of KL(p(x) ‖ p(x + r)), where r is the
-    change of length ε that matters most. One step of power iteration finds it: r has the direction
-    of the gradient of KL(p(x) ‖ p(x + ξd)) for a random direction d of length ξ. V sees images that
-    are not augmented, as in prediction; the gradient does not pass p(x).
+    change of length ε that changes the prediction most. One step of power iteration finds r. It has
+    the direction of the gradient of KL(p(x) ‖ p(x + ξd)) for a random direction d of length ξ. V
+    sees images that are not augmented, as in prediction. The gradient does not pass p(x).
 
     Args:
         source_smoothness: λ_s; 1 in the authors' code.

@@ -48,7 +48,7 @@ def small_batch(num_domains: int = 2, block: int = 6) -> tuple[tf.Tensor, tf.Ten
 
 
 def by_hand(model: DANN, batch: Any, grl_lambda: float) -> list[np.ndarray]:
-    """The step of the paper, without a reversal layer: equations 6 to 8 with two gradients.
+    """The step of the paper, without a reversal layer: equations 4 to 6 with two gradients.
 
     Extractor: dL_y - λ·dL_d; label predictor: dL_y; domain classifier: dL_d at full rate.
     """

@@ -17,7 +17,7 @@ EXIT_CODES = f"""exit codes:
   {MISTAKE}    a mistake in the call or the data
   {COLLAPSED}    the network collapsed
   {TRY_AGAIN}   stopped by SIGTERM; the last lines tell how to continue, if a step was trained
-  {CTRL_C}  stopped by Ctrl-C; the same"""
+  {CTRL_C}  stopped by Ctrl-C; the last lines tell how to continue, if a step was trained"""
 
 
 class UserError(Exception):

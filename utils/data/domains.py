@@ -19,9 +19,10 @@ Images = TypeVar("Images", np.ndarray, PictureFolder)
 
 @dataclass(frozen=True)
 class Domain(Generic[Images]):
-    """The images of one domain, uint8 `[N, H, W, C]` in [0, 255] or pictures on disk.
+    """The images of one domain, uint8 `[N, H, W]` or `[N, H, W, C]` in [0, 255], or
+    pictures on disk.
 
-    Their classes are int32 `[N]`, or `[N, n]` for n positions; -1 = unknown.
+    Their classes are whole numbers `[N]`, or `[N, n]` for n positions; -1 = unknown.
 
     Raises:
         ValueError: other types, or lengths that differ.

@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 Shape = tuple[int, int, int]
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # names of no class
-# Here and not in tf.data, which for repeatable runs makes a parallel map of Python code serial.
+# Threads are here, because tf.data runs Python code one call at a time in repeatable runs.
 READERS = ThreadPoolExecutor(os.cpu_count(), "reader")
 
 

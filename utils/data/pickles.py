@@ -1,9 +1,8 @@
 """The data set pickles: written whole, read without trusting them.
 
-A pickle can run any code when it is loaded, and NumPy's own functions could be called with lengths
-and addresses that are wrong. The reader here puts its own code in the place of NumPy's, which only
-notes type, shape and bytes of an array. Then it makes the arrays, and checks keys, types, shapes
-and ranges.
+A pickle can run any code when it is loaded. This reader calls no NumPy function that a pickle
+names. It notes type, shape and bytes of each array, checks keys, types, shapes and ranges, and
+makes the arrays itself.
 """
 
 from __future__ import annotations

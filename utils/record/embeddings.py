@@ -56,7 +56,7 @@ def tsne(features: np.ndarray) -> np.ndarray:
         return np.zeros((len(features), 2), np.float32)
     perplexity = min(30.0, (len(features) - 1) / 3)  # 30 is van der Maaten's usual choice
     first = "pca" if features.shape[1] > 1 else "random"
-    # One thread: OpenMP's wait for each other thousands of times, ruinous on a busy machine.
+    # One thread, because several OpenMP threads wait for each other on a busy machine.
     with threadpool_limits(1):
         return TSNE(perplexity=perplexity, init=first, random_state=0).fit_transform(features)
 

@@ -24,7 +24,7 @@ Schedules = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
 
 class RunLog:
-    """Writes what TensorBoard and people read; knows how to forget what a kill left unfinished.
+    """Writes what TensorBoard and people read; drops what came after the last checkpoint.
 
     Four TensorBoard runs: `hyperparameter` (x = training step), `train` and `validation`
     (x = epoch), as the original repository has them, and the run's own folder for the rest.

@@ -43,7 +43,7 @@ def check_alive(told: Sequence[float], images: int, classes: int, epoch: int, st
 
     The evidence is the information that predictions have of the image: entropy of the mean
     prediction minus mean entropy. It is 0 if all images get the same prediction. It needs no
-    labels, and few images cannot fake it, as they can an accuracy at chance.
+    labels. It is reliable with few images, and an accuracy is not.
 
     Args:
         told: this information after each epoch so far, in nats.

@@ -19,8 +19,8 @@ BFLOAT16_GPU = (8, 0)
 def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
     """Makes runs repeatable, lets GPU memory grow, and returns the strategy to build under.
 
-    XLA has no deterministic gradient of pooling: with it, a resumed run is repeated only as
-    exactly as the device itself repeats things.
+    XLA's gradient of pooling is not deterministic. So a resumed run with XLA may differ in
+    rounding.
 
     Raises:
         UserError: the devices that `config` asks for are not there.

@@ -48,7 +48,7 @@ class EvaluationData:
     """What is measured after each epoch: datasets of `(images, labels, domains)` batches."""
 
     target: tf.data.Dataset
-    """Test images of the target with labels: reported, never steered by."""
+    """Test images of the target with labels. They are only reported."""
     labelled: tf.data.Dataset
     """Held-out images of the domain that has labels in training."""
     unlabelled: tf.data.Dataset
