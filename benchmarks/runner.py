@@ -133,8 +133,11 @@ class Training:
             UserError: with other settings, or nobody knows with which.
         """
         before = self.facts()
-        begun = self.finished or self.find("logs", CONFIG_FILE)
-        if not before.made_with(self.flags) if before else begun:
+        if before:
+            wrong = not before.made_with(self.flags)
+        else:
+            wrong = self.finished or bool(self.find("logs", CONFIG_FILE))
+        if wrong:
             raise UserError(
                 f"{self.name}: was begun with {'other' if before else 'unknown'} settings; to "
                 f"train it anew, remove its folders below logs/{self.folder}, "

@@ -117,7 +117,8 @@ class TrainingConfig(Settings):
     entropy_conditioning: Annotated[bool, only("cdan")] = True
     """Images that are classified with more confidence count more: CDAN+E. Without: plain CDAN."""
     source_smoothness: Annotated[float, at_least(0), only("vada")] = 1.0
-    """λ_s: weight of predicting alike around each source image; 1 in the authors' code."""
+    """λ_s: weight of the same prediction after small changes, on source images; 1 in the
+    authors' code."""
     target_smoothness: Annotated[float, at_least(0), only("vada")] = 0.01
     """λ_t: weight of the same for target images, and of confidence; 0.01 in the authors' code."""
     radius: Annotated[float, at_least(0), only("vada")] = 3.5

@@ -99,7 +99,8 @@ class Config(RecipeConfig):
     entropy_conditioning: bool = True
     """Images that are classified with more confidence count more: CDAN+E. Without: plain CDAN."""
     source_smoothness: float = 1.0
-    """λ_s: weight of predicting alike around each source image; 1 in the authors' code."""
+    """λ_s: weight of the same prediction after small changes, on source images; 1 in the
+    authors' code."""
     target_smoothness: float = 0.01
     """λ_t: weight of the same for target images, and of confidence; 0.01 in the authors' code."""
     radius: float = 3.5

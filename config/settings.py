@@ -43,28 +43,34 @@ class UsedBy:
 
 
 def at_least(minimum: float) -> Limit:
+    """Returns the limit of a number."""
     return Limit(lambda value: value >= minimum, f"{minimum} or more")
 
 
 def between(minimum: int, maximum: int) -> Limit:
+    """Returns the limits of a number, both included."""
     return Limit(lambda value: minimum <= value <= maximum, f"in {minimum}..{maximum}")
 
 
 def one_of(names: Iterable[str]) -> Limit:
+    """Returns the limit of a word."""
     known = tuple(names)
     return Limit(lambda value: value in known, f"one of {', '.join(known)}")
 
 
 def some_of(names: Iterable[str]) -> Limit:
+    """Returns the limit of several words."""
     known = tuple(names)
     return Limit(lambda value: set(value) <= set(known), f"of {', '.join(known)}")
 
 
 def only(*methods: str) -> UsedBy:
+    """Returns what refuses a flag with all other methods."""
     return UsedBy(methods)
 
 
 def not_by(*methods: str) -> UsedBy:
+    """Returns what refuses a flag with these methods."""
     return UsedBy(methods, others=True)
 
 

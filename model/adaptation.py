@@ -69,6 +69,10 @@ class Adaptation(keras.Model):
 
     Training batches are tuples `(images, labels, domains)`: labels int32 `[B]` or `[B, n]` with
     -1 = unlabelled, domains int32 `[B]`, 0 = source.
+
+    Raises:
+        ValueError: networks that do not fit together, a head that gives probabilities, or a number
+            out of its range.
     """
 
     # The arguments that a saved model comes back from: Keras objects, and plain values.
@@ -250,6 +254,11 @@ class Adaptation(keras.Model):
             optimizer: of the weights that `weights_of` names for it.
             options: each further optimizer by its name there, by default one with the settings of
                 `optimizer`; and Keras' own, such as `run_eagerly`.
+
+        Raises:
+            ValueError: losses or metrics are given, one optimizer is given twice, or it accumulates
+                gradients.
+            UserError: `jit_compile` with an augmentation.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if options.get(name) is not None:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib
 import io
+import itertools
 import json
 import re
 import resource
@@ -15,7 +16,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from utils.errors import run_script
 from utils.record.embeddings import save_embedding
 from utils.record.figures import save_curves
 from utils.run import trainer
-from utils.run.runs import files_below
+from utils.run.runs import ROOTS, files_below
+from utils.run.signals import Signals
 
 ROOT = Path(__file__).parent.parent
 Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -36,15 +37,6 @@ FEW_FILTERS = (8, 16, 32, 32, 64)  # an eighth of the drawings' network
 PATIENCE = 1200  # seconds: what takes longer hangs, however busy the machine is
 # 40 steps an epoch of the striped images.
 SHORT = ["--epoch", "2", "--batch_size", "16", "--checkpoint_steps", "5"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a script ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 def share(batch: Sequence[Any], blocks: Sequence[int], context: Any) -> tuple[tf.Tensor, ...]:
@@ -64,7 +56,7 @@ def figures_drawn() -> Iterator[None]:
         yield
 
 
-def run(script: str, *flags: Any, code: int = 0) -> Done:
+def run(script: str, *flags: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Calls a script's `main` in this process, as `python script flags` would."""
     module = importlib.import_module(script.removesuffix(".py"))
     out, err, ended = io.StringIO(), io.StringIO(), 0
@@ -80,7 +72,16 @@ def run(script: str, *flags: Any, code: int = 0) -> Done:
         signal.signal(signal.SIGTERM, handler)
         keras.mixed_precision.set_global_policy("float32")
     assert ended == code, f"{ended}\n{out.getvalue()}\n{err.getvalue()}"
-    return Done(ended, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(script, ended, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def stopped_soon() -> Iterator[None]:
+    """Inside, a run of this process sees a SIGINT when it looks for signals a second time."""
+    looks = itertools.count(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Signals, "seen", lambda self: signal.SIGINT if next(looks) == 2 else 0)
+        yield
 
 
 def command(script: str, *flags: Any) -> list[str]:
@@ -140,9 +141,14 @@ def the_error(done: Any) -> str:
     return str(lines[0])
 
 
+def folders_below(folder: Path) -> dict[str, Any]:
+    """The settings of a run's folders."""
+    return {f"{root}_dir": str(folder / root) for root in ROOTS}
+
+
 def run_folders(folder: Path) -> list[str]:
-    return [text for name in ("logs", "checkpoints", "config")
-            for text in (f"--{name}_dir", str(folder / name))]  # fmt: skip
+    """The same as flags."""
+    return [text for name, path in folders_below(folder).items() for text in (f"--{name}", path)]
 
 
 def logs_of(folder: Path, name: str) -> Path:

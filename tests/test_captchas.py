@@ -13,7 +13,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import run, run_folders, run_process, the_error
+from helpers import rows_of, run, run_folders, run_process, the_error
 
 from model.adda import ADDA
 from model.networks import captcha_discriminator
@@ -150,8 +150,7 @@ def test_a_run_records_both_stages(finished: Path) -> None:
     for name in ("samples.png", "predictions.png"):
         assert cv2.imread(str(logs / name)) is not None, name
     for folder, adversarial in ((logs / "source", False), (logs, True)):
-        with (folder / "log.csv").open() as file:
-            rows = list(csv.DictReader(file))
+        rows = rows_of(folder)
         assert len(rows) == 1 + adversarial  # the second stage's start is epoch 0
         positions = [float(rows[-1][f"val_position{n}_acc"]) for n in (1, 2, 3)]
         assert float(rows[-1]["val_image_cls_acc"]) == pytest.approx(np.mean(positions), abs=1e-6)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, folders_below
 
 from config import presets
 from config.base import HYPERPARAMETERS, Criterion, RecipeConfig, TrainingConfig
@@ -128,12 +128,8 @@ def test_an_edited_default_keeps_its_limit(name: str, kind: type, default: Any, 
     assert fields_of(edited)[name].used_by == fields_of(Config)[name].used_by
 
 
-def folders(tmp_path: Path) -> dict[str, Any]:
-    return {f"{name}_dir": str(tmp_path / name) for name in ("logs", "checkpoints", "config")}
-
-
 def test_runs_of_the_same_second_do_not_collide(tmp_path: Path) -> None:
-    config = Config(**folders(tmp_path))
+    config = Config(**folders_below(tmp_path))
     runs = [start_run(config, {})[0] for _ in range(5)]
     assert len({run.logs for run in runs}) == 5
     assert runs[0].logs.parent == (
@@ -142,14 +138,14 @@ def test_runs_of_the_same_second_do_not_collide(tmp_path: Path) -> None:
 
 
 def test_a_run_is_found_by_any_of_its_folders(tmp_path: Path) -> None:
-    run, config = start_run(Config(run_name="mine", **folders(tmp_path)), {})
+    run, config = start_run(Config(run_name="mine", **folders_below(tmp_path)), {})
     for folder in run.folders:
         assert find_run(folder, Config) == (run, config)
         assert json.loads((folder / "config.json").read_text())["run_name"] == "mine"
 
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:
-    config = Config(run_name="mine", **folders(tmp_path))
+    config = Config(run_name="mine", **folders_below(tmp_path))
     start_run(config, {})
     with pytest.raises(
         UserError, match=r"mine: exists; choose another --run_name, or go on with it: python"

@@ -292,19 +292,6 @@ def test_pooling_before_relu_changes_nothing() -> None:
     np.testing.assert_allclose(model(images), tf.reshape(x, (3, 768)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_labels": 3, "num_domains": 1}, "num_domains must be 2 or more, got 1"),
-        ({}, "give num_labels or a label_predictor"),
-        ({"num_labels": 3, "extractor_calls": "both"}, "got both"),
-    ],
-)
-def test_refuses(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DANN(small_dann().feature_extractor, **options)
-
-
 @pytest.mark.parametrize("clip_norm", [0.05, 1e6])
 def test_clipping_shortens_all_gradients_together(clip_norm: float) -> None:
     model = small_dann(clip_norm=clip_norm)

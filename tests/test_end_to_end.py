@@ -153,8 +153,7 @@ def test_both_stages_with_the_recipe_on_held_out_images(
     # What was measured are the last 20 training images, by the model that was kept.
     probabilities = keras.saving.load_model(model).predict(domains[1]["train"][-20:], verbose=0)
     right = (probabilities.argmax(axis=1) == domains[1]["train_label"][-20:]).mean()
-    with (logs_of(tmp_path, "second") / "log.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(logs_of(tmp_path, "second"))
     assert float(rows[-1]["val_image_cls_acc"]) == pytest.approx(right, abs=1e-6)
     assert (logs_of(tmp_path, "second") / "projector_config.pbtxt").exists()
 

@@ -164,6 +164,10 @@ def test_class_weights_are_refused() -> None:
         ({"domain_classifier": dense_head("d", (16,), (), 1), "num_domains": 3},
          "must give 3 logits"),
         ({"target_ratio": 0}, "target_ratio must be 1 or more"),
+        ({"num_labels": 1}, "num_labels must be 2 or more, got 1"),
+        ({"num_labels": None}, "give num_labels or a label_predictor"),
+        ({"num_domains": 1}, "num_domains must be 2 or more, got 1"),
+        ({"extractor_calls": "both"}, "got both"),
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_named(options: dict[str, Any], message: str) -> None:

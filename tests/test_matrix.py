@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, run_folders
+from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, run_folders, stopped_soon
 
 from config.methods import METHODS
 from config.scripts import SCRIPTS
@@ -23,7 +22,6 @@ from model import networks
 from utils.data.captchas import CHARACTERS
 from utils.data.drawings import make_standin
 from utils.data.pickles import write_pickle
-from utils.run.signals import Signals
 
 COMMON = ["--epoch", 1, "--source_epoch", 1, "--average_decay", 0.9, "--checkpoint_steps", 2,
           "--run_name", "mine", "--allow_collapse"]  # fmt: skip
@@ -91,12 +89,6 @@ def test_method_on_experiment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[int] = []
-
-    def second_look(self: Signals) -> int:
-        seen.append(1)
-        return signal.SIGINT if len(seen) == 2 else 0
-
     script = dict(zip(EXPERIMENTS, SCRIPTS, strict=True))[experiment]
     flags = [*flags_of(method), *data[experiment], *run_folders(tmp_path)]
     if method == "student":
@@ -104,8 +96,7 @@ def test_method_on_experiment(
         with eager():
             run(script, *lesson)
         flags += ["--teacher", model_of(tmp_path / "t", "mine")]
-    with monkeypatch.context() as patch:
-        patch.setattr(Signals, "seen", second_look)
+    with stopped_soon():
         done = run(script, *flags, code=130)
     assert "SIGINT: saved at step" in done.stdout
     logs = next(path for path in (tmp_path / "logs").rglob("mine"))

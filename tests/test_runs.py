@@ -23,11 +23,13 @@ from helpers import (
     assert_same_weights,
     command,
     final_weights,
+    folders_below,
     logs_of,
     model_of,
     rows_of,
     run,
     run_folders,
+    stopped_soon,
     the_error,
 )
 
@@ -52,15 +54,9 @@ BELOW = "MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/mine"
 
 def stopped(folder: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts a run in a folder, with relative paths, and stops it in its first epoch."""
-    seen: list[int] = []
-
-    def second_look(self: Signals) -> int:
-        seen.append(1)
-        return signal.SIGINT if len(seen) == 2 else 0
-
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(Signals, "seen", second_look)
-    run(DIGITS, *flags, *SHORT, "--run_name", "mine", code=130)
+    with stopped_soon():
+        run(DIGITS, *flags, *SHORT, "--run_name", "mine", code=130)
 
 
 @pytest.fixture(scope="module")
@@ -468,17 +464,13 @@ def test_checkpoints_of_a_deleted_run_are_not_taken_over(
 
 def test_settings_that_were_kept_are_not_overwritten(tmp_path: Path, data_flags: list[str]) -> None:
     """Logs and models were removed; README repeats a run from its config.json."""
-    run_folder = Run.of(Config(run_name="mine", batch_size=16, **named(tmp_path)))
+    run_folder = Run.of(Config(run_name="mine", batch_size=16, **folders_below(tmp_path)))
     kept = run_folder.config / CONFIG_FILE
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
     done = run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=2)
     assert f"{run_folder.config}: is of a run whose folder" in the_error(done)
     assert kept.read_text() == "{}"
-
-
-def named(folder: Path) -> dict[str, Any]:
-    return {f"{name}_dir": str(folder / name) for name in ("logs", "checkpoints", "config")}
 
 
 def test_a_table_that_another_program_wrote_is_named(tmp_path: Path) -> None:

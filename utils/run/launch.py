@@ -191,7 +191,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
-    method = {"method": defaults.method, **values, **given}["method"]
+    method = given.get("method", values.get("method", defaults.method))
     for name in unused_by(fields_of(kind)["method"].checked(method), kind):
         if name in given:
             raise UserError(f"--{name}: is not used by {method}; leave it out")
