@@ -53,14 +53,14 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
-    if args.embedded and (args.mnist or args.bsds):
-        raise UserError("embedded: uses neither --mnist nor --bsds; leave them out")
+    if args.embedded and (args.mnist or args.bsds or args.unverified):
+        raise UserError("embedded: uses no --mnist, --bsds or --unverified; leave them out")
     folder = args.output_dir or (DATA / "embedded" if args.embedded else DATA)
     place = args.picture or folder / "samples.png"
-    refuse_loss(place, place.suffix, *(path for path in (args.mnist, args.bsds) if path))
+    refuse_loss(place, "", *(path for path in (args.mnist, args.bsds) if path))
     source, target = folder / "MNIST" / "mnist_data.pkl", folder / "MNIST_M" / "mnist_m_data.pkl"
     note = folder / "mnist_m.json"
-    refuse_foreign(note, source, target)
+    refuse_foreign(note, source, target, *([] if args.picture else [place]))
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()

@@ -63,7 +63,9 @@ def main() -> None:
     if len({*args.models}) < len(args.models):
         raise UserError("models: one is named twice; name each once")
     if args.json:
-        refuse_loss(args.json, ".json", *args.models, args.target, args.source)
+        refuse_loss(args.json, "calibration_error", *args.models, args.target, args.source)
+    if args.figures and args.figures.exists() and not args.figures.is_dir():
+        raise UserError(f"figures: {args.figures}: is a file; name a folder")
     with quiet_start():
         from model.pretrained import load_model
 
@@ -72,20 +74,21 @@ def main() -> None:
     with redirect_stdout(sys.stderr):  # all of them first: what does not fit is told at once
         data = [read_domains(args, *pair) for pair in zip(models, args.models, strict=True)]
     for path, model, domains in zip(args.models, models, data, strict=True):
-        told = found[str(path)] = measure(model, *domains)
-        if args.figures:
-            from utils.record.figures import save_evaluation
-
-            picture = args.figures / f"{len(found)}_{path.stem}.png"
-            save_evaluation(
-                picture, np.array(told["confusion"]), told["reliability"], told["classes"]
-            )
-            print(f"{picture}: written", file=sys.stderr)
+        found[str(path)] = measure(model, *domains)
     to_stream = args.json is not None and is_stream(args.json)
     print(table(found), file=sys.stderr if to_stream else sys.stdout)
     if args.json:
         write_json(args.json, found)
         print(f"{args.json}: written", file=sys.stderr)
+    if args.figures:
+        from utils.record.figures import save_evaluation
+
+        for number, (name, told) in enumerate(found.items(), 1):
+            picture = args.figures / f"{number}_{Path(name).stem}.png"
+            save_evaluation(
+                picture, np.array(told["confusion"]), told["reliability"], told["classes"]
+            )
+            print(f"{picture}: written", file=sys.stderr)
 
 
 def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:

@@ -27,6 +27,7 @@ from utils.run.quiet import quiet_start
 
 BATCH = 256
 SHIPPED = Path(__file__).parent / "model_data" / "model_weight" / "mnist2mnist_m.keras"
+HEADER = "file,label,probability"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Arguments(Settings):
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     paths = find_pictures(args.images)
-    refuse_loss(args.output, ".csv", args.model, *paths)
+    refuse_loss(args.output, HEADER, args.model, *paths)
     with quiet_start():
         from model.pretrained import load_model, picture_shape
 
@@ -80,7 +81,7 @@ def main() -> None:
         ) as file,
     ):
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("file", "label", "probability", *columns))
+        table.writerow((*HEADER.split(","), *columns))
         table.writerows(rows)
     told = sys.stderr if is_stream(args.output) else sys.stdout
     height, width, channels = shape

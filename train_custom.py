@@ -42,12 +42,9 @@ def read_data(config: CustomConfig) -> Domains:
         train, val = folder.split(config.validation_share, config.seed)
         domains.append(Domain(train, train.labels, val, val.labels))
     taught = {label for domain in domains[: len(sources)] for label in domain.train.labels}
-    for number in sorted({*range(len(classes))} - taught):
-        print(f"class {classes[number]}: none of its pictures is trained with; add some")
-    if len(taught) < 2:
-        raise UserError(
-            f"{config.source[0]}: the pictures to train with are of one class alone; add others"
-        )
+    untaught = [name for number, name in enumerate(classes) if number not in taught]
+    if untaught:
+        raise UserError(f"class {untaught[0]}: none of its pictures is trained with; add some")
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):

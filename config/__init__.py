@@ -12,14 +12,19 @@ EDITED = ("config.py", "custom.py", "drawings.py", "captcha.py")
 
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Tells an error in a file of defaults as a user's mistake, and all others as Python does."""
+    """Tells an error in a file of defaults as a user's mistake, and all others as Python does.
+
+    Ctrl-C before `run_script` begins is told as it tells it.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return print("\ninterrupted; no file is incomplete", file=sys.stderr)
     if isinstance(error, SyntaxError):
         file, line, reason = error.filename or "", error.lineno, error.msg
     else:
         last = traceback.extract_tb(trace)[-1]
         file, line, reason = last.filename, last.lineno, str(error)
     edited = Path(file).parent == Path(__file__).parent and Path(file).name in EDITED
-    if not edited or isinstance(error, KeyboardInterrupt):
+    if not edited:
         return sys.__excepthook__(kind, error, trace)
     print(f"error: {file}, line {line}: {reason}; mend this line", file=sys.stderr)
     sys.stdout.flush()

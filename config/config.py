@@ -24,7 +24,7 @@ from config.base import (
     Strategy,
     check_images,
 )
-from config.settings import PIXELS, SHAPE, UNITS, at_least
+from config.settings import PIXELS, SHAPE, UNITS, at_least, not_by
 from utils.errors import UserError, existing_file
 
 
@@ -166,7 +166,7 @@ class Config(RecipeConfig):
     features: Features = "convolutional"
     """What the domain classifier sees, and where the feature extractor ends. convolutional: its own
     output. hidden: the last hidden layer of the label predictor. logits: all of it."""
-    domain_hidden: Annotated[tuple[int, ...] | None, UNITS] = None
+    domain_hidden: Annotated[tuple[int, ...] | None, UNITS, not_by("source_model")] = None
     """Units of the domain classifier's hidden layers. By default 100, as in ICML 2015, figure
     4 (a); with adda 500 500, as in CVPR 2017, section 5."""
     image_input_shape: Annotated[tuple[int, int, int], SHAPE] = (28, 28, 3)
@@ -212,7 +212,8 @@ class Config(RecipeConfig):
             existing_file(
                 getattr(self, field),
                 field,
-                "python create_mnistm.py makes it, or create_usps.py that of USPS",
+                "check the path; create_mnistm.py makes MNIST and MNIST_M (of the demo with "
+                "--embedded), create_usps.py makes USPS",
             )
         if Path(self.source_dataset_path).samefile(self.target_dataset_path):
             raise UserError("target_dataset_path: is the source's; name another pickle")

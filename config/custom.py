@@ -54,7 +54,7 @@ class CustomConfig(RecipeConfig):
     """What makes a vector of the feature."""
     label_hidden: Annotated[tuple[int, ...], UNITS] = (100, 100)
     """Units of the label predictor's hidden layers; ICML 2015, figure 4 (a)."""
-    domain_hidden: Annotated[tuple[int, ...], UNITS] = (100,)
+    domain_hidden: Annotated[tuple[int, ...], UNITS, not_by("source_model")] = (100,)
     """Units of the domain classifier's hidden layers; ICML 2015, figure 4 (a)."""
 
     def __post_init__(self) -> None:
@@ -72,6 +72,10 @@ class CustomConfig(RecipeConfig):
             raise UserError("domain_weight: is of one step for all; leave it at 1 with alternating")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
+        if self.weights and self.pixel_mean is not None:
+            raise UserError("pixel_mean: trained weights have a scaling of their own; leave it out")
+        if self.weights and self.pre_model_path:
+            raise UserError("weights: pre_model_path would replace them; leave one of the two out")
         check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)
 
     @property

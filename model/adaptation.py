@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -120,6 +120,8 @@ class Adaptation(keras.Model):
                 f"{label_predictor.output_shape}"
             )
         num_labels = label_predictor.output_shape[-1]
+        if num_labels < 2:
+            raise ValueError(f"label_predictor must give 2 logits or more, got {num_labels}")
         if class_names is not None and len(class_names) != num_labels:
             raise ValueError(
                 f"class_names must be {num_labels}, as many as label_predictor has logits, got "
@@ -403,12 +405,12 @@ class Adaptation(keras.Model):
         """
         if class_weight is not None:
             raise ValueError("class_weight: is not used; repeat the images of rare classes instead")
-        check_alone(data)
+        check_alone(data, options)
         return super().fit(*data, **options)
 
     def evaluate(self, *data: Any, **options: Any) -> Any:
         """Measures batches `(images, labels, domains)`, as `keras.Model.evaluate` does."""
-        check_alone(data)
+        check_alone(data, options)
         return super().evaluate(*data, **options)
 
     def refuse_inside_averaged(self) -> None:
@@ -574,10 +576,11 @@ class Adaptation(keras.Model):
         return cls(**{**config, **parts})
 
 
-def check_alone(data: Sequence[Any]) -> None:
+def check_alone(data: Sequence[Any], options: Mapping[str, Any]) -> None:
     """Raises `ValueError` if arrays are given in the place of a dataset."""
-    if len(data) > 1:
-        raise ValueError(f"{FORM}; got {len(data)} arguments")
+    named = [name for name in ("y", "sample_weight") if options.get(name) is not None]
+    if len(data) > 1 or named:
+        raise ValueError(f"{FORM}; got {', '.join(named) or f'{len(data)} arguments'}")
 
 
 def check_head(head: keras.Model, name: str, seen: Shape) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from utils.atomic import refuse_loss, whole_file
+from utils.atomic import refuse_foreign, refuse_loss, whole_file
 from utils.errors import UserError
 
 
@@ -136,20 +136,36 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     model, other = tmp_path / "model.keras", tmp_path / "other.csv"
     model.touch()
     (tmp_path / "link.csv").symlink_to(model)
-    refuse_loss(other, ".csv", model)
+    refuse_loss(other, "", model)
     for name in ("model.keras", "link.csv"):
         with pytest.raises(UserError, match="is read by this command"):
-            refuse_loss(tmp_path / name, Path(name).suffix, tmp_path / "x", model)
+            refuse_loss(tmp_path / name, "", tmp_path / "x", model)
 
 
-def test_an_output_of_another_kind_is_left_alone(tmp_path: Path) -> None:
-    readme, table = tmp_path / "README.md", tmp_path / "table.csv"
-    refuse_loss(readme, ".csv")
-    readme.touch()
-    table.touch()
-    refuse_loss(table, ".csv")
-    with pytest.raises(UserError, match=r"README.md: is there already, and is no .csv"):
-        refuse_loss(readme, ".csv")
+def test_an_output_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    refuse_loss(table, "file,label")
+    for text in ("", "file,label\n1.png,3\n"):
+        table.write_text(text)
+        refuse_loss(table, "file,label")
+    table.write_text("epoch,loss\n")
+    with pytest.raises(UserError, match=r"table.csv: is there already, and not from this script"):
+        refuse_loss(table, "file,label")
+
+
+def test_what_a_script_makes_replaces_its_own_alone(tmp_path: Path) -> None:
+    note, made = tmp_path / "mnist_m.json", tmp_path / "data.pkl"
+    refuse_foreign(note, made)
+    made.touch()
+    for text in (None, '{"my": "notes"}', "\udcff"):
+        if text:
+            note.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(UserError, match=r"data.pkl: was not written by this script"):
+            refuse_foreign(note, made)
+    with pytest.raises(UserError, match=r"mnist_m.json: was not written by this script"):
+        refuse_foreign(note, tmp_path / "new.pkl")
+    note.write_text('{"digits_sha256": "0"}')
+    refuse_foreign(note, made)
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])

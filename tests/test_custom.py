@@ -152,18 +152,13 @@ def test_source_only_never_sees_a_target(tree: Path) -> None:
         assert [domain is first for domain in shown] == [unseen] * 2
 
 
-def test_a_class_without_training_pictures_is_named(
-    tmp_path: Path, domains: Domains, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_class_without_training_pictures_is_named(tmp_path: Path, domains: Domains) -> None:
     for place, name in (("source", "a"), ("source", "b"), ("source", "c"), ("target", ".")):
         (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
         for number in range(2 if place == "target" else 1):
             cv2.imwrite(str(tmp_path / place / name / f"{number}.png"), domains[0]["train"][number])
     config = CustomConfig(source=(str(tmp_path / "source"),), target=(str(tmp_path / "target"),))
-    train_custom.read_data(config)
-    assert ": none of its pictures is trained with; add some" in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "source" / "c")
-    with pytest.raises(UserError, match="the pictures to train with are of one class alone"):
+    with pytest.raises(UserError, match=r"class .: none of its pictures is trained with; add some"):
         train_custom.read_data(config)
 
 

@@ -12,7 +12,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import SHORT, Domains, command, model_of, run, run_folders, the_error
+from helpers import ROOT, SHORT, Domains, command, model_of, run, run_folders, the_error
 from test_pretrained import make_dann, write_keras2
 
 from evaluate import COLUMNS, reliability, table
@@ -125,6 +125,11 @@ def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: lis
         ),
         (["--models", model, "--pixel_mean", 1, 2, 3], "has its own; leave it out"),
         (["--models", model, "--json", model], "is read by this command"),
+        (
+            ["--models", model, "--json", ROOT / "model_data/model_weight/recipe.json"],
+            "recipe.json: is there already, and not from this script",
+        ),
+        (["--models", model, "--figures", ROOT / "README.md"], "README.md: is a file; name a"),
     ]
     for flags, message in cases:
         assert message in the_error(run("evaluate.py", *places(data_flags), *flags, code=2))

@@ -165,6 +165,8 @@ def test_class_weights_are_refused() -> None:
          "must give 3 logits"),
         ({"target_ratio": 0}, "target_ratio must be 1 or more"),
         ({"num_labels": 1}, "num_labels must be 2 or more, got 1"),
+        ({"label_predictor": dense_head("l", (16,), (), 1), "num_labels": None},
+         "label_predictor must give 2 logits or more, got 1"),
         ({"num_labels": None}, "give num_labels or a label_predictor"),
         ({"num_domains": 1}, "num_domains must be 2 or more, got 1"),
         ({"extractor_calls": "both"}, "got both"),
@@ -635,6 +637,8 @@ def test_three_arrays_are_shown_the_right_batch() -> None:
     for call in (dann().fit, dann().evaluate):
         with pytest.raises(ValueError, match=r"must be \(images, labels, domains\)"):
             call(IMAGES, LABELS, DOMAINS)
+        with pytest.raises(ValueError, match="got y, sample_weight"):
+            call(x=IMAGES, y=LABELS, sample_weight=DOMAINS)
 
 
 def test_classes_that_do_not_exist_are_refused_in_measuring_too() -> None:

@@ -124,19 +124,32 @@ def refuse_foreign(note: Path, *paths: Path) -> None:
         note: what the script writes beside its files; without it they are not its own.
         paths: what the script would write.
     """
-    for path in paths:
-        if path.exists() and not note.exists():
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if "digits_sha256" in note.read_text(encoding="utf-8"):
+            return
+    for path in (*paths, note):
+        if path.exists():
             raise UserError(
-                f"{path}: was not written by this script, because {note} is missing; move it away, "
-                "or choose another --output_dir"
+                f"{path}: was not written by this script, because {note} does not tell of it; move "
+                "it away, or choose another --output_dir"
             )
 
 
-def refuse_loss(output: Path, suffix: str, *inputs: Path) -> None:
-    """Raises `UserError` if a file to write would replace one to read, or one of another kind."""
+def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
+    """Raises `UserError` if a file to write would replace one to read, or one of another program.
+
+    Args:
+        output: the file to write.
+        mark: what each file of this script has in it.
+        inputs: the files to read.
+    """
     for path in inputs:
         with contextlib.suppress(OSError):
             if output.samefile(path):
                 raise UserError(f"{output}: is read by this command; choose another output")
-    if output.is_file() and not is_stream(output) and output.suffix != suffix:
-        raise UserError(f"{output}: is there already, and is no {suffix}; choose another output")
+    if output.is_file() and not is_stream(output):
+        there = output.read_bytes()
+        if there and mark.encode() not in there:
+            raise UserError(
+                f"{output}: is there already, and not from this script; choose another output"
+            )

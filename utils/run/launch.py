@@ -232,6 +232,10 @@ def check_schedules(settings: TrainingConfig, given: dict[str, Any]) -> None:
             raise UserError(
                 f"--{name}: a cosine does not use it; leave it out, or add --lr_schedule annealed"
             )
+    if "lr_beta" in given and settings.lr_alpha == 0:
+        raise UserError(
+            "--lr_beta: a constant rate does not use it; add --lr_alpha, or leave it out"
+        )
     if "gamma" in given and not settings.ramp:
         raise UserError("--gamma: a constant λ does not use it; leave it out, or add --ramp")
 
