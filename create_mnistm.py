@@ -86,9 +86,9 @@ def main() -> None:
         for path, arrays in ((source, mnist), (target, mnist_m)):
             write_pickle(files.enter_context(whole_file(path)), arrays)
             written.append(f"{path}: {describe(arrays)}")
-        files.enter_context(whole_file(note)).write_text(told)
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
+        files.enter_context(whole_file(note)).write_text(told)  # last, so that it appears first
     print("\n".join(written))
     flags = [] if folder == DATA else [
         "--source_dataset_path", source, "--target_dataset_path", target,

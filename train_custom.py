@@ -43,8 +43,10 @@ def read_data(config: CustomConfig) -> Domains:
         domains.append(Domain(train, train.labels, val, val.labels))
     taught = {label for domain in domains[: len(sources)] for label in domain.train.labels}
     untaught = [name for number, name in enumerate(classes) if number not in taught]
-    if untaught:
-        raise UserError(f"class {untaught[0]}: none of its pictures is trained with; add some")
+    if untaught and config.method != "target_only":
+        raise UserError(
+            f"source: no picture of the class {untaught[0]} is left to train with; add some"
+        )
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):

@@ -14,9 +14,10 @@ EDITED = ("config.py", "custom.py", "drawings.py", "captcha.py")
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Tells an error in a file of defaults as a user's mistake, and all others as Python does.
 
-    Ctrl-C before `run_script` begins is told as it tells it.
+    Ctrl-C in a script of this repository, before `run_script` begins, is told as it tells it.
     """
-    if isinstance(error, KeyboardInterrupt):
+    script = Path(sys.argv[0]).resolve()
+    if isinstance(error, KeyboardInterrupt) and script.parent == Path(__file__).parent.parent:
         return print("\ninterrupted; no file is incomplete", file=sys.stderr)
     if isinstance(error, SyntaxError):
         file, line, reason = error.filename or "", error.lineno, error.msg

@@ -132,7 +132,7 @@ class TrainingConfig(Settings):
     confidence: Annotated[float, SHARE, only("mean_teacher")] = 0.9
     """The probability above which the teacher's class becomes a label."""
     relative_confidence: Annotated[bool, only("mean_teacher")] = False
-    """The threshold is confidence times the teacher's mean one on source images, as in AdaMatch."""
+    """The threshold is confidence times the teacher's mean confidence on the source: AdaMatch."""
     pseudo_ramp: Annotated[float, SHARE, only("mean_teacher")] = 0.0
     """Share of the run over which the weight of the teacher's labels rises from 0 to 1; 0.5 in
     AdaMatch. 0: it is 1 throughout."""

@@ -212,8 +212,8 @@ class Config(RecipeConfig):
             existing_file(
                 getattr(self, field),
                 field,
-                "check the path; create_mnistm.py makes MNIST and MNIST_M (of the demo with "
-                "--embedded), create_usps.py makes USPS",
+                "check the path, or make it: python create_mnistm.py, for the demo with "
+                "--embedded, or for USPS python create_usps.py",
             )
         if Path(self.source_dataset_path).samefile(self.target_dataset_path):
             raise UserError("target_dataset_path: is the source's; name another pickle")

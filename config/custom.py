@@ -74,8 +74,6 @@ class CustomConfig(RecipeConfig):
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
         if self.weights and self.pixel_mean is not None:
             raise UserError("pixel_mean: trained weights have a scaling of their own; leave it out")
-        if self.weights and self.pre_model_path:
-            raise UserError("weights: pre_model_path would replace them; leave one of the two out")
         check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)
 
     @property

@@ -161,7 +161,7 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
             raise UserError(f"{name}: {value} must be 0, or {LEAST:.1e} to {MOST:.1e} in size")
         return float(value)
     if kind is int and type(value) is int and abs(value) >= MOST_WHOLE:
-        raise UserError(f"{name}: {value} is too large; it must be below 2³²")
+        raise UserError(f"{name}: {value} must be below 2³² in size")
     if origin is Literal or type(value) is kind or (value is None and type(None) in arguments):
         return value
     if kind is Path and isinstance(value, (str, Path)):

@@ -189,8 +189,10 @@ def tensorboard(logs: Path) -> Iterator[str]:
             if match := re.search(r"http://127\.0\.0\.1:\d+", line):
                 break
         assert match is not None
-        yield match[0]
-        process.terminate()
+        try:
+            yield match[0]
+        finally:
+            process.terminate()
         process.stdout.read()
 
 

@@ -158,7 +158,9 @@ def test_a_class_without_training_pictures_is_named(tmp_path: Path, domains: Dom
         for number in range(2 if place == "target" else 1):
             cv2.imwrite(str(tmp_path / place / name / f"{number}.png"), domains[0]["train"][number])
     config = CustomConfig(source=(str(tmp_path / "source"),), target=(str(tmp_path / "target"),))
-    with pytest.raises(UserError, match=r"class .: none of its pictures is trained with; add some"):
+    with pytest.raises(
+        UserError, match=r"source: no picture of the class . is left to train with; add"
+    ):
         train_custom.read_data(config)
 
 

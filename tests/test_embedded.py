@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sklearn.datasets
-from helpers import run
+from helpers import run, the_error
 
 from utils.data.domains import Domain
 from utils.data.embedded import COPIES, VAL_SCANS, embedded_digits, embedded_photos
@@ -60,3 +60,10 @@ def test_small_data_name_a_training_that_has_steps_enough(tmp_path: Path) -> Non
     assert (
         "next:    python train_MNIST2MNIST_M.py --epoch 20 --batch_size 64 --source" in done.stdout
     )
+
+
+def test_a_picture_of_another_program_stays(tmp_path: Path) -> None:
+    (tmp_path / "samples.png").write_text("mine")
+    done = run("create_mnistm.py", "--embedded", "--output_dir", tmp_path, code=2)
+    assert "samples.png: was not written by this script" in the_error(done)
+    assert (tmp_path / "samples.png").read_text() == "mine"

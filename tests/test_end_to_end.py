@@ -227,9 +227,16 @@ def test_predict_takes_models_of_pictures_alone_and_overwrites_none(
     done = run("predict.py", *flags, "--model", tmp_path / "signals.keras", code=2)
     assert "takes inputs of shape [32, 2], which are no pictures" in the_error(done)
     model = model_of(undisturbed, "plain")
-    for output in (model, tmp_path / "p.png"):
+    notes = tmp_path / "notes.csv"
+    notes.write_text("mine\n")
+    for output, message in (
+        (model, "is read by this command"),
+        (tmp_path / "p.png", "is read by this command"),
+        (notes, "is there already, and not from this script"),
+    ):
         done = run("predict.py", *flags, "--model", model, "--output", output, code=2)
-        assert "is read by this command; choose another output" in the_error(done)
+        assert f"{message}; choose another output" in the_error(done)
+    assert notes.read_text() == "mine\n"
 
 
 def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
@@ -296,7 +303,7 @@ def test_create_is_repeatable_and_follows_the_rule(
     note = tmp_path / "a" / "mnist_m.json"
     provenance = json.loads(note.read_text())
     assert provenance["seed"] == 42
-    note.write_bytes(b"\xff")
+    note.write_text(json.dumps(provenance | {"seed": 1}))
     done = run("create_mnistm.py", *flags, "--output_dir", tmp_path / "a")
     assert "holds pickles of other data" in done.stdout
     note.unlink()

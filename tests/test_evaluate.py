@@ -116,6 +116,7 @@ def test_json_on_standard_output_is_json_alone(model: Path, data_flags: list[str
 
 def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: list[str]) -> None:
     (tmp_path / "x.keras").write_bytes(b"no model")
+    (tmp_path / "notes.json").write_text('{"seed": 1}')
     cases: list[tuple[list[Any], str]] = [
         (["--models", tmp_path / "x.keras"], "x.keras: is no .keras file, or was cut short"),
         (["--models", tmp_path], "is a folder"),
@@ -126,8 +127,8 @@ def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: lis
         (["--models", model, "--pixel_mean", 1, 2, 3], "has its own; leave it out"),
         (["--models", model, "--json", model], "is read by this command"),
         (
-            ["--models", model, "--json", ROOT / "model_data/model_weight/recipe.json"],
-            "recipe.json: is there already, and not from this script",
+            ["--models", model, "--json", tmp_path / "notes.json"],
+            "notes.json: is there already, and not from this script",
         ),
         (["--models", model, "--figures", ROOT / "README.md"], "README.md: is a file; name a"),
     ]

@@ -121,7 +121,8 @@ def refuse_foreign(note: Path, *paths: Path) -> None:
     """Raises `UserError` if another program wrote a file that would be replaced.
 
     Args:
-        note: what the script writes beside its files; without it they are not its own.
+        note: what the script writes beside its files; without a digits_sha256 in it they are not
+            its own.
         paths: what the script would write.
     """
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -130,8 +131,8 @@ def refuse_foreign(note: Path, *paths: Path) -> None:
     for path in (*paths, note):
         if path.exists():
             raise UserError(
-                f"{path}: was not written by this script, because {note} does not tell of it; move "
-                "it away, or choose another --output_dir"
+                f"{path}: was not written by this script, as far as {note.name} tells; move it "
+                "away, or choose another --output_dir"
             )
 
 
@@ -140,7 +141,7 @@ def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
 
     Args:
         output: the file to write.
-        mark: what each file of this script has in it.
+        mark: what each file of this script has near its beginning.
         inputs: the files to read.
     """
     for path in inputs:
@@ -148,7 +149,11 @@ def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
             if output.samefile(path):
                 raise UserError(f"{output}: is read by this command; choose another output")
     if output.is_file() and not is_stream(output):
-        there = output.read_bytes()
+        try:
+            with output.open("rb") as file:
+                there = file.read(2**16)
+        except OSError as error:
+            raise cannot_write(output, error) from error
         if there and mark.encode() not in there:
             raise UserError(
                 f"{output}: is there already, and not from this script; choose another output"

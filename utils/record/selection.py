@@ -67,7 +67,7 @@ Score = Callable[[Outputs, Outputs], float]  # of source and target
 def entropy(source: Outputs, target: Outputs) -> float:
     """Minus the mean entropy of the target predictions, in nats: 0 at best, -ln(num_labels) worst.
 
-    It does not see that a confident class is wrong.
+    It does not see whether a confident prediction is wrong.
 
     Reference: Morerio et al., "Minimal-Entropy Correlation Alignment for Unsupervised Deep Domain
     Adaptation", ICLR 2018, section 3.3.

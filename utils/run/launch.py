@@ -227,17 +227,15 @@ def check_stages(settings: TrainingConfig, given: dict[str, Any]) -> None:
 
 def check_schedules(settings: TrainingConfig, given: dict[str, Any]) -> None:
     """Raises `UserError` for a flag of a schedule that is not followed."""
-    for name in ("lr_alpha", "lr_beta"):
-        if name in given and settings.lr_schedule == "cosine":
-            raise UserError(
-                f"--{name}: a cosine does not use it; leave it out, or add --lr_schedule annealed"
-            )
-    if "lr_beta" in given and settings.lr_alpha == 0:
-        raise UserError(
-            "--lr_beta: a constant rate does not use it; add --lr_alpha, or leave it out"
-        )
-    if "gamma" in given and not settings.ramp:
-        raise UserError("--gamma: a constant λ does not use it; leave it out, or add --ramp")
+    cosine = settings.lr_schedule == "cosine"
+    for name, unused, why, remedy in (
+        ("lr_alpha", cosine, "a cosine", "add --lr_schedule annealed"),
+        ("lr_beta", cosine, "a cosine", "add --lr_schedule annealed"),
+        ("lr_beta", settings.lr_alpha == 0, "a constant rate", "give --lr_alpha above 0"),
+        ("gamma", not settings.ramp, "a constant λ", "add --ramp"),
+    ):
+        if name in given and unused:
+            raise UserError(f"--{name}: {why} does not use it; leave it out, or {remedy}")
 
 
 def unused_by(method: str, kind: type[TrainingConfig]) -> list[str]:
