@@ -153,7 +153,7 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
     done = run("train_real2drawing.py", "--data_root", tmp_path / "no", code=2)
     assert "no such folder; unpack the homework's real_or_drawing there" in the_error(done)
     (tmp_path / "train_data" / "0").mkdir(parents=True)
-    with pytest.raises(UserError, match="has 0 of the class folders 0 … 9; all are needed"):
+    with pytest.raises(UserError, match="needed are the class folders 0 … 9, there are 0"):
         read_photos(tmp_path)
     (tmp_path / "test_data" / "0").mkdir(parents=True)
     with pytest.raises(UserError, match="no pictures in it"):

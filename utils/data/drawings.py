@@ -35,7 +35,7 @@ def read_photos(root: Path) -> tuple[np.ndarray, np.ndarray]:
         if folder.is_dir() else []  # fmt: skip
     if found != [str(number) for number in range(10)]:
         raise UserError(
-            f"{folder}: has {', '.join(found) or 'none'} of the class folders 0 … 9; all are needed"
+            f"{folder}: needed are the class folders 0 … 9, there are {', '.join(found) or 'none'}"
         )
     paths = [(path, number) for number in range(10) for path in find_pictures(folder / str(number))]
     images = [read_picture(path, (SIDE, SIDE, 3)) for path, _ in progress(paths, "photos")]
