@@ -163,7 +163,7 @@ class DANN(Adversarial):
             label_logits = self.label_predictor(features, training=True)
             if self.alternating:
                 with tape.stop_recording():
-                    self.step_domain_classifier(features, domains, label_logits)
+                    measured = self.step_domain_classifier(features, domains, label_logits)
             scale = grl_lambda / self.domain_weight
             reversed_features = self.gradient_reversal(features, grl_lambda=scale)
             domain_logits = self.classify_domains(reversed_features, label_logits, training=True)
@@ -171,7 +171,8 @@ class DANN(Adversarial):
             loss += self.domain_weight * self.domain_share(domain_logits, domains, label_logits)
             loss += self.layer_losses()  # now, since what comes next may call the layers again
             loss += self.added_loss((images, labels, domains), features, label_logits)
-        self.measure_domains(domain_logits, domains)
+        # By the domain classifier as it was before the step, whatever kind of step it is.
+        self.measure_domains(measured if self.alternating else domain_logits, domains)
         self.descend(self.optimizer, tape, loss, self.weights_of()["optimizer"])
         return self.get_metrics_result()
 

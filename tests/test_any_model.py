@@ -126,8 +126,13 @@ def test_the_reversal_reaches_a_wrapped_backbone_with_the_right_sign_and_size() 
         assert np.abs(value - old).max() > 1e-5
 
 
-def two_steps_by_hand(model: DANN, batch: Any, rates: tuple[float, float]) -> list[np.ndarray]:
-    """First the domain classifier on fixed features, then the rest against the new classifier."""
+def two_steps_by_hand(
+    model: DANN, batch: Any, rates: tuple[float, float]
+) -> tuple[list[np.ndarray], float]:
+    """First the domain classifier on fixed features, then the rest against the new classifier.
+
+    The domain loss beside the weights is that of the old classifier.
+    """
     images, labels, domains = batch
     extractor, predictor, classifier = (
         part.trainable_variables
@@ -143,10 +148,10 @@ def two_steps_by_hand(model: DANN, batch: Any, rates: tuple[float, float]) -> li
 
     features = model.feature_extractor(images)
     with tf.GradientTape() as tape:
-        loss = domain_loss(tf.constant(features.numpy()))
+        first = domain_loss(tf.constant(features.numpy()))
     old = [w.numpy() for w in classifier]
     new = [w - rates[1] * g.numpy()
-           for w, g in zip(old, tape.gradient(loss, classifier), strict=True)]  # fmt: skip
+           for w, g in zip(old, tape.gradient(first, classifier), strict=True)]  # fmt: skip
     for weight, value in zip(classifier, new, strict=True):
         weight.assign(value)
     known = np.flatnonzero(labels >= 0)
@@ -160,7 +165,7 @@ def two_steps_by_hand(model: DANN, batch: Any, rates: tuple[float, float]) -> li
         weight.assign(value)
     moved = [w.numpy() - rates[0] * g.numpy()
              for w, g in zip([*extractor, *predictor], gradients, strict=True)]  # fmt: skip
-    return [*moved, *new]
+    return [*moved, *new], float(first)
 
 
 @pytest.mark.parametrize(("num_domains", "outputs"), [(2, 2), (3, 3), (2, 1)])
@@ -174,8 +179,10 @@ def test_alternating_steps_are_the_formulas(num_domains: int, outputs: int) -> N
     model.compile(keras.optimizers.SGD(RATE), keras.optimizers.SGD(0.3))
     batch = small_batch(num_domains)
     for _ in range(2):
-        expected = two_steps_by_hand(model, batch, (RATE, 0.3))
-        model.train_step(batch)
+        expected, loss = two_steps_by_hand(model, batch, (RATE, 0.3))
+        model.reset_metrics()
+        told = model.train_step(batch)
+        assert float(told["domain_cls_loss"]) == pytest.approx(loss, rel=1e-5)
         weights = [*model.predictor_variables, *model.domain_classifier.trainable_variables]
         for weight, value in zip(weights, expected, strict=True):
             np.testing.assert_allclose(weight, value, rtol=2e-5, atol=2e-6, err_msg=weight.path)
