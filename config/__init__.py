@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from utils.errors import MISTAKE
+from utils.errors import INTERRUPTED, MISTAKE
 
 EDITED = ("config.py", "custom.py", "drawings.py", "captcha.py")
 
@@ -18,7 +18,7 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
     """
     script = Path(sys.argv[0]).resolve()
     if isinstance(error, KeyboardInterrupt) and script.parent == Path(__file__).parent.parent:
-        return print("\ninterrupted; no file is incomplete", file=sys.stderr)
+        return print(INTERRUPTED, file=sys.stderr)
     if isinstance(error, SyntaxError):
         file, line, reason = error.filename or "", error.lineno, error.msg
     else:

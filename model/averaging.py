@@ -14,8 +14,8 @@ class WeightAverage:
     """Exponential moving average of weights: average ← d·average + (1 - d)·weight.
 
     The weights of an adversarial training oscillate. Their average is nearer to the solution. d
-    rises from 0 to `decay` as t/(10 + t), so that the average begins at the
-    first weights that it is shown and soon forgets them.
+    rises from 0 to `decay` as t/(10 + t), so that the average begins at the first weights that it
+    is shown and soon forgets them.
 
     Args:
         weights: the variables to average.

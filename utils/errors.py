@@ -18,6 +18,7 @@ EXIT_CODES = f"""exit codes:
   {COLLAPSED}    the network collapsed
   {TRY_AGAIN}   stopped by SIGTERM; the last lines tell how to continue, if a step was trained
   {CTRL_C}  stopped by Ctrl-C; the last lines tell how to continue, if a step was trained"""
+INTERRUPTED = "\ninterrupted; no file is incomplete"
 
 
 class UserError(Exception):
@@ -81,7 +82,7 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         code = MISTAKE
     except KeyboardInterrupt as error:
-        print("\ninterrupted; no file is incomplete", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         code = TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
     sys.exit(code if printed() else code or MISTAKE)
 
