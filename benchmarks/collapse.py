@@ -16,7 +16,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, SETS
-from benchmarks.runner import completed, flags_of_folders
+from benchmarks.runner import completed, folder_flags
 from utils.errors import COLLAPSED, run_script
 from utils.record.log_csv import read_rows
 from utils.run.collapse import IMAGES, CollapseError, check_alive
@@ -64,7 +64,7 @@ def learns(flags: str) -> bool:
 def train(flags: list[str]) -> tuple[list[tuple[float, int]], float]:
     """Returns what predictions told after each epoch, its steps, and the last source accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*DATA, *flags, "--allow_collapse", *flags_of_folders(folder)]
+        flags = [*DATA, *flags, "--allow_collapse", *folder_flags(folder)]
         done = completed(DIGITS, *flags, allowed=COLLAPSED)
         if done.returncode == COLLAPSED:  # a loss that is no number: seen at once
             return [(0.0, 10**6)] * 2, 0.0

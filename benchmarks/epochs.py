@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.report import EPOCHS
 from benchmarks.rows import DIGITS
-from benchmarks.runner import completed, flags_of_folders, seconds_of
+from benchmarks.runner import completed, folder_flags, seconds_of
 from config.config import Config
 from config.presets import presets_of, read_preset
 from config.settings import Settings
@@ -51,7 +51,7 @@ def seconds_of_stages(name: str) -> list[float]:
     if "student" in (config.method, first):
         short += ["--teacher", str(SHIPPED)]
     with tempfile.TemporaryDirectory() as folder:
-        done = completed(DIGITS, "--preset", name, *short, *flags_of_folders(folder))
+        done = completed(DIGITS, "--preset", name, *short, *folder_flags(folder))
     return [all_of_it for all_of_it, _ in seconds_of(done.stdout)[1::2]]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.runner import flags_of_folders
+from benchmarks.runner import folder_flags
 from utils.errors import run_script
 from utils.run.command_line import parse
 from utils.run.workers import start, wait
@@ -45,7 +45,7 @@ def main() -> None:
             *("--source_dataset_path", str(folder / "data/MNIST/mnist_data.pkl")),
             *("--target_dataset_path", str(folder / "data/MNIST_M/mnist_m_data.pkl")),
             *("--run_name", "run", "--batch_size", "64", "--checkpoint_steps", "50"),
-            *flags_of_folders(folder),
+            *folder_flags(folder),
         ]
         seen: set[str] = set()
         command = [SCRIPT, *flags]

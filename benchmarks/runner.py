@@ -32,7 +32,7 @@ from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL, ROOTS
 ROOT = Path(__file__).parent.parent
 
 
-def flags_of_folders(above: Path | str, below: str = "") -> list[str]:
+def folder_flags(above: Path | str, below: str = "") -> list[str]:
     """Returns the flags of a run's folders: above/logs/below, and so on."""
     return [text for root in ROOTS for text in (f"--{root}_dir", str(Path(above, root, below)))]
 
@@ -104,7 +104,7 @@ class Training:
         begun = self.find("logs", CONFIG_FILE)
         flags = self.flags.format(start=start).split()
         flags = ["--resume", str(begun.parent)] if begun else [
-            *flags, "--run_name", self.name, *flags_of_folders("", self.folder),
+            *flags, "--run_name", self.name, *folder_flags("", self.folder),
         ]  # fmt: skip
         environment = os.environ | {
             name: str(threads)

@@ -17,7 +17,7 @@ import numpy as np
 
 import model.dann  # noqa: F401 - makes Keras know the class
 from benchmarks.rows import DIGITS
-from benchmarks.runner import completed, flags_of_folders, seconds_of
+from benchmarks.runner import completed, folder_flags, seconds_of
 from config.settings import Settings, at_least
 from utils.errors import run_script
 from utils.run.command_line import parse
@@ -41,7 +41,7 @@ class Arguments(Settings):
 def train(strategy: list[str], batch_size: int, epochs: int, folder: str) -> float:
     """Trains some epochs and returns the seconds of the last one's steps."""
     script = [DIGITS, "--epoch", str(epochs), "--batch_size", str(batch_size), "--run_name", "run",
-              "--init_learning_rate", "0.001", *flags_of_folders(folder)]  # fmt: skip
+              "--init_learning_rate", "0.001", *folder_flags(folder)]  # fmt: skip
     if strategy and strategy[0].isdigit():
         done = completed("-m", "utils.run.workers", strategy[0], *script)
     else:

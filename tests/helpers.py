@@ -146,11 +146,6 @@ def folders_below(folder: Path) -> dict[str, Any]:
     return {f"{root}_dir": str(folder / root) for root in ROOTS}
 
 
-def run_folders(folder: Path) -> list[str]:
-    """The same as flags."""
-    return [text for name, path in folders_below(folder).items() for text in (f"--{name}", path)]
-
-
 def logs_of(folder: Path, name: str) -> Path:
     return folder / f"logs/MNIST2MNIST_M/SGD-lr=0.01-momentum=0.9/batch_size=16/{name}"
 
@@ -228,3 +223,9 @@ def events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
                 key = f"{file.parent.relative_to(folder)}:{value.tag}"
                 found.setdefault(key, []).append((event.step, content))
     return found
+
+
+def blocks(page: str | Path, language: str) -> list[str]:
+    """The code of one language that a page shows."""
+    text = (ROOT / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)

@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
-from helpers import ROOT, events, final_weights, run, run_folders
+from helpers import ROOT, events, final_weights, run
 from tqdm import tqdm
 
+from benchmarks.runner import folder_flags
 from utils.data.pickles import read_pickle
 
 TRAIN, CREATE = str(ROOT / "train_MNIST2MNIST_M.py"), str(ROOT / "create_mnistm.py")
@@ -59,12 +60,12 @@ def storm_of_training(folder: Path, kills: int, epochs: int, chance: random.Rand
         *("--run_name", "storm"),
     ]
     calm, stormy = folder / "calm", folder / "stormy"
-    seconds = timed([TRAIN, *flags, *run_folders(calm)], "calm run")
+    seconds = timed([TRAIN, *flags, *folder_flags(calm)], "calm run")
     survived = 0
     ended = False
     for _ in tqdm(range(kills), desc="kills", disable=None):
         logs = next((stormy / "logs").rglob("storm"), None)
-        command = ["--resume", str(logs)] if logs else [*flags, *run_folders(stormy)]
+        command = ["--resume", str(logs)] if logs else [*flags, *folder_flags(stormy)]
         ended = not killed([TRAIN, *command], chance.uniform(0, seconds / 5))
         if ended:
             break

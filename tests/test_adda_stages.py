@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, events, final_weights, rows_of, run, run_folders, stop
+from helpers import assert_same_weights, events, final_weights, rows_of, run, stop
 from test_adda import small_adda, small_encoder
 from test_dann import small_dann
 
+from benchmarks.runner import folder_flags
 from config.config import Config
 from model.adda import ADDA, SourceModel
 from model.pretrained import start_from
@@ -29,7 +30,7 @@ SHORT = [*SECOND, "--source_epoch", "3"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("adda")
-    done = run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(folder),
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *folder_flags(folder),
                "--run_name", "both")  # fmt: skip
     assert "training: source_model, steps 0 to 60, 20 an epoch, 16 images each" in done.stdout
     assert "training: adda, steps 0 to 40, 20 an epoch, 32 images each" in done.stdout
@@ -76,7 +77,7 @@ def test_the_second_stage_begins_where_the_first_ended(finished: Path) -> None:
 def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
     finished: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both",
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "both",
              "--checkpoint_steps", "7"]  # fmt: skip
     for stage in ("source", "both"):
         stop(tmp_path, "train_MNIST2MNIST_M.py", *flags, inside=stage)
@@ -91,7 +92,7 @@ def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
     finished: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second stage's discriminator begins at the same chances, whoever trained the first."""
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "both"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "both"]
     train_stage = launch.train_stage
 
     def first_alone(run_: Run, trainer: Trainer, *others: Any) -> int:
@@ -108,7 +109,7 @@ def test_a_source_model_can_be_shared(
     finished: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
     source = next((finished / "checkpoints").rglob("source_model.keras"))
-    done = run("train_MNIST2MNIST_M.py", *data_flags, *SECOND, *run_folders(tmp_path),
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *SECOND, *folder_flags(tmp_path),
                "--pre_model_path", source, "--adversarial_loss", "minimax",
                "--discriminator_steps", "99")  # fmt: skip
     assert "training: source_model" not in done.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT
+from helpers import blocks
 from keras import layers
 from test_dann import LAMBDA, RATE, small_batch, small_dann
 
@@ -37,7 +36,7 @@ def test_the_readmes_snippet_runs() -> None:
     backbone = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3))
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
     names: dict[str, Any] = {"backbone": backbone, "dataset": batches(images, 4, 3, copies=1)}
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (snippet,) = blocks("README.md", "python")
     exec(snippet, names)
     model = names["model"]
     assert np.isfinite(model.history.history["loss"][0])

@@ -13,8 +13,9 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import rows_of, run, run_folders, run_process, the_error
+from helpers import rows_of, run, run_process, the_error
 
+from benchmarks.runner import folder_flags
 from model.adda import ADDA
 from model.networks import captcha_discriminator
 from utils.data.captchas import STYLES, Artist, load_captchas
@@ -138,7 +139,7 @@ def load(folder: Path) -> ADDA:
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory, smaller_captchas: None) -> Path:
     """A whole run of both stages."""
     folder = tmp_path_factory.mktemp("captcha_run")
-    done = run("train_captcha.py", *TINY, "--captcha_root", root, *run_folders(folder),
+    done = run("train_captcha.py", *TINY, "--captcha_root", root, *folder_flags(folder),
                "--run_name", "mine")  # fmt: skip
     assert "training: source_model, steps 0 to 5" in done.stdout
     assert "training: adda, steps 0 to 5" in done.stdout
@@ -184,7 +185,7 @@ def test_predictions_are_strings(finished: Path, root: Path, tmp_path: Path) -> 
 def test_impossible_calls_are_named(tmp_path: Path, flags: list[str], message: str) -> None:
     (tmp_path / "file").touch()
     named = [flag.format(file=tmp_path / "file") for flag in flags]
-    done = run("train_captcha.py", *named, *run_folders(tmp_path), code=2)
+    done = run("train_captcha.py", *named, *folder_flags(tmp_path), code=2)
     assert message in the_error(done)
 
 
@@ -193,7 +194,7 @@ def test_a_run_on_two_devices_ends_with_its_pictures(tmp_path: Path) -> None:
     done = run_process(
         "train_captcha.py", "--method", "source_model", "--captchas", 100, "--epoch", 1,
         "--batch_size", 64, "--strategy", "mirrored", "--logical_devices", 2,
-        *run_folders(tmp_path), "--run_name", "two",
+        *folder_flags(tmp_path), "--run_name", "two",
     )  # fmt: skip
     assert "next:" in done.stdout
     assert next(tmp_path.rglob("predictions.png")).stat().st_size > 1000

@@ -16,10 +16,11 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import Domains, assert_same_weights, run, run_folders, stop, the_error
+from helpers import Domains, assert_same_weights, run, stop, the_error
 from PIL import Image
 
 import train_custom
+from benchmarks.runner import folder_flags
 from config.custom import CustomConfig
 from model import stages
 from model.adda import SourceModel
@@ -125,9 +126,9 @@ def test_two_targets_train_resume_and_predict(tree: Path, tmp_path: Path) -> Non
     flags = ["--source", tree / "source", "--target", tree / "target", "--target", tree / "other",
              *SHORT, "--run_name", "mine"]  # fmt: skip
     plain, killed = tmp_path / "plain", tmp_path / "killed"
-    done = run("train_custom.py", *flags, *run_folders(plain))
+    done = run("train_custom.py", *flags, *folder_flags(plain))
     assert "0 ant, 1 bee" in done.stdout
-    stop(killed, "train_custom.py", *flags, *run_folders(killed))
+    stop(killed, "train_custom.py", *flags, *folder_flags(killed))
     run("train_custom.py", "--resume", next((killed / "logs").rglob("mine")))
     one, two = (keras.saving.load_model(final_model(place, "mine")) for place in (plain, killed))
     assert one.num_domains == 3
@@ -204,7 +205,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
 @pytest.mark.long
 def test_another_backbone_with_two_steps(tree: Path, tmp_path: Path) -> None:
     run("train_custom.py", "--source", tree / "source", "--target", tree / "target", *SHORT,
-        *run_folders(tmp_path), "--run_name", "mobile", "--backbone", "MobileNetV2",
+        *folder_flags(tmp_path), "--run_name", "mobile", "--backbone", "MobileNetV2",
         "--image_size", "32", "32", "--pooling", "average", "--alternating", "--label_hidden",
         "16", "--epoch", "1", "--clip_norm", "1", "--allow_collapse")  # fmt: skip
     model = keras.saving.load_model(final_model(tmp_path, "mobile"))
@@ -261,7 +262,7 @@ def test_impossible_calls_are_named(
     tree: Path, tmp_path: Path, flags: list[str], message: str
 ) -> None:
     named = [flag.format(tree=tree) for flag in flags]
-    done = run("train_custom.py", *named, *run_folders(tmp_path), code=2)
+    done = run("train_custom.py", *named, *folder_flags(tmp_path), code=2)
     assert message in the_error(done)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # the name is free again
 
@@ -440,7 +441,7 @@ def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: P
     small = ["--backbone", "MobileNetV2", "--image_size", 32, 32, "--pooling", "average",
              "--feature_layer", "block_1_project"]  # fmt: skip
     done = run(
-        "train_custom.py", *flags, *run_folders(tmp_path), "--run_name", "first", *small,
+        "train_custom.py", *flags, *folder_flags(tmp_path), "--run_name", "first", *small,
         "--weights", tmp_path / "trained.weights.h5", "--frozen", "--bottleneck", 8,
         "--allow_collapse",
     )  # fmt: skip

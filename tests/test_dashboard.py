@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import SHORT, ask, rows_of, run, run_folders, tensorboard
+from helpers import SHORT, ask, rows_of, run, tensorboard
 from selenium import webdriver
 
+from benchmarks.runner import folder_flags
 from utils.record.dashboard import CHARTS, COMPARED, PICKS
 
 pytestmark = pytest.mark.long
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path, data_flags: list[str]) -> Iterator[str]:
     """Of a TensorBoard that shows one finished run."""
-    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(folder), "--run_name", "mine")
+    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *folder_flags(folder), "--run_name", "mine")
     with tensorboard(folder / "logs") as server:
         yield f"{server}/data"
 

@@ -16,13 +16,13 @@ from helpers import (
     figures_drawn,
     final_weights,
     run,
-    run_folders,
     run_process,
     stop,
     the_error,
     wait_for_checkpoint,
 )
 
+from benchmarks.runner import folder_flags
 from utils.run.workers import start, wait
 
 # 200 steps. A rate at which rounding does not grow: at 0.01 a difference of 1e-8 after 50 steps is
@@ -47,7 +47,7 @@ def written(folder: Path) -> set[str]:
 def alone(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     with figures_drawn():
-        run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(folder))
+        run("train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *folder_flags(folder))
     return folder
 
 
@@ -66,7 +66,7 @@ def test_logical_devices(alone: Path, tmp_path: Path, data_flags: list[str]) -> 
     """Four; `test_several_devices_go_on_from_one_process` has two."""
     flags = ["--strategy", "mirrored", "--logical_devices", "4"]
     done = run_process(
-        "train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *run_folders(tmp_path), *flags
+        "train_MNIST2MNIST_M.py", *data_flags, *FLAGS, *folder_flags(tmp_path), *flags
     )
     assert "4 replicas" in done.stdout
     assert_parity(tmp_path, alone)
@@ -74,7 +74,7 @@ def test_logical_devices(alone: Path, tmp_path: Path, data_flags: list[str]) -> 
 
 @pytest.fixture
 def workers(tmp_path: Path, data_flags: list[str]) -> list[subprocess.Popen[bytes]]:
-    return start(2, [SCRIPT, *data_flags, *FLAGS, *run_folders(tmp_path)])
+    return start(2, [SCRIPT, *data_flags, *FLAGS, *folder_flags(tmp_path)])
 
 
 @pytest.mark.long
@@ -115,7 +115,7 @@ def test_sigterm_to_one_worker_saves_all_and_one_process_goes_on(
 def test_several_devices_go_on_from_one_process(
     alone: Path, tmp_path: Path, data_flags: list[str]
 ) -> None:
-    flags = [*data_flags, *FLAGS, *run_folders(tmp_path)]
+    flags = [*data_flags, *FLAGS, *folder_flags(tmp_path)]
     stop(tmp_path, "train_MNIST2MNIST_M.py", *flags)
     logs = next((tmp_path / "logs").rglob("parity"))
     where = ["--strategy", "mirrored", "--logical_devices", "2"]
@@ -143,7 +143,7 @@ def test_the_launcher_needs_a_number_and_a_script() -> None:
 
 
 def test_a_batch_that_replicas_cannot_share_is_named(tmp_path: Path, data_flags: list[str]) -> None:
-    flags = ["--strategy", "mirrored", "--logical_devices", "3", *run_folders(tmp_path)]
+    flags = ["--strategy", "mirrored", "--logical_devices", "3", *folder_flags(tmp_path)]
     done = run_process("train_MNIST2MNIST_M.py", *data_flags, *flags, code=2)
     assert "batch_size: 256 cannot be shared by 3" in the_error(done)
 
@@ -158,5 +158,5 @@ def test_a_batch_that_replicas_cannot_share_is_named(tmp_path: Path, data_flags:
 def test_what_is_not_there_is_named(
     tmp_path: Path, data_flags: list[str], strategy: str, message: str
 ) -> None:
-    flags = [*data_flags, *run_folders(tmp_path), "--strategy", strategy]
+    flags = [*data_flags, *folder_flags(tmp_path), "--strategy", strategy]
     assert message in the_error(run("train_MNIST2MNIST_M.py", *flags, code=2))

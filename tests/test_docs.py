@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import pytest
-from helpers import ROOT
+from helpers import ROOT, blocks
 
 from config.scripts import SCRIPTS
 from config.settings import fields_of
@@ -25,15 +25,11 @@ TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULT
 MODULES = {"utils.run.workers", "pip", "venv", "pytest"}
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
-
-
 def commands() -> list[tuple[str, str]]:
     """Page and line of every command, with the variables that its block sets filled in."""
     found = []
     for page in PAGES:
-        for block in blocks(page):
+        for block in blocks(page, "bash"):
             values: dict[str, str] = {}
             for line in block.replace("\\\n", " ").splitlines():
                 filled = re.sub(r"\$(\w+)", lambda match, v=values: v[match[1]], line.strip())
@@ -118,7 +114,7 @@ def test_flags_in_the_text_exist(page: Path) -> None:
 def test_both_languages_say_the_same() -> None:
     """The same commands, numbers, links and headings, in the same order."""
     english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
-    assert blocks(ROOT / "README.md") == blocks(ROOT / "README.zh-CN.md")
+    assert blocks(ROOT / "README.md", "bash") == blocks(ROOT / "README.zh-CN.md", "bash")
     levels = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in (english, chinese)]
     assert levels[0] == levels[1]
     for pattern in (r"\]\(([^)\s]+)\)", r"`([^`\n]+)`", r"\d[\d,.]*\d|\d"):
@@ -151,9 +147,8 @@ def test_the_examples_around_your_own_model_run(
 
     monkeypatch.setattr(keras.applications, "ResNet50", small)
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "own_pictures.md").read_text()
     names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    for block in blocks("docs/own_pictures.md", "python"):
         exec(block.replace('model.export("digits.onnx", format="onnx")', ""), names)
     assert names["probabilities"].shape == (90, 4)
     assert (tmp_path / "digits").is_dir()

@@ -12,9 +12,10 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import FEW_FILTERS, run, run_folders, the_error
+from helpers import FEW_FILTERS, run, the_error
 
 import train_real2drawing
+from benchmarks.runner import folder_flags
 from model import networks
 from model.networks import drawings_domain_classifier, drawings_feature_extractor
 from utils.data import drawings
@@ -105,7 +106,7 @@ def test_the_script_writes_a_row_for_each_drawing(
     monkeypatch.setattr(networks, "DRAWING_FILTERS", FEW_FILTERS)
     done = run("train_real2drawing.py", "--embedded", "--data_root", root.with_name("x"),
                "--epoch", "1", "--run_name", "short", "--allow_collapse",
-               *run_folders(tmp_path))  # fmt: skip
+               *folder_flags(tmp_path))  # fmt: skip
     logs = next((tmp_path / "logs").rglob("short"))
     assert b"\r" not in (logs / "DaNN_submission.csv").read_bytes()
     with (logs / "DaNN_submission.csv").open() as file:
@@ -129,7 +130,7 @@ def test_a_run_that_dies_before_its_submission_writes_it_on_resume(
 
     monkeypatch.setattr(networks, "DRAWING_FILTERS", FEW_FILTERS)
     flags = ["--embedded", "--data_root", root.with_name("x"), "--epoch", "1",
-             "--run_name", "short", "--allow_collapse", *run_folders(tmp_path)]  # fmt: skip
+             "--run_name", "short", "--allow_collapse", *folder_flags(tmp_path)]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(train_real2drawing, "write_submission", dies)
         with pytest.raises(RuntimeError, match="as if killed"):

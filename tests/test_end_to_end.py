@@ -30,13 +30,13 @@ from helpers import (
     model_of,
     rows_of,
     run,
-    run_folders,
     run_process,
     stop,
     the_error,
     wait_for_checkpoint,
 )
 
+from benchmarks.runner import folder_flags
 from model.dann import DANN
 from utils.run import collapse
 
@@ -45,7 +45,7 @@ from utils.run import collapse
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
     """A run from start to end, called "plain"."""
     folder = tmp_path_factory.mktemp("run")
-    flags = [*data_flags, *SHORT, *run_folders(folder), "--run_name", "plain"]
+    flags = [*data_flags, *SHORT, *folder_flags(folder), "--run_name", "plain"]
     done = run("train_MNIST2MNIST_M.py", *flags)
     assert "device:   CPU" in done.stdout
     assert "target accuracy: 0." in done.stdout
@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str])
 def test_a_stopped_run_ends_bit_identical(
     undisturbed: Path, tmp_path: Path, data_flags: list[str], number: signal.Signals
 ) -> None:
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "stopped"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "stopped"]
     done = stop(tmp_path, "train_MNIST2MNIST_M.py", *flags, number=number)
     logs = logs_of(tmp_path, "stopped")
     assert done.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 130}[number]
@@ -89,7 +89,7 @@ def listening_sockets(pid: int) -> set[str]:
 def test_training_opens_no_network_listener(tmp_path: Path, data_flags: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)):
         assert listening_sockets(os.getpid()), "the control: a listener is seen"
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path)]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path)]
     with subprocess.Popen(
         command("train_MNIST2MNIST_M.py", *flags),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -104,7 +104,9 @@ def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
     saved = json.loads(config.read_text())
     assert saved["batch_size"] == 16
     assert saved["pixel_mean"] is None  # of other data it would be another
-    run("train_MNIST2MNIST_M.py", "--config", config, *run_folders(tmp_path), "--run_name", "again")
+    run(
+        "train_MNIST2MNIST_M.py", "--config", config, *folder_flags(tmp_path), "--run_name", "again"
+    )
     assert_same_weights(final_weights(undisturbed, "plain"), final_weights(tmp_path, "again"))
 
 
@@ -112,7 +114,7 @@ def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:
 def test_xla_computes_the_same(undisturbed: Path, tmp_path: Path) -> None:
     config = logs_of(undisturbed, "plain") / "config.json"
     # At this rate rounding does not grow, as in test_distribution.py.
-    flags = ["--config", config, *run_folders(tmp_path), "--run_name", "xla",
+    flags = ["--config", config, *folder_flags(tmp_path), "--run_name", "xla",
              "--init_learning_rate", "0.001"]  # fmt: skip
     run_process("train_MNIST2MNIST_M.py", *flags, "--jit_compile", "--epoch", "1")
     run("train_MNIST2MNIST_M.py", *flags, "--run_name", "no", "--epoch", "1")
@@ -131,7 +133,7 @@ def test_target_labels_never_enter_training(
     for name, arrays in (("source", source), ("target", target)):
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(arrays))
     run(
-        "train_MNIST2MNIST_M.py", *SHORT, *run_folders(tmp_path), "--run_name", "shuffled",
+        "train_MNIST2MNIST_M.py", *SHORT, *folder_flags(tmp_path), "--run_name", "shuffled",
         "--source_dataset_path", tmp_path / "source.pkl",
         "--target_dataset_path", tmp_path / "target.pkl",
     )  # fmt: skip
@@ -144,7 +146,7 @@ def test_both_stages_with_the_recipe_on_held_out_images(
 ) -> None:
     recipe = ["--clip_norm", "1", "--dropout", "0.5", "--augmentation", "affine_colour",
               "--average_decay", "0.9", "--held_out", "20"]  # fmt: skip
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), *recipe, "--allow_collapse"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), *recipe, "--allow_collapse"]
     run("train_MNIST2MNIST_M.py", *flags, "--run_name", "first")
     start = next(tmp_path.rglob("first/best.keras"))
     run("train_MNIST2MNIST_M.py", *flags, "--run_name", "second", "--method", "mean_teacher",
@@ -174,7 +176,7 @@ def test_both_stages_with_the_recipe_on_held_out_images(
 def test_impossible_recipes_are_named(
     tmp_path: Path, data_flags: list[str], flags: list[str], message: str
 ) -> None:
-    done = run("train_MNIST2MNIST_M.py", *data_flags, *run_folders(tmp_path), *flags, code=2)
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *folder_flags(tmp_path), *flags, code=2)
     assert message in the_error(done)
 
 
@@ -400,7 +402,7 @@ def test_collapse_ends_the_run_in_words(
     kernel.assign(np.zeros(kernel.shape))
     bias.assign(np.full(bias.shape, -100.0))
     model.save(tmp_path / "dead.keras")
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "b", "--method", method]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "b", "--method", method]
     flags += ["--average_decay", "0.9"] if method == "mean_teacher" else []
     done = run(
         "train_MNIST2MNIST_M.py", *flags, "--pre_model_path", tmp_path / "dead.keras", code=3
@@ -431,7 +433,7 @@ def test_a_target_without_labels_has_no_accuracy(
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{number}.png"), image)
     flags = ["--source", tmp_path / "source", "--target", tmp_path / "target", "--epoch", 1,
-             "--batch_size", 16, *run_folders(tmp_path), "--allow_collapse"]  # fmt: skip
+             "--batch_size", 16, *folder_flags(tmp_path), "--allow_collapse"]  # fmt: skip
     done = run("train_custom.py", *flags)
     assert "target accuracy: not known, because the target has no labels" in done.stdout
     assert "0.0000" not in done.stdout

@@ -12,9 +12,10 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, SHORT, Domains, command, model_of, run, run_folders, the_error
+from helpers import ROOT, SHORT, Domains, command, model_of, run, the_error
 from test_pretrained import make_dann, write_keras2
 
+from benchmarks.runner import folder_flags
 from evaluate import COLUMNS, reliability, table
 from model.adda import SourceModel
 from model.networks import captcha_classifier
@@ -24,7 +25,7 @@ from model.pretrained import load_model
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, data_flags: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(folder), "--run_name", "mine")
+    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *folder_flags(folder), "--run_name", "mine")
     return model_of(folder, "mine")
 
 

@@ -21,13 +21,13 @@ from helpers import (
     logs_of,
     model_of,
     run,
-    run_folders,
     run_process,
     the_error,
     wait_for_checkpoint,
 )
 from test_trainer import Killed, deterministic, kill_at, make_trainer  # noqa: F401
 
+from benchmarks.runner import folder_flags
 from utils.errors import UserError
 from utils.run.runs import Run, claim
 from utils.run.signals import Signals
@@ -123,7 +123,9 @@ def test_the_lock_is_held_by_one_and_freed_by_its_end(tmp_path: Path) -> None:
 def test_a_finished_run_resumes_to_nothing_and_another_process_is_refused(
     tmp_path: Path, data_flags: list[str]
 ) -> None:
-    run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine")
+    run(
+        "train_MNIST2MNIST_M.py", *data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine"
+    )
     folder = logs_of(tmp_path, "mine")
     before, lines = final_weights(tmp_path, "mine"), (folder / "log.txt").read_text()
     done = run("train_MNIST2MNIST_M.py", "--resume", folder)
@@ -143,7 +145,7 @@ def test_a_full_disk_ends_a_run_which_resumes(
 ) -> None:
     """Of one that could not begin, nothing is left: its name is free."""
     script = "train_MNIST2MNIST_M.py"
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine"]
     done = run_process(script, *flags, code=2, preexec_fn=full_disk)
     assert "cannot be written" in the_error(done)
     assert not list(tmp_path.rglob("mine"))
@@ -162,7 +164,7 @@ def test_a_full_disk_ends_a_run_which_resumes(
 def test_a_folder_that_goes_ends_the_run_clearly(
     tmp_path: Path, data_flags: list[str], which: str
 ) -> None:
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine"]
     with subprocess.Popen(
         command("train_MNIST2MNIST_M.py", *flags),
         stdout=subprocess.PIPE,
@@ -182,5 +184,5 @@ def test_a_file_in_a_folders_place_is_named(
     tmp_path: Path, data_flags: list[str], name: str
 ) -> None:
     (tmp_path / name).write_text("in the way")
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path)]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path)]
     assert str(tmp_path / name) in the_error(run("train_MNIST2MNIST_M.py", *flags, code=2))

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, run_folders, stopped_soon
+from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, stopped_soon
 
+from benchmarks.runner import folder_flags
 from config.methods import METHODS
 from config.scripts import SCRIPTS
 from model import networks
@@ -90,9 +91,9 @@ def test_method_on_experiment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = dict(zip(EXPERIMENTS, SCRIPTS, strict=True))[experiment]
-    flags = [*flags_of(method), *data[experiment], *run_folders(tmp_path)]
+    flags = [*flags_of(method), *data[experiment], *folder_flags(tmp_path)]
     if method == "student":
-        lesson = [*flags_of("dann"), *data[experiment], *run_folders(tmp_path / "t")]
+        lesson = [*flags_of("dann"), *data[experiment], *folder_flags(tmp_path / "t")]
         with eager():
             run(script, *lesson)
         flags += ["--teacher", model_of(tmp_path / "t", "mine")]

@@ -28,11 +28,11 @@ from helpers import (
     model_of,
     rows_of,
     run,
-    run_folders,
     stopped_soon,
     the_error,
 )
 
+from benchmarks.runner import folder_flags
 from config import base
 from config.config import Config
 from config.presets import Preset, read_preset
@@ -127,7 +127,7 @@ def test_a_resume_needs_what_was_recorded(
 
     with monkeypatch.context() as patch:
         patch.setattr(Signals, "seen", after_an_epoch)
-        run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=130)
+        run(DIGITS, *data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine", code=130)
     for file, message in (
         ("logs/*/*/*/mine/log.csv", "tells of 0 epochs, but 1 are trained; put it back"),
         ("checkpoints/*/*/*/mine/best.keras", "is gone; put it back"),
@@ -146,7 +146,7 @@ def test_a_resume_needs_what_was_recorded(
 
 
 def test_what_does_not_fit_into_the_memory_is_named(tmp_path: Path, data_flags: list[str]) -> None:
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--domain_hidden", 2**32 - 1]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--domain_hidden", 2**32 - 1]
     assert "there is not enough memory" in the_error(run(DIGITS, *flags, code=2))
     assert not list(tmp_path.rglob("config.json"))
 
@@ -158,7 +158,7 @@ def test_empty_folders_of_the_user_stay(
     roots = [Path(f"own/{root}").absolute() for root in ("logs", "checkpoints", "config")]
     for root in roots:
         root.mkdir(parents=True)
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path / "own"), "--batch_size", 4096]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path / "own"), "--batch_size", 4096]
     run(DIGITS, *flags, code=2)
     assert [list(root.iterdir()) for root in roots] == [[], [], []]
     run_of, _ = start_run(Config(logs_dir="logs", checkpoints_dir=str(roots[1])), {})
@@ -180,7 +180,7 @@ def test_settings_of_fewer_epochs_than_are_trained_are_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(Signals, "seen", after_two_epochs)
-        flags = [*data_flags, *SHORT, "--epoch", 3, *run_folders(tmp_path), "--run_name", "mine"]
+        flags = [*data_flags, *SHORT, "--epoch", 3, *folder_flags(tmp_path), "--run_name", "mine"]
         run(DIGITS, *flags, code=130)
     for config in tmp_path.rglob(CONFIG_FILE):
         config.write_text(config.read_text().replace('"epoch": 3', '"epoch": 1'))
@@ -201,7 +201,7 @@ def test_a_kill_between_an_epochs_record_and_its_checkpoint(
             raise KeyboardInterrupt
         save(self)
 
-    flags = [*data_flags, *SHORT, "--checkpoint_steps", 100, *run_folders(tmp_path)]
+    flags = [*data_flags, *SHORT, "--checkpoint_steps", 100, *folder_flags(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", die)
         run(DIGITS, *flags, "--run_name", "mine", code=130)
@@ -230,7 +230,7 @@ def test_a_run_that_cannot_start_leaves_its_name_free(
     tmp_path: Path, data_flags: list[str]
 ) -> None:
     (tmp_path / "bad.keras").write_bytes(b"no model")
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine"]
     for more in (["--pre_model_path", tmp_path / "bad.keras"], ["--batch_size", 2000]):
         run(DIGITS, *flags, *more, code=2)
         left = sorted(path.name for path in tmp_path.rglob("*"))
@@ -242,7 +242,7 @@ def test_the_printed_command_can_be_pasted(
 ) -> None:
     home = tmp_path / 'it\'s $HOME; a "name"'
     home.mkdir()
-    flags = [*data_flags, *SHORT, *run_folders(home), "--run_name", "mine"]
+    flags = [*data_flags, *SHORT, *folder_flags(home), "--run_name", "mine"]
     run(DIGITS, *flags)
     done = run(DIGITS, *flags, code=2)
     pasted = the_error(done).split("go on with it: ")[1]
@@ -260,7 +260,7 @@ def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Do
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{index}.png"), arrays["train"][index])
     flags = ["--source", tmp_path / "source", "--target", tmp_path / "target", "--batch_size", 16,
-             "--epoch", 200, "--run_name", "mine", *run_folders(tmp_path / "runs")]  # fmt: skip
+             "--epoch", 200, "--run_name", "mine", *folder_flags(tmp_path / "runs")]  # fmt: skip
     with subprocess.Popen(command("train_custom.py", *flags), stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         assert process.stdout is not None
@@ -282,7 +282,7 @@ def test_an_unlabelled_target_cannot_teach(tmp_path: Path, domains: Domains) -> 
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{index}.png"), image)
     flags = ["--source", tmp_path / "source", "--target", tmp_path / "target", "--batch_size", 16,
-             *run_folders(tmp_path / "runs")]  # fmt: skip
+             *folder_flags(tmp_path / "runs")]  # fmt: skip
     done = run("train_custom.py", *flags, "--method", "target_only", code=2)
     assert "target_only learns from labels of the target, which has none" in the_error(done)
 
@@ -309,7 +309,7 @@ def test_an_interrupt_after_the_last_step_says_how_to_go_on(
     def terminated(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    flags = [*data_flags, *SHORT, "--epoch", 1, *run_folders(tmp_path), "--run_name", "mine"]
+    flags = [*data_flags, *SHORT, "--epoch", 1, *folder_flags(tmp_path), "--run_name", "mine"]
     for stop, code in ((ctrl_c, 130), (terminated, 75)):
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "finish", stop)
@@ -443,7 +443,7 @@ def test_sigterm_before_training_is_as_sigterm_in_it(
 ) -> None:
     """The run that has not begun is gone, and its name is free; a scheduler may start it again."""
     monkeypatch.setattr(launch, "train", lambda *_: signal.raise_signal(signal.SIGTERM))
-    done = run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=75)
+    done = run(DIGITS, *data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine", code=75)
     assert "interrupted" in done.stderr
     assert not list(tmp_path.rglob("mine"))
 
@@ -468,7 +468,7 @@ def test_settings_that_were_kept_are_not_overwritten(tmp_path: Path, data_flags:
     kept = run_folder.config / CONFIG_FILE
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
-    done = run(DIGITS, *data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine", code=2)
+    done = run(DIGITS, *data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine", code=2)
     assert f"{run_folder.config}: is of a run whose folder" in the_error(done)
     assert kept.read_text() == "{}"
 
@@ -500,7 +500,7 @@ def test_a_resumed_run_computes_where_it_began(
 ) -> None:
     """Of several workers, what starts them tells where."""
     seen: list[tuple[str, int]] = []
-    flags = [*data_flags, *SHORT, *run_folders(tmp_path), "--run_name", "mine"]
+    flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "mine"]
 
     def note(_: Run, config: Config, *others: Any) -> int:
         seen.append((config.strategy, config.logical_devices))
