@@ -18,25 +18,30 @@ from utils.record.figures import save_figure
 
 
 def draw_curves(runs: Runs, place: Path) -> None:
-    """Draws the target accuracy of every epoch on MNIST-M, beside the original's run."""
-    figure, axis = plt.subplots(figsize=(10, 7), layout="constrained")
-    styles = plt.cycler(linestyle=["-", "--", ":"]) * plt.cycler(
-        color=plt.get_cmap("tab10")(range(10))
-    )
-    axis.set_prop_cycle(styles)  # there are more rows than ten
+    """Draws the target accuracy of each preset on MNIST-M, beside the original's run."""
+    figure, axis = plt.subplots(figsize=(10, 5), layout="constrained")
+    paired = plt.get_cmap("tab20").colors
+    colors = iter((*paired[::2], *paired[1::2]))  # the strong ones first
     for row in PAIRS["mnist_m"].rows:
         curves = [curve(run) for run in runs_of(runs, "mnist_m", row)]
-        if not curves:
+        if not curves or ROWS[row].flags != f"--preset {row}":
             continue
         values = np.array(curves)  # (seeds, epochs, 2)
         epochs, accuracy = values[0, :, 0], values[..., 1]
-        line = axis.plot(epochs, accuracy.mean(axis=0), label=ROWS[row].title)[0]
+        is_control = row in ("source_only", "target_only")
+        color, style = ("black", ":") if is_control else (next(colors), "-")
+        axis.plot(epochs, accuracy.mean(axis=0), style, color=color, label=row)
         axis.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), alpha=0.2,
-                          color=line.get_color())  # fmt: skip
+                          color=color)  # fmt: skip
     axis.plot(*zip(*ORIGINAL.items(), strict=True), "k--o", label="original repository's run")
-    axis.set(xscale="log", xlabel="epoch", ylabel="accuracy on the MNIST-M test set")
+    axis.set_title("line: mean of the seeds; band: from the lowest to the highest seed")
+    axis.set_xlabel("epoch, through all stages")
+    axis.set_ylabel("accuracy on the MNIST-M test set")
+    axis.set_xscale("log")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    # From the highest curve to the lowest, as they end.
+    ended = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])
+    axis.legend(handles=ended, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(place, figure)
 
 

@@ -16,9 +16,9 @@ import pytest
 from helpers import Domains
 from test_pretrained import make_dann
 
-from benchmarks import models, records, runner, table
+from benchmarks import figures, models, records, runner, table
 from benchmarks import report as reported
-from benchmarks.figures import curve
+from benchmarks.figures import curve, draw_curves
 from benchmarks.records import Record, facts_now, names_kept, write_facts, write_record
 from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
@@ -109,6 +109,18 @@ def test_a_curve_goes_through_all_stages(recorded: Path) -> None:
     record = training("mnist_m", "mean_teacher", 0).keep()
     assert record is not None
     assert curve(record) == [(1, 0.5), (2, 0.76), (3, 0.6), (4, 0.7), (5, 0.9)]
+
+
+def test_the_picture_shows_the_presets_in_the_order_in_which_they_end(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(("mnist_m", "recipe_15", 0), [{"epoch": 1, "val_image_cls_acc": 0.99}])  # no preset
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save_figure", lambda place, figure: drawn.append(figure))
+    draw_curves(finished(), recorded / "results.png")
+    (legend,) = (axis.get_legend() for axis in drawn[0].axes)
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["mean_teacher", "original repository's run", "recipe", "source_only"]
 
 
 def test_a_record_depends_on_the_presets_that_its_flags_use() -> None:
