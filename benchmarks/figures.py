@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
 
 from benchmarks.records import Record
 from benchmarks.report import ORIGINAL, Runs, runs_of
@@ -20,8 +21,9 @@ from utils.record.figures import save_figure
 def draw_curves(runs: Runs, place: Path) -> None:
     """Draws the target accuracy of each preset on MNIST-M, beside the original's run."""
     figure, axis = plt.subplots(figsize=(10, 5), layout="constrained")
-    paired = plt.get_cmap("tab20").colors
-    colors = iter((*paired[::2], *paired[1::2]))  # the strong ones first
+    strong_first = [*range(0, 20, 2), *range(1, 20, 2)]
+    colors = iter(plt.get_cmap("tab20")(strong_first))
+    ends: dict[Line2D, float] = {}
     for row in PAIRS["mnist_m"].rows:
         curves = [curve(run) for run in runs_of(runs, "mnist_m", row)]
         if not curves or ROWS[row].flags != f"--preset {row}":
@@ -30,18 +32,20 @@ def draw_curves(runs: Runs, place: Path) -> None:
         epochs, accuracy = values[0, :, 0], values[..., 1]
         is_control = row in ("source_only", "target_only")
         color, style = ("black", ":") if is_control else (next(colors), "-")
-        axis.plot(epochs, accuracy.mean(axis=0), style, color=color, label=row)
+        (line,) = axis.plot(epochs, accuracy.mean(axis=0), style, color=color, label=row)
+        ends[line] = accuracy[:, -1].mean()
         axis.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), alpha=0.2,
                           color=color)  # fmt: skip
-    axis.plot(*zip(*ORIGINAL.items(), strict=True), "k--o", label="original repository's run")
+    (line,) = axis.plot(*zip(*ORIGINAL.items(), strict=True), "k--o",
+                        label="original repository's run")  # fmt: skip
+    ends[line] = [*ORIGINAL.values()][-1]
     axis.set_title("line: mean of the seeds; band: from the lowest to the highest seed")
     axis.set_xlabel("epoch, through all stages")
     axis.set_ylabel("accuracy on the MNIST-M test set")
     axis.set_xscale("log")
     axis.grid(alpha=0.3)
-    # From the highest curve to the lowest, as they end.
-    ended = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])
-    axis.legend(handles=ended, loc="center left", bbox_to_anchor=(1, 0.5))
+    highest_first = sorted(ends, key=lambda line: -ends[line])
+    axis.legend(handles=highest_first, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(place, figure)
 
 
