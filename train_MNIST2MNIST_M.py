@@ -70,8 +70,8 @@ def experiment(config: Config, data: Domains) -> Experiment:
             normalised=METHODS[config.method].sides if config.normalisation == "per_domain" else 0,
         )  # fmt: skip
         features = extractor.output_shape[1:]
-        labels = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
-        return deepened(extractor, labels, config.features)
+        predictor = dense_head("label_predictor", features, (100, 100), 10, config.dropout)
+        return deepened(extractor, predictor, config.features)
 
     hidden = config.domain_hidden
     if hidden is None:
@@ -83,13 +83,13 @@ def experiment(config: Config, data: Domains) -> Experiment:
         lambda seen: dense_head("domain_classifier", seen, hidden, outputs=2),
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         partial(chosen_augmentation, config),
-        measured(source, target),
+        evaluation_data(source, target),
         name=config.pair.lower(),
         extractor_calls="per_domain",
     )
 
 
-def measured(source: Domain, target: Domain) -> EvaluationData:
+def evaluation_data(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.record.selection import evenly

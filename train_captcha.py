@@ -37,9 +37,9 @@ def main() -> int:
 def read_data(config: CaptchaConfig) -> Domains:
     """Returns the source and target captchas."""
     config.check_paths()
-    root, measured = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
+    root, val = Path(config.captcha_root), min(MEASURED, config.captchas // 4)
     domains = [
-        Domain(**load_captchas(root, style, config.captchas, measured, config.captcha_seed))
+        Domain(**load_captchas(root, style, config.captchas, val, config.captcha_seed))
         for style in (SOURCE_STYLE, TARGET_STYLE)
     ]
     return Domains(domains)
@@ -48,9 +48,6 @@ def read_data(config: CaptchaConfig) -> Domains:
 def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
     from model.stages import make_stages
 
-    if config.method == "source_only":
-        # Without target images in its batch normalisation, as in ADDA's first stage.
-        config = dataclasses.replace(config, method="source_model")
     return make_stages(run, config, lambda settings: experiment(settings, data))
 
 
@@ -67,19 +64,22 @@ def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
         encoder = captcha_encoder((SIZE, SIZE, 3), tutorial)
         return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(DIGIT_NAMES))
 
+    source, target = data.domains
+    # Without adaptation the target stays unseen: batch normalisation would learn from it.
+    shown = source if config.method == "source_only" else target
     return Experiment(
-        data,
+        dataclasses.replace(data, domains=[source, shown]),
         networks,
         lambda seen: captcha_discriminator(seen, not tutorial),
         keras.optimizers.Adam,
         lambda num_domains: None,
-        measured(*data.domains),
+        evaluation_data(source, target),
         name="captcha",
         extractor_calls="per_domain",
     )
 
 
-def measured(source: Domain, target: Domain) -> EvaluationData:
+def evaluation_data(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData

@@ -76,11 +76,13 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
         except ValueError as error:
             raise UserError(str(error)) from error
         if config.bottleneck:
-            features = keras.layers.Dense(config.bottleneck, "relu", name="bottleneck")
-            extractor = keras.Model(extractor.inputs[0], features(extractor.outputs[0]))
-        features, hidden = extractor.output_shape[1:], config.label_hidden
-        labels = dense_head("label_predictor", features, hidden, len(data.classes), config.dropout)
-        return deepened(extractor, labels, config.features)
+            bottleneck = keras.layers.Dense(config.bottleneck, "relu", name="bottleneck")
+            extractor = keras.Model(extractor.inputs[0], bottleneck(extractor.outputs[0]))
+        predictor = dense_head(
+            "label_predictor", extractor.output_shape[1:], config.label_hidden,
+            len(data.class_names), config.dropout,
+        )  # fmt: skip
+        return deepened(extractor, predictor, config.features)
 
     def domain_classifier(seen: tuple[int, ...]) -> keras.Model:
         return dense_head("domain_classifier", seen, config.domain_hidden, len(data.domains))
@@ -88,22 +90,22 @@ def experiment(config: CustomConfig, data: Domains) -> Experiment:
     shown = data
     if config.method == "source_only":
         # The targets stay unseen: a backbone's batch normalisation would learn from them.
-        sources = data.domains[: data.sources]
-        hidden = sources[:1] * (len(data.domains) - len(sources))
-        shown = dataclasses.replace(data, domains=sources + hidden)
+        sources = data.domains[: data.num_sources]
+        in_their_place = sources[:1] * (len(data.domains) - len(sources))
+        shown = dataclasses.replace(data, domains=sources + in_their_place)
     return Experiment(
         shown,
         networks,
         domain_classifier,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),
         functools.partial(chosen_augmentation, config),
-        measured(data),
+        evaluation_data(data),
         name="custom",
         alternating=config.alternating,
     )
 
 
-def measured(data: Domains) -> EvaluationData:
+def evaluation_data(data: Domains) -> EvaluationData:
     """Returns what is measured after each epoch.
 
     At most so many pictures, so that neither time nor memory grows with the folders.
@@ -111,7 +113,7 @@ def measured(data: Domains) -> EvaluationData:
     from utils.run.trainer import EvaluationData
 
     numbered = list(enumerate(data.domains))
-    sources, targets = numbered[: data.sources], numbered[data.sources :]
+    sources, targets = numbered[: data.num_sources], numbered[data.num_sources :]
     return EvaluationData(
         target=together([(number, domain.val) for number, domain in targets], 10_000),
         labelled=together([(number, domain.val) for number, domain in sources], 2000),
@@ -124,14 +126,16 @@ def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Tr
     from utils.data.batches import evaluation_batches
     from utils.record.figures import save_certainty
 
-    targets = zip(config.target, data.domains[data.sources :], strict=True)
+    targets = zip(config.target, data.domains[data.num_sources :], strict=True)
     for number, (folder, domain) in enumerate(targets, 1):
         with trainer.model.averaged():
-            batches = evaluation_batches(domain.val, domain.val_label, data.sources - 1 + number)
+            batches = evaluation_batches(
+                domain.val, domain.val_label, data.num_sources - 1 + number
+            )
             outputs = trainer.outputs(batches)
         place = run.logs / f"{number}_{Path(folder).resolve().name}.png"
         save_certainty(
-            place, domain.val.read, domain.val_label, outputs.probabilities, data.classes
+            place, domain.val.read, domain.val_label, outputs.probabilities, data.class_names
         )
         known = domain.val_label >= 0
         right = outputs.probabilities.argmax(axis=1)[known] == domain.val_label[known]

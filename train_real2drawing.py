@@ -91,13 +91,13 @@ def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
         drawings_domain_classifier,
         keras.optimizers.Adam,
         augmentation,
-        measured(source, target),
+        evaluation_data(source, target),
         name="real2drawing",
         alternating=True,  # as in the homework; both halves pass the extractor together
     )
 
 
-def measured(source: Domain, target: Domain) -> EvaluationData:
+def evaluation_data(source: Domain, target: Domain) -> EvaluationData:
     """Returns what is measured after each epoch."""
     from utils.data.batches import evaluation_batches
     from utils.run.trainer import EvaluationData

@@ -26,10 +26,11 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
         file, line, reason = last.filename, last.lineno, str(error)
     edited = Path(file).parent == Path(__file__).parent and Path(file).name in EDITED
     if not edited:
-        return sys.__excepthook__(kind, error, trace)
+        return others(kind, error, trace)
     print(f"error: {file}, line {line}: {reason}; mend this line", file=sys.stderr)
     sys.stdout.flush()
     os._exit(MISTAKE)  # Python would end with 1
 
 
+others = sys.excepthook  # a user's program may have one of its own
 sys.excepthook = tell

@@ -17,6 +17,7 @@ from config.settings import (
     Settings,
     at_least,
     between,
+    fields_of,
     not_by,
     one_of,
     only,
@@ -46,6 +47,13 @@ HYPERPARAMETERS = (
     "momentum_rate", "grl_lambda", "gamma", "ramp", "domain_loss", "domain_weight", "clip_norm",
     "dropout", "augmentation", "cutout", "invert", "average_decay",
 )  # fmt: skip
+
+
+def unused_by(method: str, kind: type[TrainingConfig]) -> dict[str, Any]:
+    """Returns the settings that a method does not use, with their defaults in this file."""
+    return {name: next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
+            for name, field in fields_of(kind).items()
+            if field.used_by and method not in field.used_by}  # fmt: skip
 
 
 def check_images(
@@ -229,12 +237,12 @@ class TrainingConfig(Settings):
         Args:
             method: of that run.
         """
-        values: dict[str, Any] = {}
+        values = unused_by(method, type(self))  # whatever default was edited
         if self.first_stage:
             preset = read_preset(self.first_stage).settings
             defaults = {field.name: field.default for field in dataclasses.fields(self)}
             values = {name: preset.get(name, defaults[name])
-                      for name in HYPERPARAMETERS if name in defaults}  # fmt: skip
+                      for name in HYPERPARAMETERS if name in defaults} | values  # fmt: skip
         return dataclasses.replace(self, **{**values, "method": method, "epoch": self.source_epoch})
 
     @property

@@ -17,7 +17,7 @@ class CaptchaConfig(TrainingConfig):
 
     # what to train
     method: str = "adda"
-    """What adapts the model, or a control. source_only is adda's first stage alone."""
+    """What adapts the model, or a control."""
     network: Literal["placewise", "tutorial"] = "placewise"
     """placewise: the discriminator sees each place of the image alone. tutorial: batch
     normalisation after each convolution, and a dense discriminator of all 30,976 features."""

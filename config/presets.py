@@ -38,10 +38,10 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
     Args:
         name: of its file.
         setting: what names it.
-        script: the training script that asks for it.
+        script: the training script that asks for it; "": whoever asks.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or it is another script's.
     """
     names = sorted(path.stem for path in FOLDER.glob("*.json"))
     if name not in names:
@@ -58,7 +58,10 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
             f"{path}: {', '.join([*wrong, *missing])}: about, script, accuracy and minutes are "
             "texts, and settings is an object; mend the file, or move it elsewhere"
         )
-    return Preset(**values)
+    preset = Preset(**values)
+    if script and preset.script != script:
+        raise UserError(f"{setting}: {name} is for {preset.script!r}, not for {script!r}")
+    return preset
 
 
 def presets_of(script: str) -> dict[str, Preset]:

@@ -258,8 +258,8 @@ class Adaptation(keras.Model):
                 `optimizer`; and Keras' own, such as `run_eagerly`.
 
         Raises:
-            ValueError: losses or metrics are given, one optimizer is given twice, or it accumulates
-                gradients.
+            ValueError: losses or metrics are given, one optimizer is given twice, it accumulates
+                gradients, or it is one of several and has `use_ema`.
             UserError: `jit_compile` with an augmentation.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):

@@ -104,6 +104,10 @@ class ADDA(EarlierNames, Adversarial):
     Training batches are in two equal blocks, source and target. Labels are measured, not learned
     from.
 
+    Raises:
+        ValueError: no such loss, more than two domains, or a number out of its range.
+        UserError: `shared_layers` are not fewer than the encoder's layers with weights.
+
     Example:
         ```
         model = ADDA(trained.feature_extractor, trained.label_predictor, discriminator)

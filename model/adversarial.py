@@ -28,6 +28,10 @@ class Adversarial(Adaptation):
         domain_loss: of a batch: `"mean"` over the images of all domains, as in the original
             repository; or the `"sum"` of each domain's mean: JMLR 2016, equation 18.
         predictor_options: of `Adaptation`.
+
+    Raises:
+        ValueError: networks that do not fit together or share weights, or a λ, a number of domains
+            or a loss that cannot be.
     """
 
     parts = (*Adaptation.parts, "domain_classifier", "grl_lambda")
@@ -72,6 +76,7 @@ class Adversarial(Adaptation):
         self.domain_loss = domain_loss
         # A variable, so that a step that is compiled already sees a new value.
         self.lambda_variable = tf.Variable(0.0, trainable=False, name="grl_lambda")
+        self.own_variable = self.lambda_variable
         self.lambda_schedule: ProgressSchedule | None = None
         self.set_lambda(grl_lambda)
 
@@ -131,6 +136,7 @@ class Adversarial(Adaptation):
         if isinstance(value, keras.Variable):
             self.lambda_variable = value.value
         elif number:
+            self.lambda_variable = self.own_variable
             self.lambda_variable.assign(value)
         # By identity: two variables are equal where their values are.
         changed = self.lambda_schedule is not schedule or self.lambda_variable is not variable

@@ -45,6 +45,7 @@ class RandomAugmentation(keras.layers.Layer):
         ValueError: a negative size of a change, or `edges` of another name.
     """
 
+    # The default sizes are this repository's own.
     def __init__(
         self,
         seed: int,
@@ -116,7 +117,7 @@ class RandomAugmentation(keras.layers.Layer):
         """Applies a random affine map about the centre."""
         height, width = images.shape[1:3]
         turn, wide, high, shear, right, down = tf.unstack(chances, axis=-1)
-        angle = turn * self.rotation * (3.141592653589793 / 180.0)
+        angle = turn * self.rotation * (math.pi / 180.0)
         x_x = tf.cos(angle) * (1.0 + self.stretch * wide)
         x_y = -tf.sin(angle) * (1.0 + self.stretch * wide) + self.shear * shear
         y_x = tf.sin(angle) * (1.0 + self.stretch * high)
@@ -167,5 +168,5 @@ def chosen_augmentation(settings: RecipeConfig, num_domains: int) -> RandomAugme
             return None
         options |= {"rotation": 0.0, "stretch": 0.0, "shear": 0.0, "shift": 0.0}
     if settings.augmentation == "affine_colour":
-        options |= {"contrast": 0.5, "brightness": 64.0}
+        options |= {"contrast": 0.5, "brightness": 64.0}  # this repository's own sizes
     return RandomAugmentation(settings.seed, num_domains, settings.target_ratio, **options)

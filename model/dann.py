@@ -58,6 +58,11 @@ class DANN(Adversarial):
         options: of `Adversarial` (`grl_lambda`, `domain_loss`) and `Adaptation` (`clip_norm`,
             `augmentation`, `average_decay`, `class_names`).
 
+    Raises:
+        ValueError: neither `num_labels` nor a label predictor, or both that differ; no such
+            `feature_layer`, `pooling` or `extractor_calls`; a number out of its range; or layers
+            that need other `extractor_calls`.
+
     Example:
         ```
         model = DANN(feature_extractor, num_labels=10, grl_lambda=0.8)
@@ -85,19 +90,19 @@ class DANN(Adversarial):
     ):
         feature_extractor = with_flat_features(feature_extractor, feature_layer, pooling)
         features = feature_extractor.output_shape[1:]
-        if label_predictor is not None:
-            check_fixed(label_predictor)
         if label_predictor is None:
             if num_labels is None:
                 raise ValueError("give num_labels or a label_predictor")
             if num_labels < 2:
                 raise ValueError(f"num_labels must be 2 or more, got {num_labels}")
             label_predictor = dense_head("label_predictor", features, (), num_labels)
-        elif num_labels not in (None, label_predictor.output_shape[-1]):
-            raise ValueError(
-                f"num_labels is {num_labels}, but label_predictor gives "
-                f"{label_predictor.output_shape[-1]} logits; leave num_labels out"
-            )
+        else:
+            check_fixed(label_predictor)
+            if num_labels not in (None, label_predictor.output_shape[-1]):
+                raise ValueError(
+                    f"num_labels is {num_labels}, but label_predictor gives "
+                    f"{label_predictor.output_shape[-1]} logits; leave num_labels out"
+                )
         if domain_classifier is None:
             seen = self.domain_input_shape(features, label_predictor.output_shape[1:])
             domain_classifier = dense_head("domain_classifier", seen, (), num_domains)

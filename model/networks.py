@@ -363,7 +363,8 @@ def layers_in_order(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def check_fixed(model: keras.Model) -> None:
-    """Raises `ValueError` if a model has no inputs and outputs before it is called."""
+    """Raises `TypeError` for what is no Keras model, `ValueError` for one that must be called
+    before it has inputs and outputs."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"needed is a keras.Model, got {model!r}")
     if not getattr(model, "outputs", None):
@@ -379,7 +380,8 @@ def with_flat_features(
     """Returns a model whose output is the output of `layer`, flattened or pooled to `[B, F]`.
 
     Raises:
-        ValueError: no such layer, no such pooling, or a feature of unknown size.
+        ValueError: no such layer, one that is a model itself, no such pooling, several outputs, or
+            a feature of unknown size or with a mask.
     """
     if pooling not in ("flatten", "average", "none"):
         raise ValueError(f"pooling must be flatten, average or none, got {pooling!r}")

@@ -23,7 +23,8 @@ class DomainNormalization(keras.layers.Layer):
     domain. Without it, inputs are of a target; a training call must name its domain.
 
     Args:
-        momentum: of the moving averages, in [0, 1).
+        momentum: of the moving averages, in [0, 1); its default and that of `epsilon` are those
+            of `keras.layers.BatchNormalization`.
         epsilon: added to the variance.
         sides: 2, source and targets; 1, if the network only ever sees one of them.
 

@@ -24,7 +24,7 @@ from model.schedules import ProgressSchedule
 from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
 from utils.data.domains import Domains
 from utils.errors import UserError
-from utils.run.runs import Run, first_stage_of
+from utils.run.runs import Run, saved_first_stage
 from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -51,21 +51,21 @@ class Experiment:
 
 
 def make_stages(
-    run: Run, settings: AnyConfig, experiment: Callable[[AnyConfig], Experiment]
+    run: Run, settings: AnyConfig, make_experiment: Callable[[AnyConfig], Experiment]
 ) -> list[Callable[[], Trainer]]:
     """Returns a function for each stage of a run. It makes the Trainer when the one before ended.
 
     Args:
         run: where it is recorded.
         settings: of the run.
-        experiment: of a stage with these settings.
+        make_experiment: returns what a stage with these settings is given.
 
     Raises:
         UserError: several machines, of which only the first would have the first stage's model.
     """
     method, first = METHODS[settings.method], settings.first_method
     if first is None:
-        return [partial(make_trainer, run, settings, experiment, settings.pre_model_path)]
+        return [partial(make_trainer, run, settings, make_experiment, settings.pre_model_path)]
     below = run.below(method.folder)
     start = below.checkpoints / method.start
     trained = below.checkpoints / f"{first}.keras"  # the first stage's final model
@@ -74,17 +74,17 @@ def make_stages(
             f"pre_model_path: with several workers train {first} first, on one, and name "
             "its .keras here"
         )
-    before = first_stage_of(run.logs, settings, first)
+    before = saved_first_stage(run.logs, settings, first)
     return [
-        partial(make_trainer, below, before, experiment, None, name=first),
-        partial(make_trainer, run, settings, experiment, str(start)),
+        partial(make_trainer, below, before, make_experiment, None, name=first),
+        partial(make_trainer, run, settings, make_experiment, str(start)),
     ]
 
 
 def make_trainer(
     run: Run,
     settings: AnyConfig,
-    experiment: Callable[[AnyConfig], Experiment],
+    make_experiment: Callable[[AnyConfig], Experiment],
     start: str | None,
     name: str | None = None,
 ) -> Trainer:
@@ -93,51 +93,54 @@ def make_trainer(
     Args:
         run: where it is recorded.
         settings: of the stage.
-        experiment: of a stage with these settings.
+        make_experiment: returns what a stage with these settings is given.
         start: a model whose weights this one begins with.
         name: of the final model's file; None: that of a run's last stage.
     """
     method = METHODS[settings.method]
     kind = model_class(method.model)
-    given = experiment(settings)
-    measured = given.evaluation
+    experiment = make_experiment(settings)
+    evaluation = experiment.evaluation
     if method.labels == "target":
-        measured = dataclasses.replace(measured, labelled=measured.target)
-    extractor, labels = given.networks()
+        evaluation = dataclasses.replace(evaluation, labelled=evaluation.target)
+    extractor, predictor = experiment.networks()
     classifier = None
     if issubclass(kind, Adversarial):
-        seen = kind.domain_input_shape(extractor.output_shape[1:], labels.output_shape[1:])
-        classifier = given.domain_classifier(seen)
-    batches = make_batches(settings, given, kind, extractor.input_shape, labels.output_shape)
+        seen = kind.domain_input_shape(extractor.output_shape[1:], predictor.output_shape[1:])
+        classifier = experiment.domain_classifier(seen)
+    batches = make_batches(
+        settings, experiment, kind, extractor.input_shape, predictor.output_shape
+    )
     total_steps = settings.epoch * batches.steps_per_epoch
-    if not method.uses_lambda:
+    if not method.uses_lambda:  # a control: the domain loss reaches the probe alone
         settings = dataclasses.replace(settings, grl_lambda=0.0)
+    # The model's arguments by name: settings, schedules in their place, what the script gives.
     values = {
         **dataclasses.asdict(settings),
         **kind.schedules(settings, total_steps),
         "feature_extractor": extractor,
-        "label_predictor": labels,
+        "label_predictor": predictor,
         "domain_classifier": classifier,
-        "augmentation": given.augmentation(batches.num_domains),
-        "class_names": given.data.classes,
-        "num_domains": len(given.data.domains),
-        "extractor_calls": given.extractor_calls,
-        "alternating": given.alternating,
+        "augmentation": experiment.augmentation(batches.num_domains),
+        "class_names": experiment.data.class_names,
+        "num_domains": len(experiment.data.domains),
+        "extractor_calls": experiment.extractor_calls,
+        "alternating": experiment.alternating,
     }
     # What a script has no setting for keeps the method's default.
     wanted = [argument for argument in (*kind.parts, *kind.knobs) if argument in values]
     model = kind(**{argument: values[argument] for argument in wanted}, name=settings.method)
     if start:
         start_from(model, Path(start))
-    optimizers = kind.optimizers_for(settings, total_steps, given.optimizer)
+    optimizers = kind.optimizers_for(settings, total_steps, experiment.optimizer)
     model.compile(**optimizers, jit_compile=settings.jit_compile)
     return Trainer(
         model,
         batches,
         settings,
         run,
-        measured,
-        name or f"trained_{settings.method}_{given.name}",
+        evaluation,
+        name or f"trained_{settings.method}_{experiment.name}",
         begins_trained=start is not None,
     )
 
@@ -165,17 +168,17 @@ def make_batches(
         images_shape, logits_shape: what the networks take and give, which a teacher must, too.
     """
     data = experiment.data
-    domains = data.domains[: data.sources if kind.source_alone else None]
+    domains = data.domains[: data.num_sources if kind.source_alone else None]
     used = METHODS[settings.method].labels
     on_source = used != "target"
-    labels = [domain.train_label if (number < data.sources) is on_source else None
+    labels = [domain.train_label if (number < data.num_sources) is on_source else None
               for number, domain in enumerate(domains)]  # fmt: skip
     if used == "both":
         teacher = open_teacher(
-            Path(str(settings.teacher)), images_shape, logits_shape, data.classes
+            Path(str(settings.teacher)), images_shape, logits_shape, data.class_names
         )
-        targets = domains[data.sources :]
-        labels[data.sources :] = [labels_by(teacher, domain.train) for domain in targets]
+        targets = domains[data.num_sources :]
+        labels[data.num_sources :] = [labels_by(teacher, domain.train) for domain in targets]
     images = [domain.train for domain in domains]
     if not any(label is not None and (label >= 0).any() for label in labels):
         raise UserError(
@@ -185,7 +188,7 @@ def make_batches(
     size, ratio = settings.batch_size, settings.target_ratio
     if kind.source_alone:  # as many source images as in a batch that has targets, too
         blocks = block_sizes(size, len(data.domains), ratio)
-        size, ratio = sum(blocks[: data.sources]), 1
+        size, ratio = sum(blocks[: data.num_sources]), 1
     share = block_sizes(size, len(images), ratio)[0]
     if share > len(images[0]):
         raise UserError(

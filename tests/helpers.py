@@ -32,7 +32,7 @@ from utils.run.runs import ROOTS, files_below
 from utils.run.signals import Signals
 
 ROOT = Path(__file__).parent.parent
-Domains = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+Arrays = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 FEW_FILTERS = (8, 16, 32, 32, 64)  # an eighth of the drawings' network
 PATIENCE = 1200  # seconds: what takes longer hangs, however busy the machine is
 # 40 steps an epoch of the striped images.

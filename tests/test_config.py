@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import signal
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import pytest
 from helpers import ROOT, folders_below
 
-from config import presets
+from config import EDITED, presets
 from config.base import HYPERPARAMETERS, Criterion, RecipeConfig, TrainingConfig
 from config.captcha import CaptchaConfig
 from config.config import Config
@@ -250,6 +251,18 @@ def test_pythons_errors_in_a_file_of_defaults_are_told_in_a_line(line: str, reas
                           cwd=ROOT, check=False)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == f"error: {file}, line 1: {reason}; mend this line\n"
+
+
+def test_all_files_of_defaults_are_known_to_be_edited() -> None:
+    files = [Path(inspect.getfile(kind)).name for kind in SCRIPTS.values()]
+    assert sorted(files) == sorted(EDITED)
+
+
+def test_errors_of_other_programs_are_told_as_they_wish() -> None:
+    program = "import sys; sys.excepthook = lambda *_: print('mine'); import config; raise KeyError"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          cwd=ROOT, check=False)  # fmt: skip
+    assert (done.stdout, done.stderr) == ("mine\n", "")
 
 
 def test_ctrl_c_while_python_still_imports_is_no_traceback() -> None:

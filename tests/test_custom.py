@@ -16,7 +16,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import Domains, assert_same_weights, run, stop, the_error
+from helpers import Arrays, assert_same_weights, run, stop, the_error
 from PIL import Image
 
 import train_custom
@@ -153,7 +153,7 @@ def test_source_only_never_sees_a_target(tree: Path) -> None:
         assert [domain is first for domain in shown] == [unseen] * 2
 
 
-def test_a_class_without_training_pictures_is_named(tmp_path: Path, domains: Domains) -> None:
+def test_a_class_without_training_pictures_is_named(tmp_path: Path, domains: Arrays) -> None:
     for place, name in (("source", "a"), ("source", "b"), ("source", "c"), ("target", ".")):
         (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
         for number in range(2 if place == "target" else 1):

@@ -12,7 +12,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT, SHORT, Domains, command, model_of, run, the_error
+from helpers import ROOT, SHORT, Arrays, command, model_of, run, the_error
 from test_pretrained import make_dann, write_keras2
 
 from benchmarks.runner import folder_flags
@@ -34,7 +34,7 @@ def places(data_flags: list[str]) -> list[str]:
 
 
 def test_its_numbers_are_those_of_the_predictions(
-    model: Path, data_flags: list[str], domains: Domains, tmp_path: Path
+    model: Path, data_flags: list[str], domains: Arrays, tmp_path: Path
 ) -> None:
     done = run("evaluate.py", "--models", model, *places(data_flags), "--json", tmp_path / "e.json",
                "--figures", tmp_path / "figures")  # fmt: skip
@@ -73,7 +73,7 @@ def test_confidence_that_is_right_has_no_calibration_error() -> None:
 
 
 def test_folders_of_pictures(
-    model: Path, data_flags: list[str], domains: Domains, tmp_path: Path
+    model: Path, data_flags: list[str], domains: Arrays, tmp_path: Path
 ) -> None:
     for image, label in zip(domains[1]["val"], domains[1]["val_label"], strict=True):
         folder = tmp_path / "target" / str(label)

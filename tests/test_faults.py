@@ -13,7 +13,7 @@ import pytest
 from helpers import (
     PATIENCE,
     SHORT,
-    Domains,
+    Arrays,
     assert_same_weights,
     command,
     final_weights,
@@ -47,7 +47,7 @@ def damage(file: Path, how: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> Path:
+def killed(tmp_path_factory: pytest.TempPathFactory, domains: Arrays) -> Path:
     """A run with the checkpoints of steps 7 and 14."""
     folder = tmp_path_factory.mktemp("killed")
     trainer = make_trainer(folder, domains)
@@ -61,7 +61,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> Path:
 @pytest.mark.parametrize("how", ["truncated", "empty", "gone", "zeroed"])
 @pytest.mark.parametrize("part", ["index", "data-00000-of-00001", "checkpoint"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    killed: Path, tmp_path: Path, domains: Domains, capsys: Any, how: str, part: str
+    killed: Path, tmp_path: Path, domains: Arrays, capsys: Any, how: str, part: str
 ) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     state_file = part == "checkpoint"
@@ -75,9 +75,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
             assert "step-14.index: damaged, falling back" in capsys.readouterr().out
 
 
-def test_all_checkpoints_damaged_is_an_error(
-    killed: Path, tmp_path: Path, domains: Domains
-) -> None:
+def test_all_checkpoints_damaged_is_an_error(killed: Path, tmp_path: Path, domains: Arrays) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     for file in (tmp_path / "checkpoints").glob("step-*.index"):
         damage(file, "truncated")
@@ -86,7 +84,7 @@ def test_all_checkpoints_damaged_is_an_error(
 
 
 def test_a_kill_while_tensorflow_writes_leaves_a_folder_that_goes(
-    killed: Path, tmp_path: Path, domains: Domains
+    killed: Path, tmp_path: Path, domains: Arrays
 ) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     unfinished = tmp_path / "checkpoints" / "step-21_temp"
@@ -103,7 +101,7 @@ def test_a_kill_while_tensorflow_writes_leaves_a_folder_that_goes(
 
 @pytest.mark.parametrize("name", ["photos [v1]", "what*", "is it?", "back\\slash"])
 def test_a_path_that_looks_like_a_pattern_is_none(
-    killed: Path, tmp_path: Path, domains: Domains, name: str
+    killed: Path, tmp_path: Path, domains: Arrays, name: str
 ) -> None:
     shutil.copytree(killed, tmp_path / name)
     trainer = make_trainer(tmp_path / name, domains)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import FEW_FILTERS, Domains, model_of, rows_of, run, stopped_soon
+from helpers import FEW_FILTERS, Arrays, model_of, rows_of, run, stopped_soon
 
 from benchmarks.runner import folder_flags
 from config.methods import METHODS
@@ -30,7 +30,7 @@ EXPERIMENTS = ["digits", "custom", "drawings", "captcha"]  # in the order of SCR
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> dict[str, list[Any]]:
+def data(tmp_path_factory: pytest.TempPathFactory, domains: Arrays) -> dict[str, list[Any]]:
     """Little data for each experiment, as its flags."""
     root = tmp_path_factory.mktemp("data")
     for name, arrays in zip(("source", "target"), domains, strict=True):
@@ -107,8 +107,7 @@ def test_method_on_experiment(
     assert np.isfinite([float(value) for value in row.values()]).all()
     model = model_of(tmp_path, "mine")
     kept = keras.saving.load_model(model)
-    kind = "source_model" if (method, experiment) == ("source_only", "captcha") else method
-    assert type(kept).__name__ == METHODS[kind].model.split(".")[1]
+    assert type(kept).__name__ == METHODS[method].model.split(".")[1]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     shape = kept.feature_extractor.input_shape[1:]

@@ -71,6 +71,24 @@ def test_loads_every_format(tmp_path: Path, name: str) -> None:
     assert_same_weights(fresh.get_weights(), trained.get_weights())
 
 
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_the_average_begins_at_the_weights_that_were_read(tmp_path: Path, name: str) -> None:
+    trained, fresh = make_dann(1), make_dann(2)
+    for model in (trained, fresh):
+        model.average_decay = 0.9
+        model.keep_average()
+    assert trained.average
+    trained.average.update()  # of weights that are others then
+    trained.set_weights([weight + 1 for weight in trained.get_weights()])
+    path = tmp_path / name
+    trained.save(path) if name == "m.keras" else trained.save_weights(path)
+    start_from(fresh, path)
+    assert fresh.average
+    fresh.average.update()
+    with fresh.averaged():
+        assert_same_weights(fresh.get_weights(), trained.get_weights())
+
+
 def test_another_pixel_mean_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_dann(1).save(tmp_path / "m.keras")
     start_from(make_dann(2), tmp_path / "m.keras")

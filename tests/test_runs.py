@@ -19,7 +19,7 @@ from helpers import (
     PATIENCE,
     ROOT,
     SHORT,
-    Domains,
+    Arrays,
     assert_same_weights,
     command,
     final_weights,
@@ -44,7 +44,15 @@ from utils.run import launch
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
 from utils.run.launch import Start, make_settings
-from utils.run.runs import CONFIG_FILE, Run, claim, files_below, find_run, first_stage_of, start_run
+from utils.run.runs import (
+    CONFIG_FILE,
+    Run,
+    claim,
+    files_below,
+    find_run,
+    saved_first_stage,
+    start_run,
+)
 from utils.run.signals import Signals
 from utils.run.trainer import Trainer
 
@@ -211,7 +219,7 @@ def test_a_kill_between_an_epochs_record_and_its_checkpoint(
     assert [row["epoch"] for row in rows_of(logs)] == ["001", "002"]
 
 
-def test_data_that_changed_are_refused(tmp_path: Path, domains: Domains, monkeypatch: Any) -> None:
+def test_data_that_changed_are_refused(tmp_path: Path, domains: Arrays, monkeypatch: Any) -> None:
     flags = []
     for name, arrays in zip(("source", "target"), domains, strict=True):
         place = tmp_path / name.upper() / "data.pkl"
@@ -253,7 +261,7 @@ def test_the_printed_command_can_be_pasted(
 
 
 @pytest.mark.long
-def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Domains) -> None:
+def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Arrays) -> None:
     for name, arrays in zip(("source", "target"), domains, strict=True):
         for index in range(60):
             folder = tmp_path / name / f"c{arrays['train_label'][index] % 3}"
@@ -276,7 +284,7 @@ def test_a_picture_that_goes_while_training_is_named(tmp_path: Path, domains: Do
     assert len(stderr.strip().splitlines()) == 1, stderr
 
 
-def test_an_unlabelled_target_cannot_teach(tmp_path: Path, domains: Domains) -> None:
+def test_an_unlabelled_target_cannot_teach(tmp_path: Path, domains: Arrays) -> None:
     for index, image in enumerate(domains[0]["train"][:60]):
         for folder in (tmp_path / "source" / f"c{index % 3}", tmp_path / "target"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -363,6 +371,7 @@ def test_clean_keeps_what_is_of_other_programs_and_what_links_lead_to(
     for place, text in (
         ("checkpoints/bert", '{"model_type": "bert"}'),
         ("config/presets", '{"about": "", "settings": {}}'),
+        ("logs/other", '{"logs_dir": "logs", "checkpoints_dir": "c", "config_dir": "config"}'),
         ("config/copy", json.dumps(dataclasses.asdict(Config(run_name="run")))),
     ):
         (tmp_path / place).mkdir(parents=True)
@@ -374,7 +383,8 @@ def test_clean_keeps_what_is_of_other_programs_and_what_links_lead_to(
     clean()
     assert "removed      run" in capsys.readouterr().out
     left = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob(CONFIG_FILE)}
-    assert left == {"checkpoints/bert", "config/presets", "config/copy", "disk"}
+    others = {"checkpoints/bert", "config/presets", "logs/other"}
+    assert left == others | {"config/copy", "disk"}
     assert not (tmp_path / "checkpoints" / "run").is_symlink()
 
 
@@ -422,13 +432,13 @@ def test_a_run_keeps_the_first_stage_that_it_began_with(
     monkeypatch.setattr("sys.argv", [DIGITS])
     preset = read_preset("mean_teacher").settings
     run_of, config = start_run(Config.of({**preset, "run_name": "mine"}), {})
-    before = first_stage_of(run_of.logs, config, "dann")
+    before = saved_first_stage(run_of.logs, config, "dann")
     assert (before.init_learning_rate, before.epoch) == (0.05, config.source_epoch)
     edited = Preset("", DIGITS, {**read_preset("normalised").settings, "init_learning_rate": 0.01})
     monkeypatch.setattr(base, "read_preset", lambda *_: edited)
     assert config.of_first_stage("dann").init_learning_rate == 0.01
     for folder in run_of.folders:
-        assert first_stage_of(folder, config, "dann") == before
+        assert saved_first_stage(folder, config, "dann") == before
     repeated = Start(config=run_of.config / CONFIG_FILE)
     with pytest.raises(UserError, match=r"normalised has changed .* \(init_learning_rate\)"):
         make_settings(Config, repeated, {})

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from helpers import Domains
+from helpers import Arrays
 from test_pretrained import make_dann
 
 from benchmarks import figures, models, records, runner, table
@@ -405,7 +405,7 @@ def test_without_its_start_nothing_is_trained(recorded: Path) -> None:
 
 
 def test_the_best_model_of_a_row_ships_with_a_page(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch, domains: Domains
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, domains: Arrays
 ) -> None:
     """Which run: the one whose criterion is highest; its accuracy is measured anew."""
     shipped = recorded / "shipped"

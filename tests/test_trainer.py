@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Domains, events, figures_drawn
+from helpers import Arrays, events, figures_drawn
 
 from config.config import Config
 from model.augmentation import RandomAugmentation
@@ -39,7 +39,7 @@ def deterministic() -> None:
 
 
 def make_trainer(
-    folder: Path, domains: Domains, rate: float = 0.01, recipe: bool = False, **settings: Any
+    folder: Path, domains: Arrays, rate: float = 0.01, recipe: bool = False, **settings: Any
 ) -> Trainer:
     """A fresh model and trainer, as a newly started script has them.
 
@@ -78,7 +78,7 @@ def make_trainer(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, domains: Domains) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, domains: Arrays) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     trainer = make_trainer(folder, domains)
     trainer.checkpoints.restore()
@@ -117,7 +117,7 @@ def kill_at(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int) -> Non
 # the last. 7: before any checkpoint.
 @pytest.mark.parametrize("step", [7, 14, 20, 40])
 def test_a_killed_run_ends_as_if_undisturbed(
-    tmp_path: Path, domains: Domains, undisturbed: Path, monkeypatch: Any, step: int
+    tmp_path: Path, domains: Arrays, undisturbed: Path, monkeypatch: Any, step: int
 ) -> None:
     trainer = make_trainer(tmp_path, domains)
     kill_at(trainer, monkeypatch, step)
@@ -135,7 +135,7 @@ def test_a_killed_run_ends_as_if_undisturbed(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_where_the_run_stands(
-    tmp_path: Path, domains: Domains, undisturbed: Path, number: signal.Signals
+    tmp_path: Path, domains: Arrays, undisturbed: Path, number: signal.Signals
 ) -> None:
     trainer = make_trainer(tmp_path, domains, checkpoint_steps=1000)
     run_steps = trainer.run_steps
@@ -158,7 +158,7 @@ def test_a_signal_saves_where_the_run_stands(
 
 @pytest.mark.long
 def test_a_killed_run_with_every_switch_on_ends_as_if_undisturbed(
-    tmp_path: Path, domains: Domains, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, domains: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The average, the mean prediction and the chances of dropout and augmentation come back."""
     whole = tmp_path / "whole"
@@ -176,7 +176,7 @@ def test_a_killed_run_with_every_switch_on_ends_as_if_undisturbed(
     assert_same_end(tmp_path / "killed", resumed, whole)
 
 
-def test_what_is_measured_and_kept_is_the_average(tmp_path: Path, domains: Domains) -> None:
+def test_what_is_measured_and_kept_is_the_average(tmp_path: Path, domains: Arrays) -> None:
     trainer = make_trainer(tmp_path, domains, recipe=True)
     trainer.train()
     kept = keras.saving.load_model(tmp_path / "checkpoints/trained_dann_mnist2mnist_m.keras")
@@ -190,7 +190,7 @@ def test_what_is_measured_and_kept_is_the_average(tmp_path: Path, domains: Domai
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "soft_neighbourhood_density"])
-def test_best_is_the_criterions_epoch(tmp_path: Path, domains: Domains, criterion: str) -> None:
+def test_best_is_the_criterions_epoch(tmp_path: Path, domains: Arrays, criterion: str) -> None:
     """From log.csv and the saved file alone: it gives the target accuracy of the best epoch."""
     trainer = make_trainer(tmp_path, domains, select_by=criterion)
     trainer.train()
@@ -204,7 +204,7 @@ def test_best_is_the_criterions_epoch(tmp_path: Path, domains: Domains, criterio
 
 
 def test_a_criterion_without_a_value_keeps_a_model(
-    tmp_path: Path, domains: Domains, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, domains: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CRITERIA, "soft_neighbourhood_density", lambda source, target: math.nan)
     make_trainer(tmp_path, domains, select_by="soft_neighbourhood_density").train()
@@ -212,7 +212,7 @@ def test_a_criterion_without_a_value_keeps_a_model(
 
 
 def test_the_next_save_removes_what_a_kill_in_mid_save_left(
-    tmp_path: Path, domains: Domains
+    tmp_path: Path, domains: Arrays
 ) -> None:
     trainer = make_trainer(tmp_path, domains)
     checkpoints = tmp_path / "checkpoints"
@@ -242,7 +242,7 @@ def test_record_follows_the_contract(undisturbed: Path) -> None:
 
 
 def test_validation_is_measured_on_the_target_test_set_with_losses_as_losses(
-    tmp_path: Path, domains: Domains, undisturbed: Path
+    tmp_path: Path, domains: Arrays, undisturbed: Path
 ) -> None:
     """From the saved model and NumPy alone; the original logged an accuracy as the domain loss."""
     model = keras.saving.load_model(undisturbed / "checkpoints/trained_dann_mnist2mnist_m.keras")
@@ -264,7 +264,7 @@ def test_validation_is_measured_on_the_target_test_set_with_losses_as_losses(
         assert float(tf.make_ndarray(tensor)) == pytest.approx(value, rel=1e-4, abs=1e-6), tag
 
 
-def test_each_epochs_train_metrics_are_its_own(tmp_path: Path, domains: Domains) -> None:
+def test_each_epochs_train_metrics_are_its_own(tmp_path: Path, domains: Arrays) -> None:
     """Replays the batches by hand: the second epoch's mean has no share of the first's."""
     trainer = make_trainer(tmp_path, domains)
     replay = make_trainer(tmp_path / "replay", domains)
@@ -292,7 +292,7 @@ def test_figures_are_written(undisturbed: Path) -> None:
 
 
 @pytest.fixture
-def dead(tmp_path: Path, domains: Domains, request: pytest.FixtureRequest) -> Trainer:
+def dead(tmp_path: Path, domains: Arrays, request: pytest.FixtureRequest) -> Trainer:
     """A trainer whose features have died: every ReLU is off, whatever the image."""
     trainer = make_trainer(tmp_path, domains, allow_collapse=getattr(request, "param", False))
     kernel, bias = trainer.model.feature_extractor.get_layer("conv2").weights
@@ -317,7 +317,7 @@ def test_collapse_may_be_allowed(dead: Trainer, monkeypatch: pytest.MonkeyPatch)
     assert len(dead.log.rows) == 2
 
 
-def test_weights_that_are_no_numbers_are_noticed(tmp_path: Path, domains: Domains) -> None:
+def test_weights_that_are_no_numbers_are_noticed(tmp_path: Path, domains: Arrays) -> None:
     """A ReLU makes zeros of them, so the loss and the predictions look healthy."""
     trainer = make_trainer(tmp_path, domains, allow_collapse=True)
     kernel = trainer.model.feature_extractor.get_layer("conv1").weights[0]
@@ -330,14 +330,14 @@ def test_weights_that_are_no_numbers_are_noticed(tmp_path: Path, domains: Domain
         load_model(tmp_path / "lost.keras")
 
 
-def test_nan_is_noticed_at_once(tmp_path: Path, domains: Domains) -> None:
+def test_nan_is_noticed_at_once(tmp_path: Path, domains: Arrays) -> None:
     trainer = make_trainer(tmp_path, domains, rate=1e38)
     with pytest.raises(CollapseError, match=r"epoch 1: the loss is (nan|inf)"):
         trainer.train()
     assert trainer.log.rows == []
 
 
-def test_nan_of_the_last_step_of_an_epoch_is_noticed(tmp_path: Path, domains: Domains) -> None:
+def test_nan_of_the_last_step_of_an_epoch_is_noticed(tmp_path: Path, domains: Arrays) -> None:
     """Its loss was measured before the weights were lost."""
     trainer = make_trainer(tmp_path, domains)
     logits = trainer.model.label_predictor.get_layer("logits")

@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Domains as Arrays
+from helpers import Arrays
 
 import train_MNIST2MNIST_M as digits
 from config.base import Features
 from config.config import Config
 from config.methods import METHODS
-from config.presets import FOLDER, presets_of, read_preset
+from config.presets import FOLDER, Preset, presets_of, read_preset
 from config.scripts import SCRIPTS
 from config.settings import fields_of
 from model import stages
@@ -458,6 +458,24 @@ def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
     assert (adda.k_d, adda.target_ratio, adda.adda_learning_rate) == (3, 1, 0.5)
 
 
+def test_a_default_that_a_preset_does_not_use_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in its last stage, nor in its first: no batch of 256 has three images of each kind."""
+
+    @dataclass(frozen=True)
+    class Edited(Config):
+        target_ratio: int = 2
+        batch_size: int = 96
+
+    monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
+    adda = launch.make_settings(Edited, launch.Start(preset="adda"), {})
+    assert (adda.target_ratio, adda.batch_size) == (1, 256)
+    given = {"method": "adda", "batch_size": 64, "first_stage": "source_augmented"}
+    adda = launch.make_settings(Edited, launch.Start(), given)
+    assert (adda.target_ratio, adda.of_first_stage("source_model").target_ratio) == (1, 1)
+
+
 def test_a_run_of_another_method_says_nothing_of_what_it_does_not_use(tmp_path: Path) -> None:
     run_of_dann = launch.make_settings(Config, launch.Start(), {"epoch": 7})
     run_of_dann.save(tmp_path / "config.json")
@@ -471,7 +489,9 @@ def test_a_preset_for_another_method_leaves_what_that_does_not_use(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
     preset = {"confidence": 0.5, "target_ratio": 2, "batch_size": 96, "average_decay": 0.9}
-    monkeypatch.setattr(launch, "preset_of", lambda setting, name: preset)
+    monkeypatch.setattr(
+        launch, "read_preset", lambda *_: Preset("", "train_MNIST2MNIST_M.py", preset)
+    )
     monkeypatch.setattr(launch, "PRESETS", Path())
     start = launch.Start(preset="any")
     teacher = {"method": "mean_teacher"}

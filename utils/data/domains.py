@@ -60,17 +60,17 @@ class Domains(Generic[Images]):
 
     domains: list[Domain[Images]]
     """The sources first."""
-    classes: Sequence[str] = DIGIT_NAMES
-    """Their names."""
-    sources: int = 1
+    class_names: Sequence[str] = DIGIT_NAMES
+    """In the order of their numbers."""
+    num_sources: int = 1
     """How many of the domains are sources."""
     pixel_mean: tuple[float, ...] = ()
     """What their network subtracts of each channel, in [0, 255]; empty: nothing."""
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of each domain, by its name."""
-        names = ["source", *(f"source {number}" for number in range(2, self.sources + 1))]
-        targets = len(self.domains) - self.sources
+        names = ["source", *(f"source {number}" for number in range(2, self.num_sources + 1))]
+        targets = len(self.domains) - self.num_sources
         names += [f"target {number}" for number in range(1, targets + 1)]
         return {name: one.digest for name, one in zip(names, self.domains, strict=True)}
 

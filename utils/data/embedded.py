@@ -10,7 +10,7 @@ import sklearn.datasets
 
 from utils.data.domains import Domain
 
-VAL_SCANS = 397  # of 1,797: about the MNIST proportion that the original holds back, rounded
+VAL_SCANS = 397  # of 1,797; 1,400 are left for training
 COPIES = 4  # augmented versions of each scan: 5,600 for training, 1,588 for validation
 
 

@@ -67,7 +67,7 @@ def find_runs() -> dict[str, tuple[int, list[Path]]]:
             except (UserError, KeyError, ValueError, TypeError):  # of another program
                 continue
             known_already = any(folder in folders for _, folders in runs.values())
-            if known_already or folder.name != settings["run_name"]:  # a copy of its settings
+            if known_already or folder.name != settings.get("run_name"):  # a copy of its settings
                 continue
             name, levels = str(folder.relative_to(root)), len(tail.parts) - 1
             _, known = runs.setdefault(name, (levels, []))

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from config.base import HYPERPARAMETERS, AnyConfig, TrainingConfig
+from config.base import HYPERPARAMETERS, AnyConfig, TrainingConfig, unused_by
 from config.methods import METHODS
 from config.presets import FOLDER as PRESETS
 from config.presets import presets_of, read_preset
@@ -41,9 +41,9 @@ from utils.run.runs import (
     check_data,
     claim,
     find_run,
-    first_stage_of,
     go_home,
     load_config,
+    saved_first_stage,
     size_of,
     start_run,
 )
@@ -74,7 +74,7 @@ def launch(
     description: str | None,
     read: Callable[[AnyConfig], Data],
     stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
-    finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
+    at_end: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
 ) -> int:
     """Starts or resumes the run that the command line asks for and trains it to its end.
 
@@ -84,7 +84,7 @@ def launch(
         read: reads the data, before anything is written.
         stages: what makes the Trainer of each stage, under the strategy it trains with; the next
             when the one before has ended.
-        finish: writes what this experiment has beyond the others, when a run is at its end.
+        at_end: writes what this experiment has beyond the others, when a run is at its end.
 
     Returns:
         the exit code.
@@ -122,7 +122,7 @@ def launch(
     lock = claim(run) if is_chief(config) else contextlib.nullcontext()
     try:
         with lock:
-            return train(run, config, data, stages, finish)
+            return train(run, config, data, stages, at_end)
     except BaseException as error:
         if not start.resume and is_chief(config):
             run.discard(config)
@@ -150,9 +150,9 @@ def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
 
 def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Start, dict[str, Any]]:
     """Returns the command line's flags: those of `Start`, and the settings that were given."""
-    preset = flag_in_sight("preset")
-    shown = preset_of("preset", preset) if preset else {}
-    values = parse([Start, kind], description, epilog_of(Path(sys.argv[0]).name), shown)
+    script, preset = Path(sys.argv[0]).name, flag_in_sight("preset")
+    shown = read_preset(preset, "preset", script).settings if preset else {}
+    values = parse([Start, kind], description, epilog_of(script), shown)
     return Start(**{name: values.pop(name) for name in fields_of(Start) if name in values}), values
 
 
@@ -192,12 +192,11 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
     method = given.get("method", values.get("method", defaults.method))
-    for name in unused_by(fields_of(kind)["method"].checked(method), kind):
+    unused = unused_by(fields_of(kind)["method"].checked(method), kind)
+    for name in unused:
         if name in given:
             raise UserError(f"--{name}: is not used by {method}; leave it out")
-        # The method does not use it. It gets the default of base.py, whatever was edited.
-        values[name] = next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
-    settings = kind.of({**values, **given})
+    settings = kind.of({**values, **unused, **given})
     check_stages(settings, given)
     check_schedules(settings, given)
     if settings.first_stage:
@@ -238,17 +237,11 @@ def check_schedules(settings: TrainingConfig, given: dict[str, Any]) -> None:
             raise UserError(f"--{name}: {why} does not use it; leave it out, or {remedy}")
 
 
-def unused_by(method: str, kind: type[TrainingConfig]) -> list[str]:
-    """Returns the settings that a method does not use."""
-    return [name for name, field in fields_of(kind).items()
-            if field.used_by and method not in field.used_by]  # fmt: skip
-
-
 def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
     """Raises `UserError` if a run that is repeated began with another preset of its first stage."""
     if settings.first_method is None:
         return
-    before = first_stage_of(folder, settings, settings.first_method)
+    before = saved_first_stage(folder, settings, settings.first_method)
     now = settings.of_first_stage(settings.first_method)
     changed = [name for name in HYPERPARAMETERS
                if getattr(before, name, None) != getattr(now, name, None)]  # fmt: skip
@@ -260,26 +253,18 @@ def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
         )
 
 
-def preset_of(setting: str, name: str) -> dict[str, Any]:
-    """Returns a preset's settings, or raises `UserError` if it is another script's."""
-    script = Path(sys.argv[0]).name
-    preset = read_preset(name, setting, script)
-    if preset.script != script:
-        raise UserError(f"{setting}: {name} is for {preset.script!r}, not for {script!r}")
-    return preset.settings
-
-
-def checked_preset(setting: str, name: str, kind: type[TrainingConfig]) -> dict[str, Any]:
+def checked_preset(asked_by: str, name: str, kind: type[TrainingConfig]) -> dict[str, Any]:
     """Returns a preset's settings, or raises `UserError`, too, if one of them cannot be.
 
     One that names its method has no setting that this method does not use.
     """
-    settings = preset_of(setting, name)
+    settings = read_preset(name, asked_by, Path(sys.argv[0]).name).settings
     place = f"{PRESETS / name}.json"
-    method = kind.of(settings, f"{place}: ").method
-    unused = [each for each in unused_by(method, kind) if each in settings]
-    if "method" in settings and unused:
-        raise UserError(f"{place}: {unused[0]}: is not used by {method}; take it out")
+    unused = unused_by(settings["method"], kind) if "method" in settings else {}
+    kind.of({**unused, **settings}, f"{place}: ")
+    for setting in settings:
+        if setting in unused:
+            raise UserError(f"{place}: {setting}: is not used by {settings['method']}; take it out")
     return settings
 
 
@@ -288,7 +273,7 @@ def train(
     config: AnyConfig,
     data: Data,
     stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
-    finish: Callable[[Run, AnyConfig, Data, Trainer], None] | None,
+    at_end: Callable[[Run, AnyConfig, Data, Trainer], None] | None,
 ) -> int:
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
     print("starting TensorFlow …", flush=True)
@@ -308,16 +293,15 @@ def train(
             trainer = make()
         if number < len(makers) and trainer.final_model.exists():
             continue  # made all the same, so that the next begins with the same random numbers
-        at_end = None
-        if finish and number == len(makers):
-            at_end = partial(finish, run, config, data, trainer)
+        is_last = number == len(makers)
+        at_its_end = partial(at_end, run, config, data, trainer) if at_end and is_last else None
         remedy = METHODS[trainer.model.name].remedy
         if config.first_stage and number < len(makers):
             remedy = (
                 f"train {config.first_stage} by itself and {remedy}; then name its model by "
                 "--pre_model_path"
             )
-        code = train_stage(run, trainer, at_end, remedy)
+        code = train_stage(run, trainer, at_its_end, remedy)
         if code:
             return code
     if trainer.chief:

@@ -143,7 +143,7 @@ def save_settings(config: TrainingConfig, folder: Path) -> None:
         config.of_first_stage(config.first_method).save(folder / FIRST_FILE)
 
 
-def first_stage_of(folder: Path, config: AnyConfig, method: str) -> AnyConfig:
+def saved_first_stage(folder: Path, config: AnyConfig, method: str) -> AnyConfig:
     """Returns the settings of a run's first stage: those that it began with, if it did.
 
     Args:

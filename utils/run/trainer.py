@@ -102,7 +102,7 @@ class Trainer:
         self.images_measured = 0
         self.train_step = tf.function(model.train_step, jit_compile=model.jit_compile)
         self.run_steps = tf.function(self._run_steps)
-        self.run_test = tf.function(self._run_test)
+        self.examine = tf.function(self._examine)
 
     @property
     def step(self) -> int:
@@ -114,7 +114,7 @@ class Trainer:
             self.strategy.run(self.train_step, (next(iterator),))
         return self.model.get_metrics_result()
 
-    def _run_test(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _examine(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
         # Every replica measures the whole batch: metrics are means, so they come out the same.
         results = self.strategy.run(self.model.examine, (batch,))
         return tuple(self.strategy.experimental_local_results(part)[0] for part in results)
@@ -219,13 +219,13 @@ class Trainer:
             epoch: its number, from 1; 0 = before the first.
             train: the metrics of its training batches.
         """
-        validation, target = self.measure(self.evaluation.target)
-        labelled, source = self.measure(self.evaluation.labelled)
+        on_target, target = self.measure(self.evaluation.target)
+        on_labelled, labelled = self.measure(self.evaluation.labelled)
         _, unlabelled = self.measure(self.evaluation.unlabelled)
-        outputs = (source, target, unlabelled)
+        outputs = (labelled, target, unlabelled)
         check_numbers("predictions", (part.probabilities for part in outputs), epoch)
         check_numbers("weights", self.model.get_weights(), epoch)
-        selection = {name: score(source, unlabelled) for name, score in CRITERIA.items()}
+        selection = {name: score(labelled, unlabelled) for name, score in CRITERIA.items()}
         self.information.append(selection["information_maximisation"])
         self.images_measured = len(unlabelled.labels)
         best = self.checkpoints.best
@@ -234,13 +234,14 @@ class Trainer:
         if improved:
             best.assign(score if math.isfinite(score) else -math.inf)
         if self.chief:
-            selection["labelled_image_cls_acc"] = labelled["image_cls_acc"]
-            unknown = dict.fromkeys(validation, math.nan)
-            metrics = {"train": {**unknown, **train}, "validation": validation}
+            selection["labelled_image_cls_acc"] = on_labelled["image_cls_acc"]
+            unknown = dict.fromkeys(on_target, math.nan)
+            metrics = {"train": {**unknown, **train}, "validation": on_target}
             with disk_faults_named(self.log.folder), reading_faults_named():
                 self.record(epoch, metrics, selection, target)
                 if not (self.log.folder / FIRST).exists():  # the first that is measured
-                    save_pair(self.log.folder / FIRST, (some_points(source), some_points(target)))
+                    pair = some_points(labelled), some_points(target)
+                    save_pair(self.log.folder / FIRST, pair)
                 if improved:
                     self.save_model(self.checkpoints_dir / "best.keras")
 
@@ -261,7 +262,7 @@ class Trainer:
     @reading_faults_named()
     def outputs(self, dataset: tf.data.Dataset) -> Outputs:
         """Returns what the model makes of a dataset's images; one worker alone may ask."""
-        return outputs_of(self.run_test, dataset)
+        return outputs_of(self.examine, dataset)
 
     def measure(self, dataset: tf.data.Dataset) -> tuple[dict[str, float], Outputs]:
         """Returns the metrics over a dataset, and what the model makes of its images."""
