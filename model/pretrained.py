@@ -136,7 +136,7 @@ def start_from(model: Adaptation, path: Path) -> None:
             for weight, array in zip(weights, arrays, strict=True):
                 weight.assign(array)
     check_weights(path, model)
-    model.average = None  # of the weights that it begins with, whatever the file's was
+    model.forget_average()  # it begins at these weights, whatever the file's was
     model.keep_average()
 
 

@@ -79,7 +79,8 @@ def test_the_average_begins_at_the_weights_that_were_read(tmp_path: Path, name: 
         model.keep_average()
     assert trained.average
     trained.average.update()  # of weights that are others then
-    trained.set_weights([weight + 1 for weight in trained.get_weights()])
+    for weight in trained.weights:
+        weight.assign(weight + 1)
     path = tmp_path / name
     trained.save(path) if name == "m.keras" else trained.save_weights(path)
     start_from(fresh, path)
