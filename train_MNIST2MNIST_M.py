@@ -7,7 +7,6 @@ defaults can be edited.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,15 +18,14 @@ from utils.data.domains import Domain, Domains
 from utils.data.pickles import pixel_mean, read_pickle
 from utils.errors import UserError, run_script
 from utils.run.launch import launch
-from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.stages import Experiment
-    from utils.run.trainer import EvaluationData, Trainer
+    from utils.run.stages import Experiment
+    from utils.run.trainer import EvaluationData
 
 
 def main() -> int:
-    return launch(Config, __doc__, read_data, stages)
+    return launch(Config, __doc__, read_data, make_experiment)
 
 
 def read_data(config: Config) -> Domains:
@@ -50,19 +48,13 @@ def read_data(config: Config) -> Domains:
     return Domains([source, target], pixel_mean=mean)
 
 
-def stages(run: Run, config: Config, data: Domains) -> Sequence[Callable[[], Trainer]]:
-    from model.stages import make_stages
-
-    return make_stages(run, config, lambda settings: experiment(settings, data))
-
-
-def experiment(config: Config, data: Domains) -> Experiment:
+def make_experiment(config: Config, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
     from model.augmentation import chosen_augmentation
     from model.networks import deepened, dense_head, mnist_feature_extractor
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
 
     def networks() -> tuple[keras.Model, keras.Model]:
         extractor = mnist_feature_extractor(

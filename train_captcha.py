@@ -9,7 +9,6 @@ config/captcha.py, where their defaults can be edited.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 SOURCE_STYLE, TARGET_STYLE = "plain", "busy"
@@ -31,7 +30,7 @@ MEASURED = 2000  # captchas of each style, at most, beyond those to train with
 
 
 def main() -> int:
-    return launch(CaptchaConfig, __doc__, read_data, stages, write_samples)
+    return launch(CaptchaConfig, __doc__, read_data, make_experiment, write_samples)
 
 
 def read_data(config: CaptchaConfig) -> Domains:
@@ -45,18 +44,12 @@ def read_data(config: CaptchaConfig) -> Domains:
     return Domains(domains)
 
 
-def stages(run: Run, config: CaptchaConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
-    from model.stages import make_stages
-
-    return make_stages(run, config, lambda settings: experiment(settings, data))
-
-
-def experiment(config: CaptchaConfig, data: Domains) -> Experiment:
+def make_experiment(config: CaptchaConfig, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
     from model.networks import captcha_classifier, captcha_discriminator, captcha_encoder
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
 
     tutorial = config.network == "tutorial"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +22,12 @@ from utils.run.runs import Run
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
 def main() -> int:
-    return launch(CustomConfig, __doc__, read_data, stages, write_predictions)
+    return launch(CustomConfig, __doc__, read_data, make_experiment, write_predictions)
 
 
 def read_data(config: CustomConfig) -> Domains:
@@ -54,19 +53,13 @@ def read_data(config: CustomConfig) -> Domains:
     return Domains(domains, classes, len(sources), mean)
 
 
-def stages(run: Run, config: CustomConfig, data: Domains) -> Sequence[Callable[[], Trainer]]:
-    from model.stages import make_stages
-
-    return make_stages(run, config, lambda settings: experiment(settings, data))
-
-
-def experiment(config: CustomConfig, data: Domains) -> Experiment:
+def make_experiment(config: CustomConfig, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
     from model.augmentation import chosen_augmentation
     from model.networks import backbone, deepened, dense_head, with_flat_features
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
 
     def networks() -> tuple[keras.Model, keras.Model]:
         shape = (*config.image_size, config.channels)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -37,7 +36,7 @@ class Pictures(Domains):
 
 
 def main() -> int:
-    return launch(DrawingsConfig, __doc__, read_data, stages, write_submission)
+    return launch(DrawingsConfig, __doc__, read_data, make_experiment, write_submission)
 
 
 def read_data(config: DrawingsConfig) -> Pictures:
@@ -57,19 +56,13 @@ def read_data(config: DrawingsConfig) -> Pictures:
     return Pictures(domains=[source, target], photos=photos, photo_labels=labels)
 
 
-def stages(run: Run, config: DrawingsConfig, data: Pictures) -> Sequence[Callable[[], Trainer]]:
-    from model.stages import make_stages
-
-    return make_stages(run, config, lambda settings: experiment(settings, data))
-
-
-def experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
+def make_experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
     """Returns what the chosen method is given: networks, optimizers, what is measured."""
     import keras
 
     from model.augmentation import RandomAugmentation
     from model.networks import dense_head, drawings_domain_classifier, drawings_feature_extractor
-    from model.stages import Experiment
+    from utils.run.stages import Experiment
 
     def networks() -> tuple[keras.Model, keras.Model]:
         extractor = drawings_feature_extractor((32, 32, 1))

@@ -39,8 +39,7 @@ def trainer(mixed_precision: bool) -> Round:
     """The Trainer's own step with its input pipeline, and what else a run spends time on."""
     began = time.perf_counter()
     from config.config import Config
-    from train_MNIST2MNIST_M import read_data, stages
-    from utils.run.runs import Run
+    from train_MNIST2MNIST_M import make_experiment, read_data
 
     config = Config(epoch=100, mixed_precision=mixed_precision)
     data = read_data(config)
@@ -50,8 +49,11 @@ def trainer(mixed_precision: bool) -> Round:
     prepare_devices(config)
     import tensorflow as tf
 
+    from utils.run.runs import Run
+    from utils.run.stages import make_stages
+
     folder = Path(tempfile.mkdtemp())
-    built = stages(Run(folder, folder, folder), config, data)[0]()
+    built = make_stages(Run(folder, folder, folder), config, data, make_experiment)[0]()
     iterator = iter(built.batches.dataset(0, 10**6))
     built.run_steps(iterator, tf.constant(1))
     first_step = time.perf_counter()

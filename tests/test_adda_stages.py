@@ -16,10 +16,10 @@ from benchmarks.runner import folder_flags
 from config.config import Config
 from model.adda import ADDA, SourceModel
 from model.pretrained import start_from
-from model.stages import make_stages
 from utils.errors import UserError
 from utils.run import launch
 from utils.run.runs import Run
+from utils.run.stages import make_stages
 from utils.run.trainer import Trainer
 
 SECOND = ["--method", "adda", "--epoch", "2", "--batch_size", "32", "--k_g", "1",
@@ -147,7 +147,7 @@ def test_several_workers_need_a_source_model(tmp_path: Path) -> None:
     place = Run(tmp_path, tmp_path, tmp_path)
 
     def count(method: str = "adda", **settings: Any) -> int:
-        return len(make_stages(place, Config(method=method, **settings), lambda _: None))  # type: ignore
+        return len(make_stages(place, Config(method=method, **settings), None, None))  # type: ignore
 
     assert count() == 2
     assert count(pre_model_path="a.keras", strategy="multi_worker") == 1

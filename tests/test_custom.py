@@ -22,7 +22,6 @@ from PIL import Image
 import train_custom
 from benchmarks.runner import folder_flags
 from config.custom import CustomConfig
-from model import stages
 from model.adda import SourceModel
 from model.dann import DANN
 from predict import class_folder
@@ -31,6 +30,7 @@ from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.data.pictures import PNG, decode_picture, find_pictures, read_picture
 from utils.errors import UserError
 from utils.record.figures import prediction_picture
+from utils.run import stages
 
 SHAPE = (28, 28, 3)
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
@@ -147,7 +147,7 @@ def test_source_only_never_sees_a_target(tree: Path) -> None:
     for method, unseen in (("source_only", True), ("dann", False)):
         config = CustomConfig(method, source=(source,), target=targets)
         data = train_custom.read_data(config)
-        first, *shown = train_custom.experiment(config, data).data.domains
+        first, *shown = train_custom.make_experiment(config, data).data.domains
         assert first is data.domains[0]
         assert len(shown) == 2
         assert [domain is first for domain in shown] == [unseen] * 2
@@ -182,7 +182,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
     data = train_custom.read_data(settings)
     assert settings.num_domains == 3
     assert list(data.digests()) == ["source", "source 2", "target 1"]
-    given = train_custom.experiment(settings, data)
+    given = train_custom.make_experiment(settings, data)
     batches = stages.make_batches(settings, given, DANN, (), ())
     assert batches.steps_per_epoch == -(-len(data.domains[0].train) // 8)
     for step in range(5):

@@ -22,16 +22,16 @@ from config.methods import METHODS
 from config.presets import FOLDER, Preset, presets_of, read_preset
 from config.scripts import SCRIPTS
 from config.settings import fields_of
-from model import stages
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
-from utils.run import launch
+from utils.run import launch, stages
 from utils.run.devices import mixed_policy, prepare_devices
 from utils.run.launch import digests_of
 from utils.run.runs import Run
+from utils.run.stages import make_stages
 from utils.run.trainer import Trainer
 
 
@@ -44,7 +44,7 @@ def made(
     run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
     data = Domains([Domain(**one) for one in domains], pixel_mean=(1, 2, 3))
     try:
-        return [make() for make in digits.stages(run, settings, data)]
+        return [make() for make in make_stages(run, settings, data, digits.make_experiment)]
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
@@ -404,7 +404,9 @@ def test_the_captcha_tutorial_has_its_networks_and_optimizers(
     data = Domains([Domain(images, labels, images, labels)] * 2, "0123456789")
     run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
     try:
-        _, second = [make() for make in train_captcha.stages(run, settings, data)]
+        _, second = [
+            make() for make in make_stages(run, settings, data, train_captcha.make_experiment)
+        ]
     finally:
         keras.mixed_precision.set_global_policy("float32")
     model = second.model
@@ -525,7 +527,7 @@ def test_a_flag_of_a_schedule_that_is_not_followed_is_refused(
 def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
     data = Domains([Domain(**arrays) for arrays in domains], pixel_mean=(1, 2, 3))
     for hidden, expected in (((), [2]), (None, [100, 2])):
-        given = digits.experiment(Config(domain_hidden=hidden), data)
+        given = digits.make_experiment(Config(domain_hidden=hidden), data)
         assert units(given.domain_classifier((16,))) == expected
 
 
@@ -555,7 +557,7 @@ def test_the_network_subtracts_the_mean_of_what_it_is_trained_on(
         data = digits.read_data(one)
         seen = np.concatenate([domain.train for domain in data.domains])
         assert len(seen) == 40 + len(domains[1]["train"])
-        extractor, _ = digits.experiment(one, data).networks()
+        extractor, _ = digits.make_experiment(one, data).networks()
         (rescaling,) = (
             layer for layer in extractor.layers if isinstance(layer, keras.layers.Rescaling)
         )

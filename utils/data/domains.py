@@ -75,6 +75,9 @@ class Domains(Generic[Images]):
         return {name: one.digest for name, one in zip(names, self.domains, strict=True)}
 
 
+AnyDomains = TypeVar("AnyDomains", bound=Domains)
+
+
 def official(digits: Domain, name: str, digest: str, path: Path, unverified: bool) -> Domain:
     """Returns digits, or raises `UserError` if they are not the official ones.
 

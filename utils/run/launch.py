@@ -9,18 +9,18 @@ import inspect
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from config.base import HYPERPARAMETERS, AnyConfig, TrainingConfig, unused_by
 from config.methods import METHODS
 from config.presets import FOLDER as PRESETS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
-from utils.data.domains import Domains
+from utils.data.domains import AnyDomains, Domains
 from utils.errors import (
     COLLAPSED,
     CTRL_C,
@@ -49,9 +49,9 @@ from utils.run.runs import (
 )
 
 if TYPE_CHECKING:
+    from utils.run.stages import Experiment
     from utils.run.trainer import Trainer
 
-Data = TypeVar("Data", bound=Domains)
 WHERE = ("strategy", "logical_devices")  # a run may be started here and go on elsewhere
 
 
@@ -72,9 +72,9 @@ class Start:
 def launch(
     kind: type[AnyConfig],
     description: str | None,
-    read: Callable[[AnyConfig], Data],
-    stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
-    at_end: Callable[[Run, AnyConfig, Data, Trainer], None] | None = None,
+    read: Callable[[AnyConfig], AnyDomains],
+    make_experiment: Callable[[AnyConfig, AnyDomains], Experiment],
+    at_end: Callable[[Run, AnyConfig, AnyDomains, Trainer], None] | None = None,
 ) -> int:
     """Starts or resumes the run that the command line asks for and trains it to its end.
 
@@ -82,8 +82,7 @@ def launch(
         kind: the class of the settings.
         description: of the script, for --help.
         read: reads the data, before anything is written.
-        stages: what makes the Trainer of each stage, under the strategy it trains with; the next
-            when the one before has ended.
+        make_experiment: returns what a stage with these settings is given.
         at_end: writes what this experiment has beyond the others, when a run is at its end.
 
     Returns:
@@ -122,7 +121,7 @@ def launch(
     lock = claim(run) if is_chief(config) else contextlib.nullcontext()
     try:
         with lock:
-            return train(run, config, data, stages, at_end)
+            return train(run, config, data, make_experiment, at_end)
     except BaseException as error:
         if not start.resume and is_chief(config):
             run.discard(config)
@@ -271,15 +270,16 @@ def checked_preset(asked_by: str, name: str, kind: type[TrainingConfig]) -> dict
 def train(
     run: Run,
     config: AnyConfig,
-    data: Data,
-    stages: Callable[[Run, AnyConfig, Data], Sequence[Callable[[], Trainer]]],
-    at_end: Callable[[Run, AnyConfig, Data, Trainer], None] | None,
+    data: AnyDomains,
+    make_experiment: Callable[[AnyConfig, AnyDomains], Experiment],
+    at_end: Callable[[Run, AnyConfig, AnyDomains, Trainer], None] | None,
 ) -> int:
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
     print("starting TensorFlow …", flush=True)
     with quiet_start():
         # Imported here and not above: it takes seconds, and --help should not.
         from utils.run.devices import describe, prepare_devices
+        from utils.run.stages import make_stages
 
         strategy = prepare_devices(config)
     print(
@@ -287,7 +287,8 @@ def train(
         f"watch:    {shlex.join(['tensorboard', '--logdir', config.logs_dir])}",
         flush=True,
     )
-    makers = stages(run, config, data)
+    # A Trainer is made under the strategy that it trains with, when the stage before has ended.
+    makers = make_stages(run, config, data, make_experiment)
     for number, make in enumerate(makers, 1):
         with strategy.scope(), memory_faults_named():
             trainer = make()

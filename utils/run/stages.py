@@ -22,7 +22,7 @@ from model.networks import Shape
 from model.pretrained import check_classes, load_model, start_from
 from model.schedules import ProgressSchedule
 from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
-from utils.data.domains import Domains
+from utils.data.domains import AnyDomains, Domains
 from utils.errors import UserError
 from utils.run.runs import Run, saved_first_stage
 from utils.run.trainer import EvaluationData, Trainer
@@ -51,21 +51,26 @@ class Experiment:
 
 
 def make_stages(
-    run: Run, settings: AnyConfig, make_experiment: Callable[[AnyConfig], Experiment]
+    run: Run,
+    settings: AnyConfig,
+    data: AnyDomains,
+    make_experiment: Callable[[AnyConfig, AnyDomains], Experiment],
 ) -> list[Callable[[], Trainer]]:
     """Returns a function for each stage of a run. It makes the Trainer when the one before ended.
 
     Args:
         run: where it is recorded.
         settings: of the run.
+        data: of the run.
         make_experiment: returns what a stage with these settings is given.
 
     Raises:
         UserError: several machines, of which only the first would have the first stage's model.
     """
     method, first = METHODS[settings.method], settings.first_method
+    last = partial(make_trainer, run, settings, data, make_experiment)
     if first is None:
-        return [partial(make_trainer, run, settings, make_experiment, settings.pre_model_path)]
+        return [partial(last, settings.pre_model_path)]
     below = run.below(method.folder)
     start = below.checkpoints / method.start
     trained = below.checkpoints / f"{first}.keras"  # the first stage's final model
@@ -76,15 +81,16 @@ def make_stages(
         )
     before = saved_first_stage(run.logs, settings, first)
     return [
-        partial(make_trainer, below, before, make_experiment, None, name=first),
-        partial(make_trainer, run, settings, make_experiment, str(start)),
+        partial(make_trainer, below, before, data, make_experiment, None, name=first),
+        partial(last, str(start)),
     ]
 
 
 def make_trainer(
     run: Run,
     settings: AnyConfig,
-    make_experiment: Callable[[AnyConfig], Experiment],
+    data: AnyDomains,
+    make_experiment: Callable[[AnyConfig, AnyDomains], Experiment],
     start: str | None,
     name: str | None = None,
 ) -> Trainer:
@@ -93,13 +99,14 @@ def make_trainer(
     Args:
         run: where it is recorded.
         settings: of the stage.
+        data: of the run.
         make_experiment: returns what a stage with these settings is given.
         start: a model whose weights this one begins with.
         name: of the final model's file; None: that of a run's last stage.
     """
     method = METHODS[settings.method]
     kind = model_class(method.model)
-    experiment = make_experiment(settings)
+    experiment = make_experiment(settings, data)
     evaluation = experiment.evaluation
     if method.labels == "target":
         evaluation = dataclasses.replace(evaluation, labelled=evaluation.target)
