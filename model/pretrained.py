@@ -46,7 +46,7 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
     if pixel_mean is not None:
         raise UserError(f"pixel_mean: {path} has its own; leave it out")
     for method in METHODS.values():  # so that Keras knows the classes
-        importlib.import_module(f"model.{method.model.split('.')[0]}")
+        model_class(method.model)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: is no .keras file, or was cut short; name another")
     try:
@@ -64,6 +64,13 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
     check_weights(path, model)
     return model
+
+
+def model_class(path: str) -> type[Adaptation]:
+    """Returns the class that a line of the methods' table names."""
+    module, name = path.split(".")
+    kind: type[Adaptation] = getattr(importlib.import_module(f"model.{module}"), name)
+    return kind
 
 
 def check_weights(path: Path, model: Adaptation) -> None:

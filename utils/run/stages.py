@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from model.adaptation import Adaptation
 from model.adversarial import Adversarial
 from model.augmentation import RandomAugmentation
 from model.networks import Shape
-from model.pretrained import check_classes, load_model, start_from
+from model.pretrained import check_classes, load_model, model_class, start_from
 from model.schedules import ProgressSchedule
 from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
 from utils.data.domains import AnyDomains, Domains
@@ -150,13 +149,6 @@ def make_trainer(
         name or f"trained_{settings.method}_{experiment.name}",
         begins_trained=start is not None,
     )
-
-
-def model_class(path: str) -> type[Adaptation]:
-    """Returns the class that a line of the methods' table names."""
-    module, name = path.split(".")
-    kind: type[Adaptation] = getattr(importlib.import_module(f"model.{module}"), name)
-    return kind
 
 
 def make_batches(
