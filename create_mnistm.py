@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 
 from config.settings import PICTURE, SEED, Settings
-from utils.atomic import refuse_foreign, refuse_loss, whole_file
+from utils.atomic import digest_of, refuse_foreign, whole_file
 from utils.data.bsds500 import find_bsds500
 from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
@@ -57,10 +57,9 @@ def main() -> None:
         raise UserError("embedded: uses no --mnist, --bsds or --unverified; leave them out")
     folder = args.output_dir or (DATA / "embedded" if args.embedded else DATA)
     place = args.picture or folder / "samples.png"
-    refuse_loss(place, "", *(path for path in (args.mnist, args.bsds) if path))
     source, target = folder / "MNIST" / "mnist_data.pkl", folder / "MNIST_M" / "mnist_m_data.pkl"
     note = folder / "mnist_m.json"
-    refuse_foreign(note, source, target, *([] if args.picture else [place]))
+    before = refuse_foreign(note, source, target, place)
     random = np.random.RandomState(args.seed)
     if args.embedded:
         digits, photos = embedded_digits(random), embedded_photos()
@@ -78,16 +77,19 @@ def main() -> None:
         "photos": "scikit-image and scikit-learn" if args.embedded else "BSDS500 training",
         "photos_sha256": photos_digest,
     }
-    told = json.dumps(provenance, indent=2) + "\n"
-    if note.is_file() and note.read_bytes() != told.encode():
+    if before and any(before.get(name) != value for name, value in provenance.items()):
         print(f"{folder}: holds pickles of other data or of another seed, which are replaced")
-    written = []
+    written, digests = [], {}
     with contextlib.ExitStack() as files:  # all of them appear, or none
         for path, arrays in ((source, mnist), (target, mnist_m)):
-            write_pickle(files.enter_context(whole_file(path)), arrays)
+            temporary = files.enter_context(whole_file(path))
+            write_pickle(temporary, arrays)
+            digests[path.name] = digest_of(temporary)
             written.append(f"{path}: {describe(arrays)}")
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
+        digests[place.name] = digest_of(picture)
+        told = json.dumps({**provenance, "files": digests}, indent=2) + "\n"
         files.enter_context(whole_file(note)).write_text(told)  # last, so that it appears first
     print("\n".join(written))
     flags = [] if folder == DATA else [

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from config.settings import Settings
-from utils.atomic import refuse_foreign, whole_file
+from utils.atomic import digest_of, refuse_foreign, whole_file
 from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
@@ -36,8 +36,10 @@ def main() -> None:
     digits = find_usps(args.usps, args.output_dir, args.unverified)
     arrays = to_arrays(digits)
     with contextlib.ExitStack() as files:  # both of them appear, or none
-        write_pickle(files.enter_context(whole_file(path)), arrays)
-        facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE}
+        temporary = files.enter_context(whole_file(path))
+        write_pickle(temporary, arrays)
+        facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE,
+                 "files": {path.name: digest_of(temporary)}}  # fmt: skip
         files.enter_context(whole_file(note)).write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {describe(arrays)}")
     mnist = args.output_dir / "MNIST" / "mnist_data.pkl"

@@ -32,8 +32,8 @@ HEADER = "file,label,probability"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Settings):
-    images: Path
-    """A picture, or a folder that is searched with all its subfolders. If these are named as the
+    images: tuple[Path, ...]
+    """Pictures, or folders that are searched with all their subfolders. If these are named as the
     classes are, the accuracy is told, too."""
     model: Path = SHIPPED
     """A model: .keras from checkpoints/, .weights.h5, or a .h5 of the original repository. By
@@ -41,14 +41,15 @@ class Arguments(Settings):
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
     """Mean that was subtracted in training, of .weights.h5 and .h5 files, as in evaluate.py."""
     output: Path = Path("predictions.csv")
-    """The CSV to write; - is standard output."""
+    """The CSV to write; - is standard output. A CSV of an earlier call is replaced."""
     probabilities: bool = False
     """Write the probability of every class, too."""
 
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
-    paths = find_pictures(args.images)
+    roots = {path: root for root in args.images for path in find_pictures(root)}
+    paths = list(roots)
     refuse_loss(args.output, HEADER, args.model, *paths)
     with quiet_start():
         from model.pretrained import load_model, picture_shape
@@ -67,7 +68,7 @@ def main() -> None:
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     if not names:
-        raise UserError(f"{args.images}: none of its {len(paths)} pictures decodes")
+        raise UserError(f"{args.images[0]}: none of the {len(paths)} pictures decodes")
     rows = [row_of(name, row, classes, args.probabilities)
             for name, row in zip(names, found, strict=True)]  # fmt: skip
     columns = probability_columns(found[0], classes) if args.probabilities else []
@@ -88,7 +89,7 @@ def main() -> None:
     print(f"{args.output}: {len(rows)} predictions, {len(skipped)} pictures skipped", file=told)
     print(f"each picture was seen as a whole, at {width}x{height} pixels, "
           f"{'grey' if channels == 1 else 'RGB'}", file=told)  # fmt: skip
-    told_by = [class_folder(name, args.images, classes) for name in names]
+    told_by = [class_folder(name, roots[name], classes) for name in names]
     known = [(folder, row[1]) for folder, row in zip(told_by, rows, strict=True) if folder]
     strings = found[0].ndim > 1  # of several characters, which no folder of classes has
     folders = {folder for folder, _ in known}

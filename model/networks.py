@@ -93,8 +93,9 @@ def backbone(
     make = getattr(keras.applications, name, None)
     if not callable(make):
         known = [each for each in dir(keras.applications) if each[0].isupper()]
-        near = difflib.get_close_matches(name, known, cutoff=0.3) or known
-        raise UserError(f"backbone: no {name!r} in keras.applications; there are {', '.join(near)}")
+        near = difflib.get_close_matches(name, known, cutoff=0.3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise UserError(f"backbone: no {name!r} in keras.applications; {hint}")
     rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
     inputs = keras.Input(image_shape, name="image")
     try:
@@ -366,7 +367,7 @@ def check_fixed(model: keras.Model) -> None:
     """Raises `TypeError` for what is no Keras model, `ValueError` for one that must be called
     before it has inputs and outputs."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"needed is a keras.Model, got {model!r}")
+        raise TypeError(f"this must be a keras.Model, got {model!r}")
     if not getattr(model, "outputs", None):
         raise ValueError(
             f"{model.name} has no fixed inputs and outputs; wrap it: "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from utils.atomic import refuse_foreign, refuse_loss, whole_file
+from utils.atomic import digest_of, refuse_foreign, refuse_loss, whole_file
 from utils.errors import UserError
 
 
@@ -164,8 +165,14 @@ def test_what_a_script_makes_replaces_its_own_alone(tmp_path: Path) -> None:
             refuse_foreign(note, made)
     with pytest.raises(UserError, match=r"mnist_m.json: was not written by this script"):
         refuse_foreign(note, tmp_path / "new.pkl")
-    note.write_text('{"digits_sha256": "0"}')
-    refuse_foreign(note, made)
+    note.write_text('{"digits_sha256": "0"}')  # of an earlier version
+    assert refuse_foreign(note, made) == {"digits_sha256": "0"}
+    facts = {"digits_sha256": "0", "files": {"data.pkl": digest_of(made)}}
+    note.write_text(json.dumps(facts))
+    assert refuse_foreign(note, made, tmp_path / "new.pkl") == facts
+    made.write_text("mine now")
+    with pytest.raises(UserError, match=r"data.pkl: was not written by this script"):
+        refuse_foreign(note, made)
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])

@@ -221,7 +221,7 @@ def write(folder: Path, *names: str) -> None:
 
 def test_impossible_folders_are_named(tmp_path: Path) -> None:
     write(tmp_path / "one" / "a", "1.png", "2.png")
-    with pytest.raises(UserError, match="has 1 class folders, needed are 2"):
+    with pytest.raises(UserError, match=r"must have 2 or more class folders, .*; it has 1"):
         open_sources([tmp_path / "one"], SHAPE)
     write(tmp_path / "two" / "a", "1.png")
     (tmp_path / "two" / "b").mkdir()
@@ -244,7 +244,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
     [
         ([], "name the folders: --source DIR"),
         (["--source", "{tree}/source", "--target", "nowhere"], "nowhere: no such folder"),
-        (["--source", "{tree}/other", "--target", "{tree}/target"], "has 0 class folders"),
+        (["--source", "{tree}/other", "--target", "{tree}/target"], "must have 2 or more class folders"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--label_hidden", "0"],
          "label_hidden: (0,) must be 1 or more units in each layer"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--pixel_mean", "1", "2"],
@@ -274,8 +274,8 @@ def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "some" / ".DS_Store").touch()
     assert len(open_target(tmp_path / "some", NAMES, SHAPE)) == 2
     told = capsys.readouterr().err
-    assert "1 files are left out, which are no pictures of a known format: .heic\n" in told
-    assert "1 links to nothing are left out, such as" in told
+    assert "no pictures of a known format are left out: .heic (1 in all)\n" in told
+    assert "links to nothing are left out, such as" in told
     nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
     with pytest.raises(UserError, match="lies in another"):
         nested.check_paths()
@@ -298,7 +298,7 @@ def test_layouts_that_are_no_classes_are_named(tmp_path: Path) -> None:
         open_sources([tmp_path / "split"], SHAPE)
     write(tmp_path / "loose" / "a", "1.png")
     write(tmp_path / "loose", "2.png")
-    with pytest.raises(UserError, match=r"1 pictures, such as 2.png, lie beside the class folders"):
+    with pytest.raises(UserError, match=r"pictures, such as 2.png, lie beside the class folders"):
         open_sources([tmp_path / "loose"], SHAPE)
 
 
@@ -376,6 +376,16 @@ def test_predict_and_evaluate_agree_on_folders_of_classes(tmp_path: Path) -> Non
                 "--json", tmp_path / "e.json")  # fmt: skip
     (values,) = json.loads((tmp_path / "e.json").read_text()).values()
     assert f"accuracy: {values['accuracy']:.4f} on 5 pictures" in done.stdout, shown.stdout
+
+
+def test_predict_takes_several_places(tmp_path: Path) -> None:
+    for name in ("one.png", "a/two.png", "b/three.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((28, 28, 3), np.uint8))
+    places = ["--images", tmp_path / "one.png", tmp_path / "a", "--images", tmp_path / "b"]
+    run("predict.py", *places, "--output", tmp_path / "p.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))
+    assert [Path(row["file"]).name for row in rows] == ["one.png", "two.png", "three.png"]
 
 
 def test_a_name_has_two_spellings_and_is_one_class(tree: Path, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
     done = run("train_real2drawing.py", "--data_root", tmp_path / "no", code=2)
     assert "no such folder; unpack the homework's real_or_drawing there" in the_error(done)
     (tmp_path / "train_data" / "0").mkdir(parents=True)
-    with pytest.raises(UserError, match="needed are the class folders 0 … 9, there are 0"):
+    with pytest.raises(UserError, match="must have the class folders 0 … 9; it has 0"):
         read_photos(tmp_path)
     (tmp_path / "test_data" / "0").mkdir(parents=True)
     with pytest.raises(UserError, match="no pictures in it"):
@@ -164,8 +164,8 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
         read_drawings(tmp_path)
     cv2.imwrite(str(tmp_path / "test_data" / "0" / "00000.bmp"), np.zeros((28, 28), np.uint8))
     for text, message in (
-        ("3\n4\n", "needed is a class"),
-        ("3 3\n", "needed is a class"),
+        ("3\n4\n", "must have a class"),
+        ("3 3\n", "must have a class"),
         ("x", "not one class a line"),
     ):
         (tmp_path / "target_labels.csv").write_text(text)

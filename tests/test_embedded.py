@@ -62,6 +62,18 @@ def test_small_data_name_a_training_that_has_steps_enough(tmp_path: Path) -> Non
     )
 
 
+def test_what_was_changed_after_it_was_made_stays(tmp_path: Path) -> None:
+    flags = ["--embedded", "--output_dir", tmp_path]
+    for _ in range(2):  # its own are replaced
+        run("create_mnistm.py", *flags, "--picture", tmp_path / "p.png")
+    mine = tmp_path / "MNIST_M" / "mnist_m_data.pkl"
+    for path in (tmp_path / "p.png", mine):
+        path.write_text("mine")
+        done = run("create_mnistm.py", *flags, "--picture", tmp_path / "p.png", code=2)
+        assert f"{path}: was not written by this script" in the_error(done)
+        path.unlink()
+
+
 def test_a_picture_of_another_program_stays(tmp_path: Path) -> None:
     (tmp_path / "samples.png").write_text("mine")
     done = run("create_mnistm.py", "--embedded", "--output_dir", tmp_path, code=2)

@@ -366,7 +366,10 @@ def test_create_on_a_full_disk_leaves_nothing(
         ),
         (["--resume", "nowhere"], "nowhere: holds no config.json"),
         (["--resume", "nowhere", "--epoch", "3"], "--config nowhere/config.json --epoch 3"),
-        (["--resume", "nowhere", "--seed", "3"], "--resume: goes on with the run's own settings"),
+        (
+            ["--resume", "nowhere", "--seed", "3"],
+            "--seed: --resume goes on with the run's own settings",
+        ),
         (["--config", "nowhere.json"], "nowhere.json: cannot be read as JSON"),
     ],
 )

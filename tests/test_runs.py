@@ -35,6 +35,7 @@ from helpers import (
 from benchmarks.runner import folder_flags
 from config import base
 from config.config import Config
+from config.custom import CustomConfig
 from config.presets import Preset, read_preset
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
@@ -538,6 +539,12 @@ def test_a_run_whose_folders_are_links_goes_on(
     monkeypatch.chdir("/")
     run(DIGITS, "--resume", home / "logs" / BELOW)
     assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
+
+
+def test_a_run_of_another_script_is_told_with_its_name(tmp_path: Path) -> None:
+    CustomConfig(source=("a",), target=("b",)).save(tmp_path / CONFIG_FILE)
+    done = run(DIGITS, "--resume", tmp_path, code=2)
+    assert "is of a run of train_custom.py; call that script" in the_error(done)
 
 
 def test_a_finished_run_without_its_table_says_so(undisturbed: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_teacher_of_other_images_is_refused(
     with pytest.raises(UserError, match=r"takes images of \(8, 8, 1\)"):
         made(settings, domains, tmp_path, monkeypatch)
     DANN(paper_extractor(), num_labels=26).save(file)
-    with pytest.raises(UserError, match=r"tells classes of \(26,\), needed is \(10,\)"):
+    with pytest.raises(UserError, match=r"tells classes of \(26,\), not \(10,\)"):
         made(settings, domains, tmp_path, monkeypatch)
 
 

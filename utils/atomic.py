@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -117,23 +118,35 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
-def refuse_foreign(note: Path, *paths: Path) -> None:
-    """Raises `UserError` if another program wrote a file that would be replaced.
+def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
+    """Returns what a script's note tells of the files that it wrote; nothing if there is none.
 
     Args:
-        note: what the script writes beside its files; without a digits_sha256 in it they are not
-            its own.
+        note: JSON, with the SHA-256 of each of its `files` by its name.
         paths: what the script would write.
+
+    Raises:
+        UserError: another program wrote a file that would be replaced, or changed it.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if "digits_sha256" in note.read_text(encoding="utf-8"):
-            return
-    for path in (*paths, note):
-        if path.exists():
+    facts: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        facts = json.loads(note.read_text(encoding="utf-8"))
+    if not (isinstance(facts, dict) and "digits_sha256" in facts):
+        facts, paths = {}, (*paths, note)
+    elif "files" not in facts:  # of an earlier version
+        return facts
+    for path in paths:
+        if path.is_file() and facts.get("files", {}).get(path.name) != digest_of(path):
             raise UserError(
                 f"{path}: was not written by this script, as far as {note.name} tells; move it "
                 "away, or choose another --output_dir"
             )
+    return dict(facts)
+
+
+def digest_of(file: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:

@@ -35,7 +35,7 @@ def read_photos(root: Path) -> tuple[np.ndarray, np.ndarray]:
         if folder.is_dir() else []  # fmt: skip
     if found != [str(number) for number in range(10)]:
         raise UserError(
-            f"{folder}: needed are the class folders 0 … 9, there are {', '.join(found) or 'none'}"
+            f"{folder}: must have the class folders 0 … 9; it has {', '.join(found) or 'none'}"
         )
     paths = [(path, number) for number in range(10) for path in find_pictures(folder / str(number))]
     images = [read_picture(path, (SIDE, SIDE, 3)) for path, _ in progress(paths, "photos")]
@@ -66,7 +66,7 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
     except ValueError as error:
         raise UserError(f"{labels}: not one class a line ({error})") from error
     if known.shape != (len(images),) or not (known.min() >= -1 and known.max() < 10):
-        raise UserError(f"{labels}: needed is a class 0 … 9 for each of {len(images)} drawings")
+        raise UserError(f"{labels}: must have a class 0 … 9 for each of {len(images)} drawings")
     return images, known
 
 

@@ -101,7 +101,7 @@ def find_classes(folder: Path) -> list[str]:
              and not is_hidden(path.name)]  # fmt: skip
     if names and loose:
         raise UserError(
-            f"{folder}: {len(loose)} pictures, such as {loose[0]}, lie beside the class folders "
+            f"{folder}: pictures, such as {loose[0]}, lie beside the class folders "
             f"{', '.join(names)}; move them into one, or away"
         )
     return names
@@ -123,8 +123,8 @@ def open_sources(folders: Sequence[Path], shape: Shape) -> tuple[list[PictureFol
     for folder, names in zip(folders, found, strict=True):
         if not names or len(classes) < 2:
             raise UserError(
-                f"{folder}: has {len(names)} class folders, needed are 2 or more, each with the "
-                "pictures of one class"
+                f"{folder}: must have 2 or more class folders, each with the pictures of one "
+                f"class; it has {len(names)}"
             )
     return [open_folder(folder, names, classes, shape)
             for folder, names in zip(folders, found, strict=True)], classes  # fmt: skip

@@ -191,7 +191,9 @@ def check_array(
         wanted = f"{np.dtype(dtype)} {['N', *shape]}".replace("'", "")
         other_size = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 4
         remedy = (
-            "the model or --image_input_shape must be that of the data" if other_size else REMEDY
+            "change the images, or train a network for them with --image_input_shape"
+            if other_size
+            else REMEDY
         )
         raise UserError(f"{path}: {key} is {found}, should be {wanted}; {remedy}")
     if array.ndim == 0 or len(array) == 0:

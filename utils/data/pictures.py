@@ -44,12 +44,12 @@ def find_pictures(place: Path) -> list[Path]:
     lost = [path for path in seen if path.is_symlink() and not path.exists()]
     others = sorted({path.suffix or "without suffix" for path in {*seen} - {*paths, *lost}})
     if lost:
-        print(f"{place}: {len(lost)} links to nothing are left out, such as {lost[0]}",
+        print(f"{place}: links to nothing are left out, such as {lost[0]} ({len(lost)} in all)",
               file=sys.stderr)  # fmt: skip
     if others:
         print(
-            f"{place}: {len(seen) - len(paths) - len(lost)} files are left out, which are no "
-            f"pictures of a known format: {', '.join(others)}",
+            f"{place}: files that are no pictures of a known format are left out: "
+            f"{', '.join(others)} ({len(seen) - len(paths) - len(lost)} in all)",
             file=sys.stderr,
         )
     if not paths:

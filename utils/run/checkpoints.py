@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -124,7 +126,9 @@ def disk_faults_named(place: Path) -> Iterator[None]:
             raise FileNotFoundError("the folder is gone")
         yield
     except (tf.errors.OpError, OSError) as error:
-        reason = re.sub(r"^{{.*?}} ", "", str(error).strip().split("\n")[0])  # the name of an op
+        text, full = str(error).strip(), os.strerror(errno.ENOSPC)
+        # The first line may begin with the name of an op, or tell nothing.
+        reason = full if full in text else re.sub(r"^{{.*?}} ", "", text.split("\n")[0])
         raise UserError(
             f"{place}: cannot be written ({reason}); free some space, or put the folder back, "
             "and continue with --resume"

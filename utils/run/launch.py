@@ -92,7 +92,7 @@ def launch(
     if start.resume:
         where = {name: values.pop(name) for name in WHERE if name in values}
         if values or start.preset or start.config:
-            raise UserError(only_its_own(start.resume, values))
+            raise UserError(only_its_own(start, values))
         run, config = find_run(start.resume, kind)
         if final_model(run):
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
@@ -324,17 +324,19 @@ def memory_faults_named() -> Iterator[None]:
         ) from error
 
 
-def only_its_own(folder: Path, values: dict[str, Any]) -> str:
+def only_its_own(start: Start, values: dict[str, Any]) -> str:
     """Returns why a resumed run takes no settings, and what to do instead."""
-    if set(values) == {"epoch"}:
-        repeat = command_of(None, "--config", folder / CONFIG_FILE, "--epoch", values["epoch"])
+    others = [*values, *(name for name in ("preset", "config") if getattr(start, name))]
+    if others == ["epoch"]:
+        place = f"{start.resume}/{CONFIG_FILE}"
+        repeat = command_of(None, "--config", place, "--epoch", values["epoch"])
         return (
             "--resume: --epoch would be another run, because its learning rate and λ follow the "
             f"length of the run from the first step; start that run: {repeat}"
         )
     return (
-        "--resume: goes on with the run's own settings; of the other flags it takes only "
-        "--strategy and --logical_devices"
+        f"--{others[0]}: --resume goes on with the run's own settings, so it takes only --strategy "
+        "and --logical_devices beside it; leave it out"
     )
 
 

@@ -251,9 +251,22 @@ def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     try:
         return kind.load(path)
     except UserError as error:
+        if script := script_of(path):
+            raise UserError(f"{path}: is of a run of {script}; call that script") from error
         is_preset = path.resolve().parent == PRESETS.resolve()
         remedy = "name it by --preset" if is_preset else "is it a run of this script?"
         raise UserError(f"{error}; {remedy}") from error
+
+
+def script_of(path: Path) -> str | None:
+    """Returns the script whose settings a file holds, if it is one's."""
+    from config.scripts import SCRIPTS  # here, so that one script does not read all files
+
+    for script, kind in SCRIPTS.items():
+        with contextlib.suppress(UserError):
+            kind.load(path)
+            return script
+    return None
 
 
 def go_home(folder: Path, config: TrainingConfig) -> None:
