@@ -79,17 +79,17 @@ def main() -> None:
     }
     if before and any(before.get(name) != value for name, value in provenance.items()):
         print(f"{folder}: holds pickles of other data or of another seed, which are replaced")
-    written, digests = [], {}
+    written, digests = [], before.get("files", [])
     with contextlib.ExitStack() as files:  # all of them appear, or none
         for path, arrays in ((source, mnist), (target, mnist_m)):
             temporary = files.enter_context(whole_file(path))
             write_pickle(temporary, arrays)
-            digests[path.name] = digest_of(temporary)
+            digests.append(digest_of(temporary))
             written.append(f"{path}: {describe(arrays)}")
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
-        digests[place.name] = digest_of(picture)
-        told = json.dumps({**provenance, "files": digests}, indent=2) + "\n"
+        digests.append(digest_of(picture))
+        told = json.dumps({**provenance, "files": sorted({*digests})}, indent=2) + "\n"
         files.enter_context(whole_file(note)).write_text(told)  # last, so that it appears first
     print("\n".join(written))
     flags = [] if folder == DATA else [

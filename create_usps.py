@@ -32,14 +32,15 @@ class Arguments(Settings):
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     path, note = args.output_dir / "USPS" / "usps_data.pkl", args.output_dir / "usps.json"
-    refuse_foreign(note, path)
+    before = refuse_foreign(note, path)
     digits = find_usps(args.usps, args.output_dir, args.unverified)
     arrays = to_arrays(digits)
     with contextlib.ExitStack() as files:  # both of them appear, or none
         temporary = files.enter_context(whole_file(path))
         write_pickle(temporary, arrays)
+        digests = {*before.get("files", []), digest_of(temporary)}
         facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE,
-                 "files": {path.name: digest_of(temporary)}}  # fmt: skip
+                 "files": sorted(digests)}  # fmt: skip
         files.enter_context(whole_file(note)).write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {describe(arrays)}")
     mnist = args.output_dir / "MNIST" / "mnist_data.pkl"

@@ -280,10 +280,10 @@ def digest(path: Path) -> str:
 def test_create_is_repeatable_and_follows_the_rule(
     tmp_path: Path, mnist_folder: Path, bsds_archive: Path, digits: dict[str, np.ndarray]
 ) -> None:
-    flags = ["--mnist", mnist_folder, "--bsds", bsds_archive, "--unverified",
-             "--picture", tmp_path / "p.png"]  # fmt: skip
+    flags = ["--mnist", mnist_folder, "--bsds", bsds_archive, "--unverified"]
     for name, seed in (("a", 42), ("b", 42), ("c", 43)):
-        done = run("create_mnistm.py", *flags, "--output_dir", tmp_path / name, "--seed", seed)
+        done = run("create_mnistm.py", *flags, "--output_dir", tmp_path / name, "--seed", seed,
+                   "--picture", tmp_path / f"{name}.png")  # fmt: skip
         paths = (
             tmp_path / name / "MNIST/mnist_data.pkl",
             tmp_path / name / "MNIST_M/mnist_m_data.pkl",
@@ -311,7 +311,7 @@ def test_create_is_repeatable_and_follows_the_rule(
     note.unlink()
     foreign = the_error(run("create_mnistm.py", *flags, "--output_dir", tmp_path / "a", code=2))
     assert "mnist_data.pkl: was not written by this script" in foreign
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_create_leaves_earlier_pickles_when_it_fails(

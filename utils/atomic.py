@@ -122,7 +122,7 @@ def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
     """Returns what a script's note tells of the files that it wrote; nothing if there is none.
 
     Args:
-        note: JSON, with the SHA-256 of each of its `files` by its name.
+        note: JSON, with the SHA-256 of each of its `files`, those of earlier calls too.
         paths: what the script would write.
 
     Raises:
@@ -136,10 +136,10 @@ def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
     elif "files" not in facts:  # of an earlier version
         return facts
     for path in paths:
-        if path.is_file() and facts.get("files", {}).get(path.name) != digest_of(path):
+        if path.is_file() and digest_of(path) not in facts.get("files", []):
             raise UserError(
                 f"{path}: was not written by this script, as far as {note.name} tells; move it "
-                "away, or choose another --output_dir"
+                "away, or choose another place"
             )
     return dict(facts)
 
