@@ -48,7 +48,10 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
-    roots = {path: root for root in args.images for path in find_pictures(root)}
+    roots: dict[Path, Path] = {}
+    for root in args.images:
+        for path in find_pictures(root):
+            roots.setdefault(path, root)
     paths = list(roots)
     refuse_loss(args.output, HEADER, args.model, *paths)
     with quiet_start():
@@ -68,7 +71,8 @@ def main() -> None:
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     if not names:
-        raise UserError(f"{args.images[0]}: none of the {len(paths)} pictures decodes")
+        places = ", ".join(map(str, args.images))
+        raise UserError(f"{places}: none of the {len(paths)} pictures decodes")
     rows = [row_of(name, row, classes, args.probabilities)
             for name, row in zip(names, found, strict=True)]  # fmt: skip
     columns = probability_columns(found[0], classes) if args.probabilities else []
@@ -106,7 +110,8 @@ def main() -> None:
 
 def class_folder(path: Path, root: Path, classes: list[str]) -> str | None:
     """Returns the uppermost folder of a picture that has the name of a class, if there is one."""
-    parents = map(composed, path.relative_to(root).parts[:-1])
+    folders = path.relative_to(root.parent).parts[:-1]
+    parents = map(composed, folders)
     return next((name for name in parents if name in classes), None)
 
 

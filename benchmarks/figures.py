@@ -26,12 +26,12 @@ def draw_curves(runs: Runs, place: Path) -> None:
     ends: dict[Line2D, float] = {}
     for row in PAIRS["mnist_m"].rows:
         curves = [curve(run) for run in runs_of(runs, "mnist_m", row)]
-        if not curves or ROWS[row].flags != f"--preset {row}":
+        if not curves or not ROWS[row].flags.startswith(f"--preset {row}"):
             continue
         values = np.array(curves)  # (seeds, epochs, 2)
         epochs, accuracy = values[0, :, 0], values[..., 1]
-        is_control = row in ("source_only", "target_only")
-        color, style = ("black", ":") if is_control else (next(colors), "-")
+        style = {"source_only": ":", "target_only": "-."}.get(row, "-")
+        color = next(colors) if style == "-" else "black"
         (line,) = axis.plot(epochs, accuracy.mean(axis=0), style, color=color, label=row)
         ends[line] = accuracy[:, -1].mean()
         axis.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), alpha=0.2,

@@ -32,5 +32,6 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
     os._exit(MISTAKE)  # Python would end with 1
 
 
-others = sys.excepthook  # a user's program may have one of its own
+if getattr(sys.excepthook, "__module__", "") != __name__:  # else this file is read again
+    others = sys.excepthook  # a user's program may have one of its own
 sys.excepthook = tell

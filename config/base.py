@@ -50,7 +50,7 @@ HYPERPARAMETERS = (
 
 
 def unused_by(method: str, kind: type[TrainingConfig]) -> dict[str, Any]:
-    """Returns the settings that a method does not use, with their defaults in this file."""
+    """Returns the settings that a method does not use, with the defaults of base.py."""
     return {name: next(vars(base)[name] for base in reversed(kind.mro()) if name in vars(base))
             for name, field in fields_of(kind).items()
             if field.used_by and method not in field.used_by}  # fmt: skip

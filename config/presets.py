@@ -38,7 +38,7 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
     Args:
         name: of its file.
         setting: what names it.
-        script: the training script that asks for it; "": whoever asks.
+        script: the training script that asks for it; "": any.
 
     Raises:
         UserError: there is none of that name, or it is another script's.

@@ -196,9 +196,9 @@ def misfit(weights: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> s
     """Returns why arrays cannot be these weights, or None if they can."""
     for weight, array in zip(weights, arrays, strict=False):
         if tuple(weight.shape) != array.shape:
-            return f"{weight.path} has shape {array.shape}, not {tuple(weight.shape)}"
+            return f"{weight.path} has shape {array.shape}; it must be {tuple(weight.shape)}"
     if len(arrays) != len(weights):
-        return f"has {len(arrays)} weights, not {len(weights)}"
+        return f"has {len(arrays)} weights; it must have {len(weights)}"
     return None
 
 
@@ -228,8 +228,8 @@ def read_keras2(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
                   if len(attribute(root[name], "weight_names"))]  # fmt: skip
         if len(groups) != 3:
             raise UserError(
-                f"{path}: has {len(groups)} nested models with weights, not 3: feature extractor, "
-                "label predictor, domain classifier"
+                f"{path}: has {len(groups)} nested models with weights; it must have 3: "
+                "feature extractor, label predictor, domain classifier"
             )
         extractor, predictor, domains = (
             [group[name][()] for name in attribute(group, "weight_names")] for group in groups

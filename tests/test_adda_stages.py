@@ -138,7 +138,7 @@ def test_files_that_are_no_source_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a Sequential, not a model of this project"):
         start_from(adda, tmp_path / "other.keras")
     small_adda(classes=7).save(tmp_path / "adda.keras")
-    with pytest.raises(UserError, match=r"kernel has shape \(6, 7\), not \(6, 5\)"):
+    with pytest.raises(UserError, match=r"kernel has shape \(6, 7\); it must be \(6, 5\)"):
         start_from(adda, tmp_path / "adda.keras")
     assert_same_weights(before, adda.get_weights())
 

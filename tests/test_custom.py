@@ -388,6 +388,17 @@ def test_predict_takes_several_places(tmp_path: Path) -> None:
     assert [Path(row["file"]).name for row in rows] == ["one.png", "two.png", "three.png"]
 
 
+def test_predict_knows_a_class_by_the_place_that_is_named(tmp_path: Path) -> None:
+    """As of `--images p/*`; a place inside another counts once."""
+    for name in ("0/a.png", "1/b.png"):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), np.zeros((28, 28, 3), np.uint8))
+    for places in (("0", "1"), ("", "1")):
+        flags = ["--images", *(tmp_path / place for place in places)]
+        done = run("predict.py", *flags, "--output", tmp_path / "p.csv")
+        assert "on 2 pictures in folders of classes" in done.stdout
+
+
 def test_a_name_has_two_spellings_and_is_one_class(tree: Path, tmp_path: Path) -> None:
     """macOS writes an é as two characters, Linux as one."""
     for root, name in (("source", "caf\u00e9"), ("target", "cafe\u0301")):

@@ -70,12 +70,12 @@ def test_what_was_changed_after_it_was_made_stays(tmp_path: Path) -> None:
     for path in (tmp_path / "p.png", mine):
         path.write_text("mine")
         done = run("create_mnistm.py", *flags, "--picture", tmp_path / "p.png", code=2)
-        assert f"{path}: was not written by this script" in the_error(done)
+        assert f"{path}: is not as this script wrote it" in the_error(done)
         path.unlink()
 
 
 def test_a_picture_of_another_program_stays(tmp_path: Path) -> None:
     (tmp_path / "samples.png").write_text("mine")
     done = run("create_mnistm.py", "--embedded", "--output_dir", tmp_path, code=2)
-    assert "samples.png: was not written by this script" in the_error(done)
+    assert "samples.png: is not as this script wrote it" in the_error(done)
     assert (tmp_path / "samples.png").read_text() == "mine"

@@ -310,7 +310,7 @@ def test_create_is_repeatable_and_follows_the_rule(
     assert "holds pickles of other data" in done.stdout
     note.unlink()
     foreign = the_error(run("create_mnistm.py", *flags, "--output_dir", tmp_path / "a", code=2))
-    assert "mnist_data.pkl: was not written by this script" in foreign
+    assert "mnist_data.pkl: is not as this script wrote it" in foreign
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

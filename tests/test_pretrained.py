@@ -138,8 +138,8 @@ def drop_root(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop_head, "has 2 nested models with weights, not 3"),
-        (drop_layer, "has 8 weights, not 10"),
+        (drop_head, "has 2 nested models with weights; it must have 3"),
+        (drop_layer, "has 8 weights; it must have 10"),
         (drop_root, "no group 'model_weights'"),
     ],
 )

@@ -54,7 +54,7 @@ def test_the_script_writes_the_pickle(tmp_path: Path) -> None:
     run("create_usps.py", "--usps", tmp_path, *flags[2:], "--unverified")  # its folder
     (tmp_path / "out" / "usps.json").unlink()  # so it is not known whose the pickle is
     foreign = the_error(run("create_usps.py", *flags, "--unverified", code=2))
-    assert "usps_data.pkl: was not written by this script" in foreign
+    assert "usps_data.pkl: is not as this script wrote it" in foreign
     arrays = pickle.loads((tmp_path / "out" / "USPS" / "usps_data.pkl").read_bytes())
     assert arrays["train"].shape == (30, 28, 28, 3)
     assert arrays["val_label"].dtype == np.int32

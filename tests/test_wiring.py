@@ -216,7 +216,7 @@ def test_a_teacher_of_other_images_is_refused(
     with pytest.raises(UserError, match=r"takes images of \(8, 8, 1\)"):
         made(settings, domains, tmp_path, monkeypatch)
     DANN(paper_extractor(), num_labels=26).save(file)
-    with pytest.raises(UserError, match=r"tells classes of \(26,\), not \(10,\)"):
+    with pytest.raises(UserError, match=r"tells classes of \(26,\); this run needs \(10,\)"):
         made(settings, domains, tmp_path, monkeypatch)
 
 
@@ -463,7 +463,7 @@ def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
 def test_a_default_that_a_preset_does_not_use_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not in its last stage, nor in its first: no batch of 256 has three images of each kind."""
+    """Not in its last stage, nor in its first: 256 is no multiple of 3."""
 
     @dataclass(frozen=True)
     class Edited(Config):

@@ -131,22 +131,26 @@ def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
     facts: Any = {}
     with contextlib.suppress(OSError, ValueError):
         facts = json.loads(note.read_text(encoding="utf-8"))
-    if not (isinstance(facts, dict) and "digits_sha256" in facts):
-        facts, paths = {}, (*paths, note)
-    elif "files" not in facts:  # of an earlier version
-        return facts
-    for path in paths:
-        if path.is_file() and digest_of(path) not in facts.get("files", []):
+    own = isinstance(facts, dict) and "digits_sha256" in facts
+    there = [path for path in (*paths, *([] if own else [note])) if path.is_file()]
+    digests = {path: digest_of(path) for path in there}
+    # Earlier versions noted no files: these may be theirs.
+    known = facts.get("files", [*digests.values()]) if own else []
+    for path, digest in digests.items():
+        if digest not in known:
             raise UserError(
-                f"{path}: was not written by this script, as far as {note.name} tells; move it "
-                "away, or choose another place"
+                f"{path}: is not as this script wrote it, as far as {note.name} tells; move it "
+                "away, or choose another --output_dir or --picture"
             )
-    return dict(facts)
+    return {**facts, "files": known} if own else {}
 
 
 def digest_of(file: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Returns the SHA-256 of a file, or raises `UserError`."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); name another") from error
 
 
 def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:

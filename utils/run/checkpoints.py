@@ -74,7 +74,10 @@ class Checkpoints:
                     self.restored = True
                     return int(self.step.numpy())
         if newest_first:
-            raise UserError(f"{self.folder}: all checkpoints are damaged; start a new run")
+            raise UserError(
+                f"{self.folder}: all checkpoints are damaged, or of another version; start a new "
+                "run"
+            )
         return 0
 
     def save(self) -> None:

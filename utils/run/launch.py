@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import inspect
 import shlex
 import signal
@@ -20,6 +19,7 @@ from config.methods import METHODS
 from config.presets import FOLDER as PRESETS
 from config.presets import presets_of, read_preset
 from config.settings import fields_of
+from utils.atomic import digest_of
 from utils.data.domains import AnyDomains, Domains
 from utils.errors import (
     COLLAPSED,
@@ -92,7 +92,8 @@ def launch(
     if start.resume:
         where = {name: values.pop(name) for name in WHERE if name in values}
         if values or start.preset or start.config:
-            raise UserError(only_its_own(start, values))
+            presets = [name for name in ("preset", "config") if getattr(start, name)]
+            raise UserError(only_its_own(start.resume, values, presets))
         run, config = find_run(start.resume, kind)
         if final_model(run):
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
@@ -139,7 +140,7 @@ def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
     digests = data.digests()
     if config.teacher:
         try:
-            digests["teacher"] = hashlib.sha256(Path(config.teacher).read_bytes()).hexdigest()
+            digests["teacher"] = digest_of(Path(config.teacher))
         except OSError as error:
             raise UserError(
                 f"teacher: {config.teacher}: {error.strerror}; name a .keras"
@@ -242,8 +243,9 @@ def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
         return
     before = saved_first_stage(folder, settings, settings.first_method)
     now = settings.of_first_stage(settings.first_method)
-    changed = [name for name in HYPERPARAMETERS
-               if getattr(before, name, None) != getattr(now, name, None)]  # fmt: skip
+    unused = unused_by(settings.first_method, type(settings))
+    changed = [name for name in HYPERPARAMETERS if name not in unused
+               and getattr(before, name, None) != getattr(now, name, None)]  # fmt: skip
     if changed:
         raise UserError(
             f"first_stage: {settings.first_stage} has changed since this run began "
@@ -324,19 +326,18 @@ def memory_faults_named() -> Iterator[None]:
         ) from error
 
 
-def only_its_own(start: Start, values: dict[str, Any]) -> str:
+def only_its_own(folder: Path, values: dict[str, Any], presets: list[str]) -> str:
     """Returns why a resumed run takes no settings, and what to do instead."""
-    others = [*values, *(name for name in ("preset", "config") if getattr(start, name))]
+    others = [*values, *presets]
     if others == ["epoch"]:
-        place = f"{start.resume}/{CONFIG_FILE}"
-        repeat = command_of(None, "--config", place, "--epoch", values["epoch"])
+        repeat = command_of(None, "--config", folder / CONFIG_FILE, "--epoch", values["epoch"])
         return (
             "--resume: --epoch would be another run, because its learning rate and λ follow the "
             f"length of the run from the first step; start that run: {repeat}"
         )
     return (
         f"--{others[0]}: --resume goes on with the run's own settings, so it takes only --strategy "
-        "and --logical_devices beside it; leave it out"
+        f"and --logical_devices beside it; leave --{others[0]} out"
     )
 
 

@@ -264,8 +264,8 @@ def script_of(path: Path) -> str | None:
 
     for script, kind in SCRIPTS.items():
         with contextlib.suppress(UserError):
-            kind.load(path)
-            return script
+            if {*vars(kind.load(path))} <= read_json(path).keys():  # a run's has all settings
+                return script
     return None
 
 

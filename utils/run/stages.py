@@ -212,7 +212,7 @@ def open_teacher(
         ("tells classes of", teacher.label_predictor.output_shape, logits_shape),
     ):
         if theirs[1:] != ours[1:]:
-            raise UserError(f"teacher: {path} {what} {theirs[1:]}, not {ours[1:]}")
+            raise UserError(f"teacher: {path} {what} {theirs[1:]}; this run needs {ours[1:]}")
     return teacher
 
 
