@@ -449,6 +449,18 @@ def test_a_run_keeps_the_first_stage_that_it_began_with(
     assert not any(tmp_path.rglob("*.json"))
 
 
+def test_a_first_stage_may_have_had_other_values_of_what_it_does_not_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions noted a default that was edited for another method."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [DIGITS])
+    run_of, _ = start_run(Config.of({**read_preset("adda").settings, "run_name": "mine"}), {})
+    noted = run_of.config / "first_stage.json"
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "grl_lambda": 0.8}))
+    assert make_settings(Config, Start(config=run_of.config / CONFIG_FILE), {}).method == "adda"
+
+
 def test_sigterm_before_training_is_as_sigterm_in_it(
     tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
