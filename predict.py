@@ -110,8 +110,7 @@ def main() -> None:
 
 def class_folder(path: Path, root: Path, classes: list[str]) -> str | None:
     """Returns the uppermost folder of a picture that has the name of a class, if there is one."""
-    folders = path.relative_to(root.parent).parts[:-1]
-    parents = map(composed, folders)
+    parents = map(composed, path.relative_to(root.parent).parts[:-1])
     return next((name for name in parents if name in classes), None)
 
 

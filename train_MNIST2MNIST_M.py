@@ -20,7 +20,7 @@ from utils.errors import UserError, run_script
 from utils.run.launch import launch
 
 if TYPE_CHECKING:
-    from utils.run.stages import Experiment
+    from model.experiment import Experiment
     from utils.run.trainer import EvaluationData
 
 
@@ -53,8 +53,8 @@ def make_experiment(config: Config, data: Domains) -> Experiment:
     import keras
 
     from model.augmentation import chosen_augmentation
+    from model.experiment import Experiment
     from model.networks import deepened, dense_head, mnist_feature_extractor
-    from utils.run.stages import Experiment
 
     def networks() -> tuple[keras.Model, keras.Model]:
         extractor = mnist_feature_extractor(

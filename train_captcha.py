@@ -8,7 +8,6 @@ config/captcha.py, where their defaults can be edited.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from utils.run.stages import Experiment
+    from model.experiment import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 SOURCE_STYLE, TARGET_STYLE = "plain", "busy"
@@ -48,8 +47,8 @@ def make_experiment(config: CaptchaConfig, data: Domains) -> Experiment:
     """Returns what the chosen method is given: networks, optimizer, what is measured."""
     import keras
 
+    from model.experiment import Experiment
     from model.networks import captcha_classifier, captcha_discriminator, captcha_encoder
-    from utils.run.stages import Experiment
 
     tutorial = config.network == "tutorial"
 
@@ -57,16 +56,13 @@ def make_experiment(config: CaptchaConfig, data: Domains) -> Experiment:
         encoder = captcha_encoder((SIZE, SIZE, 3), tutorial)
         return encoder, captcha_classifier(encoder.output_shape[1:], CHARACTERS, len(DIGIT_NAMES))
 
-    source, target = data.domains
-    # Without adaptation the target stays unseen: batch normalisation would learn from it.
-    shown = source if config.method == "source_only" else target
     return Experiment(
-        dataclasses.replace(data, domains=[source, shown]),
+        data.without_targets() if config.method == "source_only" else data,
         networks,
         lambda seen: captcha_discriminator(seen, not tutorial),
         keras.optimizers.Adam,
         lambda num_domains: None,
-        evaluation_data(source, target),
+        evaluation_data(*data.domains),
         name="captcha",
         extractor_calls="per_domain",
     )

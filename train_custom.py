@@ -7,7 +7,6 @@ below are those of config/custom.py, where their defaults can be edited.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from utils.run.runs import Run
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from utils.run.stages import Experiment
+    from model.experiment import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -58,8 +57,8 @@ def make_experiment(config: CustomConfig, data: Domains) -> Experiment:
     import keras
 
     from model.augmentation import chosen_augmentation
+    from model.experiment import Experiment
     from model.networks import backbone, deepened, dense_head, with_flat_features
-    from utils.run.stages import Experiment
 
     def networks() -> tuple[keras.Model, keras.Model]:
         shape = (*config.image_size, config.channels)
@@ -80,14 +79,8 @@ def make_experiment(config: CustomConfig, data: Domains) -> Experiment:
     def domain_classifier(seen: tuple[int, ...]) -> keras.Model:
         return dense_head("domain_classifier", seen, config.domain_hidden, len(data.domains))
 
-    shown = data
-    if config.method == "source_only":
-        # The targets stay unseen: a backbone's batch normalisation would learn from them.
-        sources = data.domains[: data.num_sources]
-        in_their_place = sources[:1] * (len(data.domains) - len(sources))
-        shown = dataclasses.replace(data, domains=sources + in_their_place)
     return Experiment(
-        shown,
+        data.without_targets() if config.method == "source_only" else data,
         networks,
         domain_classifier,
         lambda rate: keras.optimizers.SGD(rate, config.momentum_rate),

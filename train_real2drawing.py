@@ -23,7 +23,7 @@ from utils.run.launch import launch
 from utils.run.runs import Run
 
 if TYPE_CHECKING:
-    from utils.run.stages import Experiment
+    from model.experiment import Experiment
     from utils.run.trainer import EvaluationData, Trainer
 
 
@@ -61,8 +61,8 @@ def make_experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
     import keras
 
     from model.augmentation import RandomAugmentation
+    from model.experiment import Experiment
     from model.networks import dense_head, drawings_domain_classifier, drawings_feature_extractor
-    from utils.run.stages import Experiment
 
     def networks() -> tuple[keras.Model, keras.Model]:
         extractor = drawings_feature_extractor((32, 32, 1))
@@ -75,16 +75,13 @@ def make_experiment(config: DrawingsConfig, data: Pictures) -> Experiment:
             shear=0.0, shift=0.0, flip=config.flip and not config.embedded, edges="black",
         )  # fmt: skip
 
-    source, target = data.domains
-    # Without adaptation the drawings stay unseen: batch normalisation would learn from them.
-    shown = source if config.method == "source_only" else target
     return Experiment(
-        dataclasses.replace(data, domains=[source, shown]),
+        data.without_targets() if config.method == "source_only" else data,
         networks,
         drawings_domain_classifier,
         keras.optimizers.Adam,
         augmentation,
-        evaluation_data(source, target),
+        evaluation_data(*data.domains),
         name="real2drawing",
         alternating=True,  # as in the homework; both halves pass the extractor together
     )

@@ -22,6 +22,7 @@ from PIL import Image
 import train_custom
 from benchmarks.runner import folder_flags
 from config.custom import CustomConfig
+from model import experiment
 from model.adda import SourceModel
 from model.dann import DANN
 from predict import class_folder
@@ -30,7 +31,6 @@ from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.data.pictures import PNG, decode_picture, find_pictures, read_picture
 from utils.errors import UserError
 from utils.record.figures import prediction_picture
-from utils.run import stages
 
 SHAPE = (28, 28, 3)
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
@@ -183,7 +183,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
     assert settings.num_domains == 3
     assert list(data.digests()) == ["source", "source 2", "target 1"]
     given = train_custom.make_experiment(settings, data)
-    batches = stages.make_batches(settings, given, DANN, (), ())
+    batches = experiment.make_batches(settings, given, DANN, (), ())
     assert batches.steps_per_epoch == -(-len(data.domains[0].train) // 8)
     for step in range(5):
         _, labels, domains = (part.numpy() for part in batches.batch(step))
@@ -195,7 +195,7 @@ def test_several_sources_unite_their_classes(tree: Path, tmp_path: Path) -> None
                 (given.evaluation.labelled, given.evaluation.target)]  # fmt: skip
     assert [set(numbers) for numbers in measured] == [{0, 1}, {2}]
     alone = dataclasses.replace(settings, method="source_model")
-    only = stages.make_batches(alone, given, SourceModel, (), ()).batch(0)
+    only = experiment.make_batches(alone, given, SourceModel, (), ()).batch(0)
     assert set(only[2].numpy()) == {0, 1}
     assert len(only[0]) == 16
     with pytest.raises(UserError, match="target_ratio"):

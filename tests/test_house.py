@@ -12,7 +12,7 @@ from helpers import ROOT
 from config.methods import METHODS
 
 # From the top down: a file imports from its own room, or from one below.
-ROOMS = ("scripts", "utils/run", "model", "utils/record", "utils/data", "utils", "config")
+ROOMS = ("scripts", "model", "utils/run", "utils/record", "utils/data", "utils", "config")
 FILES = sorted(
     path for room in ("config", "model", "utils") for path in (ROOT / room).rglob("*.py")
 ) + sorted(ROOT.glob("*.py"))  # fmt: skip

@@ -22,12 +22,13 @@ from config.methods import METHODS
 from config.presets import FOLDER, Preset, presets_of, read_preset
 from config.scripts import SCRIPTS
 from config.settings import fields_of
+from model import experiment
 from model.dann import DANN
 from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
-from utils.run import launch, stages
+from utils.run import launch
 from utils.run.devices import mixed_policy, prepare_devices
 from utils.run.launch import digests_of
 from utils.run.runs import Run
@@ -39,7 +40,7 @@ def made(
     settings: Config, domains: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Trainer]:
     """The Trainers of a run's stages, untrained."""
-    monkeypatch.setattr(stages, "start_from", lambda model, path: None)
+    monkeypatch.setattr(experiment, "start_from", lambda model, path: None)
     prepare_devices(settings)
     run = Run(tmp_path / "logs", tmp_path / "checkpoints", tmp_path / "config")
     data = Domains([Domain(**one) for one in domains], pixel_mean=(1, 2, 3))
@@ -78,14 +79,14 @@ CASES = {
 
 def test_each_method_with_one_model_is_a_case() -> None:
     with_one = {name for name, method in METHODS.items()
-                if issubclass(stages.model_class(method.model), DANN)}  # fmt: skip
+                if issubclass(experiment.model_class(method.model), DANN)}  # fmt: skip
     assert with_one == {*CASES, "student"}  # which has a test of its own
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_setting_that_a_model_has_reaches_it(method: str) -> None:
     """What stands neither in `parts` nor in `knobs` would keep its default, without a word."""
-    kind = stages.model_class(METHODS[method].model)
+    kind = experiment.model_class(METHODS[method].model)
     arguments = {name for base in kind.mro() if base not in keras.Model.mro()
                  for name in inspect.signature(base.__init__).parameters}  # fmt: skip
     settings = {name for config in SCRIPTS.values() for name in fields_of(config)}
@@ -242,10 +243,10 @@ def test_two_replicas_hear_one_teacher(
 ) -> None:
     images = np.concatenate([domains[1]["train"]] * 4)  # more than one batch
     teacher = DANN(paper_extractor(), num_labels=10)
-    alone = stages.labels_by(teacher, images)
+    alone = experiment.labels_by(teacher, images)
     assert len(alone) == len(images) > 500
     with two_replicas.scope():
-        np.testing.assert_array_equal(stages.labels_by(teacher, images), alone)
+        np.testing.assert_array_equal(experiment.labels_by(teacher, images), alone)
 
 
 def test_another_teacher_is_other_data(tmp_path: Path, domains: Arrays) -> None:
@@ -336,8 +337,8 @@ def test_presets_train_with_what_they_say(
 ) -> None:
     settings = Config.of(read_preset(preset).settings)
     labels = domains[1]["train_label"]
-    monkeypatch.setattr(stages, "open_teacher", lambda *about: None)
-    monkeypatch.setattr(stages, "labels_by", lambda teacher, images: labels)
+    monkeypatch.setattr(experiment, "open_teacher", lambda *about: None)
+    monkeypatch.setattr(experiment, "labels_by", lambda teacher, images: labels)
     found = []
     for trainer in made(settings, domains, tmp_path, monkeypatch):
         model, end = trainer.model, trainer.total_steps
@@ -397,7 +398,7 @@ def test_the_captcha_tutorial_has_its_networks_and_optimizers(
     import train_captcha
     from config.captcha import CaptchaConfig
 
-    monkeypatch.setattr(stages, "start_from", lambda model, path: None)
+    monkeypatch.setattr(experiment, "start_from", lambda model, path: None)
     settings = CaptchaConfig.of(read_preset("captcha_tutorial").settings)
     prepare_devices(settings)
     images, labels = np.zeros((64, 100, 100, 3), np.uint8), np.zeros((64, 3), np.int32)

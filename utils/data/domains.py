@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class Domains(Generic[Images]):
     """How many of the domains are sources."""
     pixel_mean: tuple[float, ...] = ()
     """What their network subtracts of each channel, in [0, 255]; empty: nothing."""
+
+    def without_targets(self) -> Domains[Images]:
+        """Returns the same with a source in the place of each target, which then stays unseen:
+        batch normalisation would learn from it."""
+        sources = self.domains[: self.num_sources]
+        in_their_place = sources[:1] * (len(self.domains) - self.num_sources)
+        return dataclasses.replace(self, domains=sources + in_their_place)
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of each domain, by its name."""

@@ -47,9 +47,9 @@ from utils.run.runs import (
     size_of,
     start_run,
 )
+from utils.run.stages import Trainable, make_stages
 
 if TYPE_CHECKING:
-    from utils.run.stages import Experiment
     from utils.run.trainer import Trainer
 
 WHERE = ("strategy", "logical_devices")  # a run may be started here and go on elsewhere
@@ -73,7 +73,7 @@ def launch(
     kind: type[AnyConfig],
     description: str | None,
     read: Callable[[AnyConfig], AnyDomains],
-    make_experiment: Callable[[AnyConfig, AnyDomains], Experiment],
+    make_experiment: Callable[[AnyConfig, AnyDomains], Trainable],
     at_end: Callable[[Run, AnyConfig, AnyDomains, Trainer], None] | None = None,
 ) -> int:
     """Starts or resumes the run that the command line asks for and trains it to its end.
@@ -273,7 +273,7 @@ def train(
     run: Run,
     config: AnyConfig,
     data: AnyDomains,
-    make_experiment: Callable[[AnyConfig, AnyDomains], Experiment],
+    make_experiment: Callable[[AnyConfig, AnyDomains], Trainable],
     at_end: Callable[[Run, AnyConfig, AnyDomains, Trainer], None] | None,
 ) -> int:
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
@@ -281,7 +281,6 @@ def train(
     with quiet_start():
         # Imported here and not above: it takes seconds, and --help should not.
         from utils.run.devices import describe, prepare_devices
-        from utils.run.stages import make_stages
 
         strategy = prepare_devices(config)
     print(
