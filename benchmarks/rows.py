@@ -130,8 +130,8 @@ PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
         (*ALL, "searched_50", "recipe_15", "recipe_invert", "normalised_40",
-         "adda_convolutional", "adda_normalised", "source_augmented", "adda_augmented", "original", "wide",
-         "student", "target_only", "ceiling", "ceiling_wide"),
+         "adda_convolutional", "adda_normalised", "source_augmented", "adda_augmented",
+         "original", "wide", "student", "target_only", "ceiling", "ceiling_wide"),
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
