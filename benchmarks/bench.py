@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,20 @@ def timed(action: Callable[[], object], count: int) -> float:
     return (time.perf_counter() - began) / count * 1e3
 
 
-def trainer(mixed_precision: bool) -> Round:
+def recipe(batch_size: int) -> Round:
+    """The Trainer's step with all that the recipe adds."""
+    from config.presets import read_preset
+
+    return trainer(read_preset("recipe").settings | {"batch_size": batch_size})
+
+
+def trainer(settings: Mapping[str, Any]) -> Round:
     """The Trainer's own step with its input pipeline, and what else a run spends time on."""
     began = time.perf_counter()
     from config.config import Config
     from train_MNIST2MNIST_M import make_experiment, read_data
 
-    config = Config(epoch=100, mixed_precision=mixed_precision)
+    config = Config.of(settings)
     data = read_data(config)
     loaded = time.perf_counter()
     from utils.run.devices import prepare_devices
@@ -302,8 +309,8 @@ def matmul() -> Round:
 
 
 CONTENDERS: dict[str, Callable[[], Round]] = {
-    "trainer": lambda: trainer(mixed_precision=False),
-    "trainer bfloat16": lambda: trainer(mixed_precision=True),
+    "trainer": lambda: trainer({}),
+    "trainer bfloat16": lambda: trainer({"mixed_precision": True}),
     "bare": lambda: bare(mixed_precision=False),
     "bare, one joint call": lambda: bare(mixed_precision=False, extractor_calls=1),
     "bare bfloat16": lambda: bare(mixed_precision=True),
@@ -311,16 +318,19 @@ CONTENDERS: dict[str, Callable[[], Round]] = {
     "torch bare": lambda: torch_bare(mixed_precision=False),
     "torch bare bfloat16": lambda: torch_bare(mixed_precision=True),
     "matmul": matmul,
-    "drawings network": lambda: drawings(mixed_precision=False),
-    "drawings network bfloat16": lambda: drawings(mixed_precision=True),
 }
-SMALL_BATCH = ("drawings network", "drawings network bfloat16")
+OTHERS: dict[str, Callable[[], Round]] = {  # STEP_GFLOP does not tell the size of their steps
+    "drawings network, 32 + 32": lambda: drawings(mixed_precision=False),
+    "drawings network bfloat16, 32 + 32": lambda: drawings(mixed_precision=True),
+    "recipe, 32 + 32": lambda: recipe(64),
+    "recipe, 128 + 128": lambda: recipe(256),
+}
 
 
 def contend(name: str) -> None:
     """Runs in the contender's process: one round for each line on standard input."""
     try:
-        round_ = CONTENDERS[name]()
+        round_ = (CONTENDERS | OTHERS)[name]()
     except ImportError:
         print(json.dumps(None), flush=True)
         return
@@ -345,7 +355,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     processes: dict[str, subprocess.Popen[str]] = {}
-    for name in CONTENDERS:  # one at a time, so that start-up is timed undisturbed
+    for name in CONTENDERS | OTHERS:  # one at a time, so that start-up is timed undisturbed
         process = subprocess.Popen(
             [sys.executable, __file__, "--contender", name], cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -385,7 +395,7 @@ def report(results: dict[str, dict[str, list[float]]]) -> None:
         for name, figures in results.items()
     }
     rate = median.pop("matmul")
-    small = {name: median.pop(name)["step"] for name in list(median) if name in SMALL_BATCH}
+    others = {name: median.pop(name)["step"] for name in OTHERS}
     print(f"{os.cpu_count()} cores, batch {BATCH}, {STEP_GFLOP:.2f} GFLOP a step, medians of "
           f"{len(results['matmul']['float32'])} interleaved rounds of {STEPS} steps\n")  # fmt: skip
     print("| contender | ms/step (min-max) | images/s | GFLOP/s | of TensorFlow's matmul |")
@@ -397,11 +407,10 @@ def report(results: dict[str, dict[str, list[float]]]) -> None:
             f"| {name} | {figures['step']:.1f} ({min(values):.1f}-{max(values):.1f}) | "
             f"{BATCH / figures['step'] * 1e3:,.0f} | {speed:.0f} | {speed / peak:.0%} |"
         )
-    for name, milliseconds in small.items():
+    print()
+    for name, milliseconds in others.items():
         values = results[name]["step"]
-        print(
-            f"\n{name}, 32 + 32: {milliseconds:.1f} ms/step ({min(values):.1f}-{max(values):.1f})"
-        )
+        print(f"{name}: {milliseconds:.1f} ms/step ({min(values):.1f}-{max(values):.1f})")
     print(f"\nmatmul: {rate['float32']:.0f} GFLOP/s float32, {rate['bfloat16']:.0f} bfloat16")
     for name in ("trainer", "original's way"):
         rest = {key: value for key, value in median[name].items() if key != "step"}
@@ -410,7 +419,7 @@ def report(results: dict[str, dict[str, list[float]]]) -> None:
         ("trainer", "bare"), ("bare, one joint call", "bare"),
         ("trainer bfloat16", "bare bfloat16"), ("original's way", "trainer"),
         ("original's way", "trainer bfloat16"), ("torch bare", "trainer"),
-        ("torch bare bfloat16", "trainer bfloat16"),
+        ("torch bare bfloat16", "trainer bfloat16"), ("recipe, 128 + 128", "recipe, 32 + 32"),
     ):  # fmt: skip
         if one in results and other in results:
             pairs = zip(results[one]["step"], results[other]["step"], strict=True)
