@@ -87,6 +87,9 @@ ROWS = {
         "the same, 50 epochs and a longer average of the weights",
         "--preset searched --epoch 50 --average_decay 0.9998",
     ),
+    "searched_ramp": Row(
+        "searched, λ rises within four epochs", "--preset searched --ramp --gamma 40"
+    ),
     "normalised_40": Row(
         "recipe with normalisation per domain, λ constant, 40 epochs",
         "--preset normalised --no_ramp --epoch 40"
@@ -129,7 +132,7 @@ IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
-        (*ALL, "searched_50", "recipe_15", "recipe_invert", "normalised_40",
+        (*ALL, "searched_50", "searched_ramp", "recipe_15", "recipe_invert", "normalised_40",
          "adda_convolutional", "adda_normalised", "source_augmented", "adda_augmented",
          "original", "wide", "student", "target_only", "ceiling", "ceiling_wide"),
     ),
