@@ -64,8 +64,14 @@ def main() -> None:
         raise UserError("models: one is named twice; name each once")
     if args.json:
         refuse_loss(args.json, "calibration_error", *args.models, args.target, args.source)
-    if args.figures and args.figures.exists() and not args.figures.is_dir():
-        raise UserError(f"figures: {args.figures}: is a file; name a folder")
+    pictures: list[Path] = []
+    if args.figures:
+        if args.figures.exists() and not args.figures.is_dir():
+            raise UserError(f"figures: {args.figures}: is a file; name a folder")
+        pictures = [args.figures / f"{number}_{path.stem}.png"
+                    for number, path in enumerate(args.models, 1)]  # fmt: skip
+        for picture in pictures:
+            refuse_loss(picture, "matplotlib")
     with quiet_start():
         from model.pretrained import load_model
 
@@ -80,11 +86,10 @@ def main() -> None:
     if args.json:
         write_json(args.json, found)
         print(f"{args.json}: written", file=sys.stderr)
-    if args.figures:
+    if pictures:
         from utils.record.figures import save_evaluation
 
-        for number, (name, told) in enumerate(found.items(), 1):
-            picture = args.figures / f"{number}_{Path(name).stem}.png"
+        for picture, told in zip(pictures, found.values(), strict=True):
             save_evaluation(
                 picture, np.array(told["confusion"]), told["reliability"], told["classes"]
             )
@@ -124,8 +129,9 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
                 arrays = read_pickle(place, shape, count)
                 domains.append((arrays["val"], arrays["val_label"]))
         except UserError as error:
+            reason = str(error).removeprefix(f"{place}: ")
             raise UserError(
-                f"{place}: {path.name} cannot be measured on it ({error}); name both domains of "
+                f"{place}: {path.name} cannot be measured on it ({reason}); name both domains of "
                 "this model: --source and --target (the defaults are MNIST and MNIST-M)"
             ) from error
     return domains

@@ -119,7 +119,8 @@ def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Tr
                 domain.val, domain.val_label, data.num_sources - 1 + number
             )
             outputs = trainer.outputs(batches)
-        place = run.logs / f"{number}_{Path(folder).resolve().name}.png"
+        name = Path(folder).resolve().name[:50]  # of a legal length, whatever its alphabet
+        place = run.logs / f"{number}_{name}.png"
         save_certainty(
             place, domain.val.read, domain.val_label, outputs.probabilities, data.class_names
         )

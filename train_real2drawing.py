@@ -41,6 +41,8 @@ def main() -> int:
 
 def read_data(config: DrawingsConfig) -> Pictures:
     """Returns the photos' edges and the drawings, with the photos."""
+    from utils.record.selection import evenly
+
     config.check_paths()
     if config.embedded and not config.root.is_dir():
         make_standin(config.root)
@@ -51,8 +53,8 @@ def read_data(config: DrawingsConfig) -> Pictures:
     kept, rest = np.split(order, [len(order) // 10])
     source = Domain(images[rest], labels[rest], images[kept], labels[kept])
     # The homework's drawings are there to train with and to be classified.
-    some = slice(None, None, max(1, len(drawings) // 2000))
-    target = Domain(drawings, drawing_labels, drawings[some], drawing_labels[some])
+    some = (evenly(each, 2000) for each in (drawings, drawing_labels))
+    target = Domain(drawings, drawing_labels, *some)
     return Pictures(domains=[source, target], photos=photos, photo_labels=labels)
 
 

@@ -3,7 +3,6 @@ far the weights and logged values end from those of one process."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from benchmarks.rows import DIGITS
 from benchmarks.runner import completed, folder_flags, seconds_of
 from config.settings import Settings, at_least
 from utils.errors import run_script
+from utils.record.log_csv import read_rows
 from utils.run.command_line import parse
 
 STRATEGIES = {
@@ -53,9 +53,9 @@ def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns a run's final weights, joined, and its table of logged values."""
     path = next(folder.rglob("trained_dann_mnist2mnist_m.keras"))
     weights = keras.saving.load_model(path).get_weights()
-    with next(folder.rglob("log.csv")).open() as file:
-        rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
-    return np.concatenate([weight.ravel() for weight in weights]), np.array(rows)
+    rows = read_rows(next(folder.rglob("log.csv")))
+    values = [[float(cell or "nan") for cell in row.values()] for row in rows]
+    return np.concatenate([weight.ravel() for weight in weights]), np.array(values)
 
 
 def main() -> None:

@@ -52,7 +52,8 @@ class CaptchaConfig(TrainingConfig):
 
     # settings of single methods
     adda_learning_rate: float = 0.00002
-    """Learning rate of the target encoder. Faster, it forgets what the source model knows."""
+    """Learning rate of the target encoder. With a larger one it forgets what the source
+    model knows."""
     discriminator_learning_rate: float = 0.001
     """Learning rate of the discriminator."""
 

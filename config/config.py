@@ -72,8 +72,9 @@ class Config(RecipeConfig):
     ramp: bool = True
     """λ rises with slope gamma. Without it, λ is grl_lambda from the start."""
     domain_loss: DomainLoss = "mean"
-    """mean: over the images of all domains, as in the original repository. sum: of each domain's
-    mean, as in JMLR 2016, equation 18; λ = 1 is then λ = 2 of mean."""
+    """mean: over the images of all domains, as in the original repository; of cdan over the
+    domains. sum: of each domain's mean, as in JMLR 2016, equation 18; λ = 1 is then λ = 2 of
+    mean."""
 
     # recipe: what the paper does not have
     clip_norm: float = 0.0
@@ -135,7 +136,7 @@ class Config(RecipeConfig):
     k_g: int = 2
     """Steps of the target encoder for each batch."""
     shared_layers: int = 0
-    """The first layers of the encoder that source and target share; they stay as they are."""
+    """So many first layers of the target encoder keep the weights of the source encoder."""
     discriminator_steps: int = 0
     """Batches that teach the discriminator alone before the target encoder moves."""
 

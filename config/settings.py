@@ -158,7 +158,10 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if kind is float and type(value) in (int, float):
         if value != 0 and not LEAST <= abs(value) <= MOST:
-            raise UserError(f"{name}: {value} must be 0, or {LEAST:.1e} to {MOST:.1e} in size")
+            raise UserError(
+                f"{name}: {value} must be a number that float32 can hold, such as 0, or "
+                f"{LEAST:.1e} to {MOST:.1e}"
+            )
         return float(value)
     if kind is int and type(value) is int and abs(value) >= MOST_WHOLE:
         raise UserError(f"{name}: {value} must be below 2³² in size")

@@ -75,7 +75,7 @@ class Adaptation(keras.Model):
             out of its range.
     """
 
-    # The arguments that a saved model comes back from: Keras objects, and plain values.
+    # The arguments of which a saved model is made again: Keras objects and plain values.
     parts: ClassVar[tuple[str, ...]] = ("feature_extractor", "label_predictor", "augmentation")
     knobs: ClassVar[tuple[str, ...]] = ("clip_norm", "average_decay", "class_names")
     domain_classifier: keras.Model | None = None  # a method may have one

@@ -32,7 +32,7 @@ from model.schedules import Constant, ProgressSchedule
 from utils.errors import UserError
 
 SOURCE, TARGET = 0, 1
-# What Keras calls shares of what is dropped, and the size of noise.
+# The names that Keras gives to dropout rates and to the size of noise.
 CHANCES = ("rate", "dropout", "recurrent_dropout", "stddev")
 # CVPR 2017, section 5, has Adam; the Keras tutorials of ADDA have SGD.
 OPTIMIZERS = {
@@ -180,6 +180,11 @@ class ADDA(EarlierNames, Adversarial):
         make: Callable[[ProgressSchedule], keras.Optimizer],
     ) -> dict[str, keras.Optimizer]:
         """Those that `adda_optimizer` names, whatever the first stage had."""
+        if settings.discriminator_steps >= total_steps:
+            raise UserError(
+                f"discriminator_steps: {settings.discriminator_steps} of {total_steps} steps leave "
+                "none for the target encoder; take fewer, or more --epoch"
+            )
         new = OPTIMIZERS[settings.adda_optimizer]
         # An optimizer counts its own steps, of which a training step has several.
         return {

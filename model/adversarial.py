@@ -26,7 +26,8 @@ class Adversarial(Adaptation):
         grl_lambda: λ: a number ≥ 0, or a schedule over training steps such as `GRLLambda`. It may
             be set anew at any time, also by a callback while `fit` runs.
         domain_loss: of a batch: `"mean"` over the images of all domains, as in the original
-            repository; or the `"sum"` of each domain's mean: JMLR 2016, equation 18.
+            repository (of CDAN: the mean of each domain's mean); or the `"sum"` of each
+            domain's mean: JMLR 2016, equation 18.
         predictor_options: of `Adaptation`.
 
     Raises:

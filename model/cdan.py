@@ -75,9 +75,9 @@ class CDAN(DANN):
             seen = tf.reshape(f[:, :, None] * g[:, None, :], [-1, f_size * g_size])
         return super().classify_domains(seen, label_logits, training)
 
-    def domain_weights(self, label_logits: tf.Tensor) -> tf.Tensor | None:
+    def domain_weights(self, label_logits: tf.Tensor) -> tf.Tensor:
         if not self.entropy_conditioning:
-            return None
+            return tf.ones(tf.shape(label_logits)[:1])
         entropies = entropy(tf.stop_gradient(label_logits))
         rows = tf.reshape(entropies, [tf.shape(entropies)[0], -1])  # (B, 1), or (B, n)
         return 1.0 + tf.exp(-tf.reduce_mean(rows, 1))

@@ -30,7 +30,8 @@ class DomainNormalization(keras.layers.Layer):
 
     Call arguments:
         inputs: `[B, ..., C]`, of one domain.
-        training: whether the statistics are those of `inputs`.
+        training: whether the statistics are those of `inputs`; they are not, and the moving
+            averages stay, if the layer is not `trainable`, as in `keras.layers.BatchNormalization`.
 
     Output shape: that of `inputs`.
 
@@ -75,7 +76,8 @@ class DomainNormalization(keras.layers.Layer):
         mean, variance = (statistic.value for statistic in moving)
         known = variance >= 0.0
         variance = tf.where(known, variance, 1.0)
-        if training or self.follows:
+        learns = training and self.trainable
+        if learns or self.follows:
             axes = list(range(len(inputs.shape) - 1))
             context = tf.distribute.get_replica_context()
             mean_now, square = context.all_reduce(
@@ -83,7 +85,7 @@ class DomainNormalization(keras.layers.Layer):
                 [tf.reduce_mean(values, axes), tf.reduce_mean(values**2, axes)],
             )
             now = mean_now, tf.maximum(square - mean_now**2, 0.0)
-            if training:
+            if learns:
                 mean, variance = now
             for statistic, value in zip(moving, now, strict=True):
                 moved = self.momentum * statistic + (1.0 - self.momentum) * value

@@ -130,15 +130,15 @@ def start_from(model: Adaptation, path: Path) -> None:
     else:
         predictor, domains = read_weights(path, model)
         pairs = [(all_weights(*parts), predictor) for parts in model.predictors()]
+        for weights, arrays in pairs:
+            reason = misfit(weights, arrays)
+            if reason:
+                raise UserError(f"{path}: {reason}; give this run the network of that model")
         if model.adversary():
             if not misfit(model.adversary(), domains):
                 pairs.append((model.adversary(), domains))
             elif domains:
                 print(f"{path}: its domain classifier does not fit; a new one begins untrained")
-        for weights, arrays in pairs:
-            reason = misfit(weights, arrays)
-            if reason:
-                raise UserError(f"{path}: {reason}; give this run the network of that model")
         for weights, arrays in pairs:
             for weight, array in zip(weights, arrays, strict=True):
                 weight.assign(array)

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT
 
 from utils.atomic import digest_of, refuse_foreign, refuse_loss, whole_file
-from utils.errors import UserError
+from utils.errors import UserError, run_script
 
 
 def test_appears_whole(tmp_path: Path) -> None:
@@ -123,6 +124,13 @@ def test_a_terminal_that_takes_nothing_is_told(reader: str) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: what this prints cannot be written: ")
+
+
+def test_a_lack_of_memory_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_script(lambda: np.ones((2**20, 2**33)).size)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is not enough memory (Unable to allocate")
 
 
 def test_a_script_without_a_screen_does_its_work() -> None:

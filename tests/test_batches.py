@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.data.batches import DomainBatches, evaluation_batches
+from utils.data.batches import DomainBatches, evaluation_batches, measured_at_once
 from utils.errors import UserError
 
 
@@ -129,13 +129,20 @@ def test_refuses_a_batch_that_does_not_divide() -> None:
         DomainBatches([numbered(4, 0), numbered(4, 0)], [None, None], 31)
 
 
-def test_evaluation_sees_each_image_once() -> None:
+def test_evaluation_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(7, dtype=np.int32)
-    seen = list(evaluation_batches(numbered(7, 0), labels, domain=1, batch_size=3))
+    monkeypatch.setattr("utils.data.batches.MEASURED", 3 * numbered(1, 0).size)
+    seen = list(evaluation_batches(numbered(7, 0), labels, domain=1))
+    assert [len(images) for images, _, _ in seen] == [3, 3, 1]
     np.testing.assert_array_equal(
         np.concatenate([numbers(images) for images, _, _ in seen]), labels
     )
     np.testing.assert_array_equal(np.concatenate([domains for _, _, domains in seen]), 1)
+
+
+@pytest.mark.parametrize(("side", "size"), [(28, 500), (16, 500), (224, 7), (1024, 1)])
+def test_large_images_are_measured_in_small_batches(side: int, size: int) -> None:
+    assert measured_at_once((side, side, 3)) == size
 
 
 def test_replicas_that_cannot_share_a_block_are_refused() -> None:

@@ -16,10 +16,12 @@ import pytest
 from helpers import rows_of, run, run_process, the_error
 
 from benchmarks.runner import folder_flags
+from config.captcha import CaptchaConfig
 from model.adda import ADDA
 from model.networks import captcha_discriminator
 from utils.data.captchas import STYLES, Artist, load_captchas
 from utils.errors import UserError
+from utils.run.launch import Start, make_settings
 
 TINY = ["--captchas", "100", "--epoch", "1", "--source_epoch", "1", "--batch_size", "40"]
 
@@ -171,6 +173,14 @@ def test_predictions_are_strings(finished: Path, root: Path, tmp_path: Path) -> 
     for row, probabilities in zip(rows, expected, strict=True):
         assert row["label"] == "".join(str(number) for number in probabilities.argmax(-1))
         assert float(row["probability"]) == pytest.approx(probabilities.max(-1).prod(), abs=1e-4)
+
+
+def test_a_quick_run_is_repeated_at_full_length(tmp_path: Path) -> None:
+    quick = CaptchaConfig.of({"quick": True, **CaptchaConfig.QUICK})
+    quick.save(tmp_path / "config.json")
+    repeated = Start(config=tmp_path / "config.json")
+    assert make_settings(CaptchaConfig, repeated, {}).captchas == 3000
+    assert make_settings(CaptchaConfig, repeated, {"quick": False}) == CaptchaConfig()
 
 
 @pytest.mark.parametrize(

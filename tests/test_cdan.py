@@ -96,6 +96,16 @@ def test_step_is_the_papers(features: int, conditioned: bool, domains: int, loss
             np.testing.assert_allclose(weight, value, rtol=2e-4, atol=2e-5, err_msg=weight.path)
 
 
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_each_domain_counts_the_same(conditioned: bool) -> None:
+    """Whatever its share of the batch is; all predictions are as certain."""
+    model = small_cdan(entropy_conditioning=conditioned)
+    domains = tf.constant([0, 0, 1, 1, 1, 1])
+    logits = tf.where(domains[:, None] == 0, [[0.0, 0.0]], [[0.0, 30.0]])  # right on the target
+    share = model.domain_share(logits, domains, tf.zeros((6, 5)))
+    assert float(share) == pytest.approx(np.log(2) / 2)
+
+
 def test_the_random_maps_are_standard_normal_and_fixed() -> None:
     for variable in small_cdan(900).random_maps:
         assert np.std(variable) == pytest.approx(1, abs=0.05)

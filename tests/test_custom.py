@@ -112,7 +112,7 @@ def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
     for one, two in zip(disk, memory, strict=True):
         for part, other in zip(one, two, strict=True):
             np.testing.assert_array_equal(part, other)
-    whole = list(evaluation_batches(folders[1], folders[1].labels, domain=1, batch_size=64))
+    whole = list(evaluation_batches(folders[1], folders[1].labels, domain=1))
     np.testing.assert_array_equal(np.concatenate([batch[0] for batch in whole]), arrays[1])
     np.testing.assert_array_equal(np.concatenate([batch[1] for batch in whole]), folders[1].labels)
 

@@ -135,6 +135,15 @@ def test_a_worker_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
         assert time.monotonic() - began < 30
 
 
+def test_a_worker_that_is_done_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one writes figures and the final model, when the others have ended."""
+    monkeypatch.setattr("utils.run.workers.GRACE", 0.2)
+    codes = ["import time; time.sleep(2)", "pass"]
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+    assert wait(processes) == 0
+    assert [process.returncode for process in processes] == [0, 0]
+
+
 def test_the_launcher_needs_a_number_and_a_script() -> None:
     done = subprocess.run([sys.executable, "-m", "utils.run.workers", "two"], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip

@@ -169,6 +169,7 @@ def test_both_stages_with_the_recipe_on_held_out_images(
         ),
         (["--k_d", "2"], "--k_d: is not used by dann; leave it out"),
         (["--lr", "0.1"], "--lr: no such flag; did you mean --init_learning_rate"),
+        (["--no-ramp"], "--no-ramp: no such flag; did you mean --no_ramp"),
         (["--preset", "recipes"], "preset: no 'recipes'; did you mean recipe?"),
         (["--held_out", "320"], "held_out: 320 leaves no training images of 320"),
     ],

@@ -67,6 +67,17 @@ def test_its_numbers_are_those_of_the_predictions(
     assert picture.shape[1] > picture.shape[0]
 
 
+def test_pictures_of_others_stay(model: Path, data_flags: list[str], tmp_path: Path) -> None:
+    mine = tmp_path / f"1_{model.stem}.png"
+    mine.write_text("my own drawing")
+    done = run("evaluate.py", "--models", model, *places(data_flags), "--figures", tmp_path, code=2)
+    assert f"{mine}: is there already, and not from this script" in the_error(done)
+    assert mine.read_text() == "my own drawing"
+    mine.unlink()
+    for _ in range(2):  # its own are replaced
+        run("evaluate.py", "--models", model, *places(data_flags), "--figures", tmp_path)
+
+
 def test_confidence_that_is_right_has_no_calibration_error() -> None:
     bins = reliability(np.array([True, False, True, True]), np.array([0.5, 0.5, 1.0, 1.0]))
     assert bins == [(0.5, 0.5, 0.5), (0.5, 1.0, 1.0)]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import share
+from helpers import assert_same_weights, share
 from keras import layers
 
 from model.adda import ADDA, SourceModel
@@ -192,6 +192,17 @@ def test_each_encoder_of_adda_has_statistics_of_its_own() -> None:
     found = second.encode(images, domains)[:8]
     wanted = (SOURCE - mean) / np.sqrt(variance + norm.epsilon)
     np.testing.assert_allclose(found, wanted.reshape(8, -1), rtol=1e-3, atol=1e-4)
+
+
+def test_a_frozen_layer_normalises_by_what_it_knows() -> None:
+    """As Keras' own: the layers that ADDA's encoders share stay as they are."""
+    layer = DomainNormalization(sides=1)
+    layer(SOURCE, training=True)
+    layer.trainable = False
+    before = layer.get_weights()
+    expected = layer(TARGET)
+    np.testing.assert_array_equal(layer(TARGET, training=True), expected)
+    assert_same_weights(before, layer.get_weights())
 
 
 def test_an_encoder_of_adda_has_one_domain() -> None:

@@ -104,6 +104,25 @@ def test_resume_acts_on_the_named_run_from_anywhere(
     assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
 
 
+@pytest.mark.parametrize("roots", [("logs", "/{}/ck", "config"), ("runs", "runs/", "./runs")])
+def test_a_run_is_found_however_its_folders_were_named(
+    roots: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on another disk, or all the same, from another working directory."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    logs, checkpoints, settings = (root.format(tmp_path).replace("//", "/") for root in roots)
+    monkeypatch.chdir(home)
+    started, _ = start_run(
+        Config(logs_dir=logs, checkpoints_dir=checkpoints, config_dir=settings, run_name="mine"), {}
+    )
+    places = [folder.resolve() for folder in started.folders]
+    monkeypatch.chdir(elsewhere)
+    found, _ = find_run(places[0], Config)
+    assert [folder.resolve() for folder in found.folders] == places
+
+
 @pytest.mark.parametrize(
     ("which", "named"), [("checkpoints", "logs"), ("config", "logs"), ("logs", "checkpoints")]
 )
@@ -433,13 +452,19 @@ def test_a_run_keeps_the_first_stage_that_it_began_with(
     monkeypatch.setattr("sys.argv", [DIGITS])
     preset = read_preset("mean_teacher").settings
     run_of, config = start_run(Config.of({**preset, "run_name": "mine"}), {})
-    before = saved_first_stage(run_of.logs, config, "dann")
+    before = saved_first_stage(run_of.logs, config)
+    assert before
     assert (before.init_learning_rate, before.epoch) == (0.05, config.source_epoch)
     edited = Preset("", DIGITS, {**read_preset("normalised").settings, "init_learning_rate": 0.01})
     monkeypatch.setattr(base, "read_preset", lambda *_: edited)
     assert config.of_first_stage("dann").init_learning_rate == 0.01
     for folder in run_of.folders:
-        assert saved_first_stage(folder, config, "dann") == before
+        assert saved_first_stage(folder, config) == before
+    other = Preset("", DIGITS, {**edited.settings, "method": "source_only"})
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "read_preset", lambda *_: other)
+        assert config.first_method == "source_only"
+        assert saved_first_stage(run_of.logs, config) == before  # it resumes the dann
     repeated = Start(config=run_of.config / CONFIG_FILE)
     with pytest.raises(UserError, match=r"normalised has changed .* \(init_learning_rate\)"):
         make_settings(Config, repeated, {})

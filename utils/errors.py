@@ -77,6 +77,10 @@ def run_script(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = MISTAKE
+    except MemoryError as error:
+        print(f"error: there is not enough memory ({error}); take fewer or smaller images",
+              file=sys.stderr)  # fmt: skip
+        code = MISTAKE
     except OSError:
         if printed("\n"):
             raise

@@ -13,6 +13,7 @@ import tensorflow as tf
 from utils.data.folders import PictureFolder
 from utils.errors import UserError
 
+MEASURED = 500 * 28 * 28 * 3  # numbers of a batch to measure, whatever the size of the images
 ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
 
 
@@ -176,7 +177,7 @@ def reading_faults_named() -> Iterator[None]:
 
 
 def evaluation_batches(
-    images: np.ndarray | PictureFolder, labels: np.ndarray, domain: int, batch_size: int = 500
+    images: np.ndarray | PictureFolder, labels: np.ndarray, domain: int
 ) -> tf.data.Dataset:
     """Returns one domain's images in their order, each once, with labels and domain.
 
@@ -184,7 +185,6 @@ def evaluation_batches(
         images: uint8 `[N, H, W, C]`, pixel values in [0, 255], or pictures on disk.
         labels: int32 `[N]` or `[N, n]`.
         domain: number of the domain, 0 = source.
-        batch_size: only speed depends on it.
     """
     kept = held(images)
     with tf.device("CPU:0"):
@@ -193,8 +193,14 @@ def evaluation_batches(
     def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return gather(kept, rows), tf.gather(classes, rows), tf.fill(tf.shape(rows), domain)
 
-    rows = tf.data.Dataset.range(len(images)).batch(batch_size)
+    shape = images.shape if isinstance(images, PictureFolder) else images.shape[1:]
+    rows = tf.data.Dataset.range(len(images)).batch(measured_at_once(shape))
     return rows.map(batch).prefetch(1).with_options(quiet_options())
+
+
+def measured_at_once(shape: tuple[int, ...]) -> int:
+    """Returns how many images of a shape a batch to measure has, so that memory is bounded."""
+    return min(500, max(1, MEASURED // math.prod(shape)))
 
 
 def held(images: np.ndarray | PictureFolder) -> tf.Tensor | PictureFolder:

@@ -63,7 +63,7 @@ STYLES = {
 class Chances(random.Random):
     """The functions of `secrets` that the captcha package draws with, from a seed.
 
-    The package asks the operating system for its chances, which nobody can repeat.
+    The package draws random numbers from the operating system. Nobody can repeat them.
     """
 
     randbelow, randbits = random.Random.randrange, random.Random.getrandbits
@@ -101,7 +101,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     """Returns a style's captchas from `root`, where they are made if they are not there yet.
 
     Captcha i depends on (seed, style, i) alone, and those to measure have numbers of their own. So
-    what one number of captchas measures, no other trains with.
+    a run with more captchas never trains on those that another run measures.
 
     Args:
         root: where the files are kept.

@@ -141,7 +141,9 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
             ) from error
         image = None
     if image is None:
-        raise UserError(f"{name}: does not decode as a picture; replace or remove it")
+        raise UserError(
+            f"{name}: does not decode as a picture of 8 or 16 bits; save it anew, or remove it"
+        )
     return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

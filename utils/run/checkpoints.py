@@ -17,6 +17,9 @@ import tensorflow as tf
 
 from utils.errors import UserError
 
+# What TensorFlow makes of a checkpoint; a user's copies have other names and stay.
+OURS = re.compile(r"step-(\d+)(\.index|\.data-\d+-of-\d+)(\.tempstate\d+)?|step-\d+_temp\w*")
+
 
 class Checkpoints:
     """Saves and restores all that a run needs to go on with the same bits.
@@ -60,7 +63,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, but all are damaged.
         """
-        files = self.folder.glob("step-*.index")
+        files = [file for file in self.files() if file.suffix == ".index"]
         newest_first = sorted(files, key=lambda file: -int(file.stem.removeprefix("step-")))
         # One link for all: after a failure TensorFlow looks at the file before once more.
         with plain_path(self.folder) as folder:
@@ -89,16 +92,23 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Removes all checkpoints: a run that is finished needs none."""
-        for path in (*self.folder.glob("step-*"), *self.folder.glob("checkpoint*")):
+        for path in (*self.files(), *self.folder.glob("checkpoint"), *self.leftovers()):
             remove(path)
 
     def sweep(self) -> None:
         """Removes what a kill in the middle of a save left behind, unknown to the manager."""
         known = {Path(path).name for path in self.manager.checkpoints}
-        leftovers = [path for path in self.folder.glob("step-*")
-                     if path.name.split(".")[0] not in known]  # fmt: skip
-        for path in (*leftovers, *self.folder.glob("checkpoint.tmp*")):
+        unknown = [path for path in self.files() if path.name.split(".")[0] not in known]
+        for path in (*unknown, *self.leftovers()):
             remove(path)
+
+    def files(self) -> list[Path]:
+        """Returns what TensorFlow made of checkpoints here, whole or not."""
+        return [path for path in self.folder.glob("step-*") if OURS.fullmatch(path.name)]
+
+    def leftovers(self) -> Iterator[Path]:
+        """Yields lists of checkpoints that a kill left unfinished."""
+        return self.folder.glob("checkpoint.tmp*")
 
 
 def remove(path: Path) -> None:

@@ -65,7 +65,8 @@ def parse(
             add_flags(group, fields[name], (shown or {}).get(name, defaults[name]), text)
     given, unknown = parser.parse_known_args()
     if unknown:
-        raise UserError(unknown_flag(unknown[0], list(fields)))
+        opposites = [f"no_{name}" for name, field in fields.items() if field.kind is bool]
+        raise UserError(unknown_flag(unknown[0], [*fields, *opposites]))
     values = vars(given)
     missing = [name for name, default in defaults.items()
                if default is dataclasses.MISSING and name not in values]  # fmt: skip

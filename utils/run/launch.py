@@ -139,12 +139,7 @@ def digests_of(config: TrainingConfig, data: Domains) -> dict[str, str]:
     """Returns the digest of each thing that a run learns from, by its name."""
     digests = data.digests()
     if config.teacher:
-        try:
-            digests["teacher"] = digest_of(Path(config.teacher))
-        except OSError as error:
-            raise UserError(
-                f"teacher: {config.teacher}: {error.strerror}; name a .keras"
-            ) from error
+        digests["teacher"] = digest_of(Path(config.teacher))
     return digests
 
 
@@ -191,6 +186,8 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
+    elif values.get("quick") and "quick" in given:  # of the run that is repeated
+        values = {name: value for name, value in values.items() if name not in kind.QUICK}
     method = given.get("method", values.get("method", defaults.method))
     unused = unused_by(fields_of(kind)["method"].checked(method), kind)
     for name in unused:
@@ -241,7 +238,7 @@ def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
     """Raises `UserError` if a run that is repeated began with another preset of its first stage."""
     if settings.first_method is None:
         return
-    before = saved_first_stage(folder, settings, settings.first_method)
+    before = saved_first_stage(folder, settings)
     now = settings.of_first_stage(settings.first_method)
     unused = unused_by(settings.first_method, type(settings))
     changed = [name for name in HYPERPARAMETERS if name not in unused

@@ -143,16 +143,19 @@ def save_settings(config: TrainingConfig, folder: Path) -> None:
         config.of_first_stage(config.first_method).save(folder / FIRST_FILE)
 
 
-def saved_first_stage(folder: Path, config: AnyConfig, method: str) -> AnyConfig:
-    """Returns the settings of a run's first stage: those that it began with, if it did.
+def saved_first_stage(folder: Path, config: AnyConfig) -> AnyConfig | None:
+    """Returns the settings of a run's first stage; None: it has no first stage.
+
+    They are the saved ones, or, if none are saved, those that the run's settings give.
 
     Args:
         folder: one of the run's three.
         config: its settings.
-        method: of its first stage.
     """
     place = folder / FIRST_FILE  # runs of earlier versions have none
-    return type(config).load(place) if place.exists() else config.of_first_stage(method)
+    if place.exists():
+        return type(config).load(place)
+    return config.of_first_stage(config.first_method) if config.first_method else None
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -210,15 +213,14 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     config = load_config(kind, folder / CONFIG_FILE)
     place = folder.resolve()
     depth = len(Path(config.run_path).parts) + 1
-    roots = roots_of(config)
+    roots = [os.path.normpath(root) for root in roots_of(config)]
     found = [Run.of(config)]
     for here in dict.fromkeys([as_named(folder), place]):  # links may lead to another disk
         root, tail = Path(*here.parts[:-depth]), Path(*here.parts[-depth:])
         found += [
-            Run(*(Path(os.path.normpath(root / os.path.relpath(other, mine))) / tail
-                  for other in roots))
+            Run(*(from_root(root, mine, other) / tail for other in roots))
             for mine in dict.fromkeys(roots)
-        ]  # fmt: skip
+        ]
     fitting = [run for run in found if place in [path.resolve() for path in run.folders]
                and len(set(run.folders)) == len(set(roots))]  # fmt: skip
     whole = [run for run in fitting if belong_together(run, config, kind)]
@@ -239,6 +241,13 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
         f"{root}_dir": str(Path(*path.parts[:-depth])) for root, path in places
     }
     return whole[0], dataclasses.replace(config, **moved)
+
+
+def from_root(root: Path, mine: str, other: str) -> Path:
+    """Returns where the root `other` lies, if that which is named `mine` lies at `root` now."""
+    if Path(mine).is_absolute() != Path(other).is_absolute():  # one tells nothing of the other
+        return Path(other)
+    return Path(os.path.normpath(root / os.path.relpath(other, mine)))
 
 
 def as_named(folder: Path) -> Path:

@@ -45,9 +45,10 @@ def make_stages(
     def stage(run: Run, settings: AnyConfig, start: str | None, name: str | None = None) -> Trainer:
         return make_experiment(settings, data).trainer(run, settings, start, name)
 
-    method, first = METHODS[settings.method], settings.first_method
-    if first is None:
+    before = saved_first_stage(run.logs, settings)
+    if before is None:
         return [partial(stage, run, settings, settings.pre_model_path)]
+    method, first = METHODS[settings.method], before.method
     below = run.below(method.folder)
     start = below.checkpoints / method.start
     trained = below.checkpoints / f"{first}.keras"  # the first stage's final model
@@ -56,7 +57,6 @@ def make_stages(
             f"pre_model_path: with several workers train {first} first, on one, and name "
             "its .keras here"
         )
-    before = saved_first_stage(run.logs, settings, first)
     return [
         partial(stage, below, before, None, name=first),
         partial(stage, run, settings, str(start)),

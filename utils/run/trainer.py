@@ -230,7 +230,7 @@ class Trainer:
         self.images_measured = len(unlabelled.labels)
         best = self.checkpoints.best
         score, before = selection[self.settings.select_by], float(best.numpy())
-        improved = score > before or before == -math.inf  # of too few images it may be nan
+        improved = score > before or before == -math.inf  # nan: of too few images
         if improved:
             best.assign(score if math.isfinite(score) else -math.inf)
         if self.chief:

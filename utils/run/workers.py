@@ -2,7 +2,7 @@
 
 python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5
 
-The first worker's output is shown. When one of them ends, the others get some seconds to end by
+The first worker's output is shown. When one of them fails, the others get some seconds to end by
 themselves and are then stopped; the exit code is that of the first one that failed.
 """
 
@@ -55,10 +55,10 @@ def wait(workers: list[subprocess.Popen[bytes]]) -> int:
     failed = 0
     while None in (codes := [worker.poll() for worker in workers]):
         failed = failed or next((code for code in codes if code), 0)
-        if any(code is not None for code in codes):
+        if failed:  # who has ended with 0 waits for nobody: the first still writes figures
             deadline = min(deadline, time.monotonic() + GRACE)
         if time.monotonic() > deadline:
-            print("a worker has ended and the others hang; stopping them", file=sys.stderr)
+            print("a worker has failed and the others hang; stopping them", file=sys.stderr)
             for worker in workers:
                 worker.kill()
                 worker.wait()
