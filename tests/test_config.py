@@ -74,7 +74,10 @@ def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
         ('{"epoch": 4294967296}', "epoch: 4294967296 must be below 2³² in size"),
         ('{"domain_hidden": [1, 99999999999999999999]}', "must be below 2³² in size"),
         ('{"grl_lambda": 1e300}', "grl_lambda: 1e+300 must be a number that float32 can hold"),
-        ('{"init_learning_rate": 1e-300}', "init_learning_rate: 1e-300 must be a number that float32 can hold"),
+        (
+            '{"init_learning_rate": 1e-300}',
+            "init_learning_rate: 1e-300 must be a number that float32 can hold",
+        ),
         ('{"batch_size": 7}', "batch_size: 7 must be a multiple of 2, for the 2 domains"),
     ],
 )
