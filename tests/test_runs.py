@@ -109,9 +109,9 @@ def test_a_run_is_found_however_its_folders_were_named(
     roots: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One on another disk, or all the same, from another working directory."""
-    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home, elsewhere = tmp_path / "home", tmp_path / "else" / "where"
     for folder in (home, elsewhere):
-        folder.mkdir()
+        folder.mkdir(parents=True)
     logs, checkpoints, settings = (root.format(tmp_path).replace("//", "/") for root in roots)
     monkeypatch.chdir(home)
     started, _ = start_run(
