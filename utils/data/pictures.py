@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from utils.errors import UserError
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
             ".tiff", ".webp"}  # fmt: skip
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged EXIF, without the file's name
 MAX_PIXELS = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
 HIDDEN = ("__MACOSX", "Thumbs.db")  # what other programs leave in folders, beside names with a dot
 TRANSPARENT = ("AVIF", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP")  # formats that may be
