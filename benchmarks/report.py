@@ -342,9 +342,13 @@ def first_epoch(run: Record, mark: float, seconds: Sequence[float]) -> tuple[flo
 
 
 def spread(values: Sequence[float], digits: int = 4, one_seed: str = ONE_SEED) -> str:
-    """Returns mean ± sample standard deviation."""
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else one_seed
-    return f"{np.mean(values):.{digits}f}{deviation}"
+    """Returns mean ± sample standard deviation, which has a digit more where it would read 0."""
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) < 2:
+        return mean + one_seed
+    deviation = np.std(values, ddof=1)
+    small = not round(deviation, digits) and round(deviation, digits + 1)
+    return f"{mean} ± {deviation:.{digits + 1 if small else digits}f}"
 
 
 def short(value: float) -> str:

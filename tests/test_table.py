@@ -495,3 +495,10 @@ def test_models_that_ship_load_on_the_oldest_python(file: Path) -> None:
         config = archive.read("config.json").decode()
     for name in ("input_axes", "output_axes", "quantization_config"):
         assert name not in config
+
+
+def test_a_small_spread_does_not_read_as_none() -> None:
+    assert reported.spread([0.9750, 0.9746, 0.9747], 3) == "0.975 ± 0.0002"
+    assert reported.spread([0.94, 0.95], 3) == "0.945 ± 0.007"
+    assert reported.spread([0.94, 0.94], 3) == "0.940 ± 0.000"
+    assert reported.spread([0.94], 3, "") == "0.940"
