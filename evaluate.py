@@ -31,6 +31,7 @@ from utils.run.command_line import parse
 from utils.run.quiet import quiet_start
 
 Labelled = tuple[np.ndarray | PictureFolder, np.ndarray]  # images and their classes
+MARK = "confusion and reliability, by evaluate.py"  # in the text of a picture
 BINS = 15  # of confidence; Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 COLUMNS = {
     "accuracy": "acc", "calibration_error": "ECE", "domain_accuracy": "domain",
@@ -71,7 +72,7 @@ def main() -> None:
         pictures = [args.figures / f"{number}_{path.stem}.png"
                     for number, path in enumerate(args.models, 1)]  # fmt: skip
         for picture in pictures:
-            refuse_loss(picture, "matplotlib")
+            refuse_loss(picture, MARK)
     with quiet_start():
         from model.pretrained import load_model
 
@@ -91,7 +92,7 @@ def main() -> None:
 
         for picture, told in zip(pictures, found.values(), strict=True):
             save_evaluation(
-                picture, np.array(told["confusion"]), told["reliability"], told["classes"]
+                picture, np.array(told["confusion"]), told["reliability"], told["classes"], MARK
             )
             print(f"{picture}: written", file=sys.stderr)
 

@@ -54,7 +54,7 @@ def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     path = next(folder.rglob("trained_dann_mnist2mnist_m.keras"))
     weights = keras.saving.load_model(path).get_weights()
     rows = read_rows(next(folder.rglob("log.csv")))
-    values = [[float(cell or "nan") for cell in row.values()] for row in rows]
+    values = [[float(cell) for cell in row.values()] for row in rows]
     return np.concatenate([weight.ravel() for weight in weights]), np.array(values)
 
 

@@ -111,8 +111,8 @@ class TrainingConfig(Settings):
     ramp: Annotated[bool, not_by(*WITHOUT_LAMBDA, "adda")] = True
     """λ rises with slope gamma. Without it, λ is grl_lambda from the start."""
     domain_loss: Annotated[DomainLoss, not_by("source_model")] = "mean"
-    """mean: over the images of all domains; of cdan over the domains. sum: of each domain's mean,
-    as in JMLR 2016, equation 18."""
+    """mean: over the images of all domains (cdan: the mean of the domains' means). sum: the sum of
+    the domains' means, as in JMLR 2016, equation 18."""
 
     # recipe: what the paper does not have
     clip_norm: Annotated[float, at_least(0)] = 0.0
@@ -161,9 +161,10 @@ class TrainingConfig(Settings):
     k_g: Annotated[int, at_least(1), only("adda")] = 2
     """Steps of the target encoder for each batch."""
     shared_layers: Annotated[int, at_least(0), only("adda")] = 0
-    """So many first layers of the target encoder keep the weights of the source encoder."""
+    """Number of first layers in which the target encoder keeps the source encoder's weights."""
     discriminator_steps: Annotated[int, at_least(0), only("adda")] = 0
-    """Batches that teach the discriminator alone before the target encoder moves."""
+    """Batches that teach the discriminator alone before the target encoder moves; take fewer than
+    the run has."""
 
     # measuring and keeping
     select_by: Criterion = "information_maximisation"

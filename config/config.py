@@ -72,9 +72,9 @@ class Config(RecipeConfig):
     ramp: bool = True
     """λ rises with slope gamma. Without it, λ is grl_lambda from the start."""
     domain_loss: DomainLoss = "mean"
-    """mean: over the images of all domains, as in the original repository; of cdan over the
-    domains. sum: of each domain's mean, as in JMLR 2016, equation 18; λ = 1 is then λ = 2 of
-    mean."""
+    """mean: over the images of all domains, as in the original repository (cdan: the mean of the
+    domains' means). sum: the sum of the domains' means, as in JMLR 2016, equation 18; λ = 1 is then
+    λ = 2 of mean."""
 
     # recipe: what the paper does not have
     clip_norm: float = 0.0
@@ -136,9 +136,10 @@ class Config(RecipeConfig):
     k_g: int = 2
     """Steps of the target encoder for each batch."""
     shared_layers: int = 0
-    """So many first layers of the target encoder keep the weights of the source encoder."""
+    """Number of first layers in which the target encoder keeps the source encoder's weights."""
     discriminator_steps: int = 0
-    """Batches that teach the discriminator alone before the target encoder moves."""
+    """Batches that teach the discriminator alone before the target encoder moves; take fewer than
+    the run has."""
 
     # measuring and keeping
     select_by: Criterion = "information_maximisation"

@@ -42,7 +42,7 @@ SLOWER = "try --clip_norm 1 or a smaller --init_learning_rate"
 METHODS = {
     "dann": Method("dann.DANN", "domain-adversarial training: a gradient reversal layer"),
     "cdan": Method("cdan.CDAN", "dann whose domain classifier sees the predicted class too"),
-    "vada": Method("vada.VADA", "dann; small changes of an image must not change its prediction"),
+    "vada": Method("vada.VADA", "dann; predictions are confident, and small changes keep them"),
     "mean_teacher": Method("mean_teacher.MeanTeacher", "second stage after dann: the averaged "
                            "model labels the target images it is sure of", first="dann",
                            remedy="try a smaller --init_learning_rate or a larger --confidence"),

@@ -159,8 +159,8 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
     if kind is float and type(value) in (int, float):
         if value != 0 and not LEAST <= abs(value) <= MOST:
             raise UserError(
-                f"{name}: {value} must be a number that float32 can hold, such as 0, or "
-                f"{LEAST:.1e} to {MOST:.1e}"
+                f"{name}: {value} must be a number that float32 can hold: 0, or {LEAST:.1e} to "
+                f"{MOST:.1e} in size"
             )
         return float(value)
     if kind is int and type(value) is int and abs(value) >= MOST_WHOLE:

@@ -180,11 +180,6 @@ class ADDA(EarlierNames, Adversarial):
         make: Callable[[ProgressSchedule], keras.Optimizer],
     ) -> dict[str, keras.Optimizer]:
         """Those that `adda_optimizer` names, whatever the first stage had."""
-        if settings.discriminator_steps >= total_steps:
-            raise UserError(
-                f"discriminator_steps: {settings.discriminator_steps} of {total_steps} steps leave "
-                "none for the target encoder; take fewer, or more --epoch"
-            )
         new = OPTIMIZERS[settings.adda_optimizer]
         # An optimizer counts its own steps, of which a training step has several.
         return {

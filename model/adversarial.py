@@ -166,7 +166,10 @@ class Adversarial(Adaptation):
         return logits
 
     def domain_weights(self, label_logits: tf.Tensor) -> tf.Tensor | None:
-        """Returns how much each image counts in its domain's mean, `[B]`; None: all the same."""
+        """Returns how much each image counts in its domain's mean, `[B]`.
+
+        None: all count the same, and `"mean"` is over the images of all domains.
+        """
         return None
 
     def domain_share(

@@ -76,8 +76,7 @@ class DomainNormalization(keras.layers.Layer):
         mean, variance = (statistic.value for statistic in moving)
         known = variance >= 0.0
         variance = tf.where(known, variance, 1.0)
-        learns = training and self.trainable
-        if learns or self.follows:
+        if self.trainable and (training or self.follows):
             axes = list(range(len(inputs.shape) - 1))
             context = tf.distribute.get_replica_context()
             mean_now, square = context.all_reduce(
@@ -85,7 +84,7 @@ class DomainNormalization(keras.layers.Layer):
                 [tf.reduce_mean(values, axes), tf.reduce_mean(values**2, axes)],
             )
             now = mean_now, tf.maximum(square - mean_now**2, 0.0)
-            if learns:
+            if training:
                 mean, variance = now
             for statistic, value in zip(moving, now, strict=True):
                 moved = self.momentum * statistic + (1.0 - self.momentum) * value

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, events, final_weights, rows_of, run, stop, the_error
+from helpers import assert_same_weights, events, final_weights, rows_of, run, stop
 from test_adda import small_adda, small_encoder
 from test_dann import small_dann
 
@@ -117,13 +117,6 @@ def test_a_source_model_can_be_shared(
     adda = keras.saving.load_model(next(tmp_path.rglob("trained_adda_mnist2mnist_m.keras")))
     assert adda.adversarial_loss == "minimax"
     assert_same_weights(adda.source_extractor.weights, adda.feature_extractor.weights)
-
-
-def test_a_discriminator_alone_is_refused(finished: Path, data_flags: list[str]) -> None:
-    source = next((finished / "checkpoints").rglob("source_model.keras"))
-    done = run("train_MNIST2MNIST_M.py", *data_flags, *SECOND, "--pre_model_path", source,
-               "--discriminator_steps", "40", *folder_flags(finished), code=2)  # fmt: skip
-    assert "discriminator_steps: 40 of 40 steps leave none" in the_error(done)
 
 
 def test_a_dann_can_be_the_source_model(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_refuses_a_batch_that_does_not_divide() -> None:
 
 def test_evaluation_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(7, dtype=np.int32)
-    monkeypatch.setattr("utils.data.batches.MEASURED", 3 * numbered(1, 0).size)
+    monkeypatch.setattr("utils.data.batches.MEASURED_AT_ONCE", 3 * numbered(1, 0).size)
     seen = list(evaluation_batches(numbered(7, 0), labels, domain=1))
     assert [len(images) for images, _, _ in seen] == [3, 3, 1]
     np.testing.assert_array_equal(

@@ -181,6 +181,8 @@ def test_a_quick_run_is_repeated_at_full_length(tmp_path: Path) -> None:
     repeated = Start(config=tmp_path / "config.json")
     assert make_settings(CaptchaConfig, repeated, {}).captchas == 3000
     assert make_settings(CaptchaConfig, repeated, {"quick": False}) == CaptchaConfig()
+    dataclasses.replace(quick, captchas=5000).save(tmp_path / "config.json")
+    assert make_settings(CaptchaConfig, repeated, {"quick": False}).captchas == 5000
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,9 @@ def test_each_domain_counts_the_same(conditioned: bool) -> None:
     model = small_cdan(entropy_conditioning=conditioned)
     domains = tf.constant([0, 0, 1, 1, 1, 1])
     logits = tf.where(domains[:, None] == 0, [[0.0, 0.0]], [[0.0, 30.0]])  # right on the target
-    share = model.domain_share(logits, domains, tf.zeros((6, 5)))
-    assert float(share) == pytest.approx(np.log(2) / 2)
+    for predictions in (tf.zeros((6, 5)), tf.zeros((6, 3, 5))):  # of strings, too
+        share = model.domain_share(logits, domains, predictions)
+        assert float(share) == pytest.approx(np.log(2) / 2)
 
 
 def test_the_random_maps_are_standard_normal_and_fixed() -> None:

@@ -142,6 +142,9 @@ def test_a_worker_that_is_done_does_not_stop_the_others(monkeypatch: pytest.Monk
     processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
     assert wait(processes) == 0
     assert [process.returncode for process in processes] == [0, 0]
+    codes = ["pass", "import time; time.sleep(60)"]
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+    assert wait(processes) == -9
 
 
 def test_the_launcher_needs_a_number_and_a_script() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import ROOT, SHORT, Arrays, command, model_of, run, the_error
@@ -69,10 +70,13 @@ def test_its_numbers_are_those_of_the_predictions(
 
 def test_pictures_of_others_stay(model: Path, data_flags: list[str], tmp_path: Path) -> None:
     mine = tmp_path / f"1_{model.stem}.png"
-    mine.write_text("my own drawing")
+    figure = plt.figure()
+    figure.savefig(mine)
+    plt.close(figure)
+    drawn = mine.read_bytes()
     done = run("evaluate.py", "--models", model, *places(data_flags), "--figures", tmp_path, code=2)
     assert f"{mine}: is there already, and not from this script" in the_error(done)
-    assert mine.read_text() == "my own drawing"
+    assert mine.read_bytes() == drawn
     mine.unlink()
     for _ in range(2):  # its own are replaced
         run("evaluate.py", "--models", model, *places(data_flags), "--figures", tmp_path)

@@ -202,6 +202,8 @@ def test_a_frozen_layer_normalises_by_what_it_knows() -> None:
     before = layer.get_weights()
     expected = layer(TARGET)
     np.testing.assert_array_equal(layer(TARGET, training=True), expected)
+    with as_domain([layer], 1, follows=True):
+        np.testing.assert_array_equal(layer(TARGET), expected)
     assert_same_weights(before, layer.get_weights())
 
 

@@ -34,9 +34,11 @@ from helpers import (
 
 from benchmarks.runner import folder_flags
 from config import base
+from config.base import TrainingConfig
 from config.config import Config
 from config.custom import CustomConfig
 from config.presets import Preset, read_preset
+from utils.data.domains import Domains
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
 from utils.record.log_csv import read_rows
@@ -55,6 +57,7 @@ from utils.run.runs import (
     start_run,
 )
 from utils.run.signals import Signals
+from utils.run.stages import make_stages
 from utils.run.trainer import Trainer
 
 DIGITS = "train_MNIST2MNIST_M.py"
@@ -104,7 +107,7 @@ def test_resume_acts_on_the_named_run_from_anywhere(
     assert_same_weights(final_weights(home, "mine"), final_weights(undisturbed, "mine"))
 
 
-@pytest.mark.parametrize("roots", [("logs", "/{}/ck", "config"), ("runs", "runs/", "./runs")])
+@pytest.mark.parametrize("roots", [("logs", "{}/ck", "config"), ("runs", "runs/", "./runs")])
 def test_a_run_is_found_however_its_folders_were_named(
     roots: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +115,7 @@ def test_a_run_is_found_however_its_folders_were_named(
     home, elsewhere = tmp_path / "home", tmp_path / "else" / "where"
     for folder in (home, elsewhere):
         folder.mkdir(parents=True)
-    logs, checkpoints, settings = (root.format(tmp_path).replace("//", "/") for root in roots)
+    logs, checkpoints, settings = (root.format(tmp_path) for root in roots)
     monkeypatch.chdir(home)
     started, _ = start_run(
         Config(logs_dir=logs, checkpoints_dir=checkpoints, config_dir=settings, run_name="mine"), {}
@@ -444,6 +447,16 @@ def test_clean_knows_where_else_a_run_has_its_folders(
     assert not any(list(tmp_path.rglob("done")))
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """An experiment that trains nothing: it tells the method of a stage, and its name."""
+
+    settings: TrainingConfig
+
+    def trainer(self, run: Run, settings: TrainingConfig, start: Any, name: Any = None) -> Any:
+        return self.settings.method, name
+
+
 def test_a_run_keeps_the_first_stage_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,7 +477,10 @@ def test_a_run_keeps_the_first_stage_that_it_began_with(
     with monkeypatch.context() as patch:
         patch.setattr(base, "read_preset", lambda *_: other)
         assert config.first_method == "source_only"
-        assert saved_first_stage(run_of.logs, config) == before  # it resumes the dann
+        first, _ = make_stages(run_of, config, Domains([]), lambda settings, _: Told(settings))
+        assert first() == ("dann", "dann")  # it resumes what it began with
+        with pytest.raises(UserError, match=r"has changed .* \(method, init_learning_rate\)"):
+            make_settings(Config, Start(config=run_of.config / CONFIG_FILE), {})
     repeated = Start(config=run_of.config / CONFIG_FILE)
     with pytest.raises(UserError, match=r"normalised has changed .* \(init_learning_rate\)"):
         make_settings(Config, repeated, {})

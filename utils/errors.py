@@ -78,7 +78,8 @@ def run_script(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = MISTAKE
     except MemoryError as error:
-        print(f"error: there is not enough memory ({error}); take fewer or smaller images",
+        why = f" ({error})" if str(error) else ""
+        print(f"error: there is not enough memory{why}; take fewer or smaller images",
               file=sys.stderr)  # fmt: skip
         code = MISTAKE
     except OSError:

@@ -13,7 +13,9 @@ import tensorflow as tf
 from utils.data.folders import PictureFolder
 from utils.errors import UserError
 
-MEASURED = 500 * 28 * 28 * 3  # numbers of a batch to measure, whatever the size of the images
+MEASURED_AT_ONCE = (
+    500 * 28 * 28 * 3
+)  # numbers of a batch to measure, whatever the size of the images
 ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
 
 
@@ -200,7 +202,7 @@ def evaluation_batches(
 
 def measured_at_once(shape: tuple[int, ...]) -> int:
     """Returns how many images of a shape a batch to measure has, so that memory is bounded."""
-    return min(500, max(1, MEASURED // math.prod(shape)))
+    return min(500, max(1, MEASURED_AT_ONCE // math.prod(shape)))
 
 
 def held(images: np.ndarray | PictureFolder) -> tf.Tensor | PictureFolder:

@@ -20,10 +20,10 @@ COLUMNS = 10  # images side by side
 CERTAIN = 40  # images of a picture of the most certain predictions, at most
 
 
-def save_figure(path: Path, figure: plt.Figure, dpi: int = 100) -> None:
-    """Writes a figure, whole or not at all, and closes it."""
+def save_figure(path: Path, figure: plt.Figure, dpi: int = 100, title: str = "") -> None:
+    """Writes a figure, whole or not at all, and closes it; a PNG keeps the title in its text."""
     with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
+        figure.savefig(temporary, dpi=dpi, metadata={"Title": title} if title else None)
     plt.close(figure)
 
 
@@ -149,6 +149,7 @@ def save_evaluation(
     matrix: np.ndarray,
     bins: Sequence[tuple[float, float, float]],
     class_names: Sequence[str],
+    title: str,
 ) -> None:
     """Writes a model's confusion matrix beside its reliability diagram.
 
@@ -157,6 +158,7 @@ def save_evaluation(
         matrix: int `[K, K]`, true class × predicted class.
         bins: share, accuracy and mean confidence of the predictions in each bin.
         class_names: of the K classes.
+        title: by which the file is known again.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     draw_confusion(left, matrix, class_names)
@@ -166,7 +168,7 @@ def save_evaluation(
     right.bar(confidence, share, width=0.03, alpha=0.3, label="share of the images")
     right.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     right.legend()
-    save_figure(path, figure)
+    save_figure(path, figure, title=title)
 
 
 def save_curves(

@@ -182,10 +182,10 @@ def shortened(features: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def projection(size: int) -> SparseRandomProjection:
-    """Returns the projection of features of `size` numbers, of which √size count for each number.
+    """Returns the projection of features of `size` numbers.
 
-    Li et al., "Very Sparse Random Projections", KDD 2006. A dense one of the features of large
-    pictures takes a gigabyte.
+    Each of its numbers is a weighted sum of about √size features: Li et al., "Very Sparse Random
+    Projections", KDD 2006. A dense one for large pictures takes a gigabyte.
     """
     model = SparseRandomProjection(LONGEST, dense_output=True, random_state=0)
     return model.fit(np.zeros((1, size), np.float32))

@@ -19,6 +19,7 @@ from utils.record.log_csv import Row, read_rows, write_rows
 from utils.record.selection import Outputs, confusion
 
 HPARAMS_TAGS = {"_hparams_/session_start_info"}
+SAMPLE = 40  # images of the picture of predictions
 PREFIXES = {"train": "train", "validation": "val"}
 Schedules = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
@@ -126,16 +127,14 @@ class RunLog:
 
         Args:
             epoch: its number, from 1.
-            images: the first of the target test images, uint8 `[n, H, W, C]`.
+            images: the first `SAMPLE` target test images, uint8 `[n, H, W, C]`.
             outputs: what the model made of all of them.
             class_names: None: the classes' numbers.
         """
         labels, probabilities = outputs.labels, outputs.probabilities
         with self.writers["."].as_default():
-            count = min(40, len(images))
-            picture = prediction_picture(
-                images[:count], labels[:count], probabilities[:count], class_names
-            )
+            count = len(images)
+            picture = prediction_picture(images, labels[:count], probabilities[:count], class_names)
             tf.summary.image("target/predictions", picture[None], epoch)
             picture = confusion_picture(confusion(outputs))
             tf.summary.image("target/confusion", picture[None], epoch)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from utils.errors import UserError
 
 # What TensorFlow makes of a checkpoint; a user's copies have other names and stay.
-OURS = re.compile(r"step-(\d+)(\.index|\.data-\d+-of-\d+)(\.tempstate\d+)?|step-\d+_temp\w*")
+OURS = re.compile(r"step-\d+(\.index|\.data-\d+-of-\d+)(\.tempstate\d+)?|step-\d+_temp\w*")
 
 
 class Checkpoints:

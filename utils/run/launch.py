@@ -187,7 +187,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
     elif values.get("quick") and "quick" in given:  # of the run that is repeated
-        values = {name: value for name, value in values.items() if name not in kind.QUICK}
+        values = {name: value for name, value in values.items() if kind.QUICK.get(name) != value}
     method = given.get("method", values.get("method", defaults.method))
     unused = unused_by(fields_of(kind)["method"].checked(method), kind)
     for name in unused:
@@ -241,7 +241,7 @@ def check_first_stage(folder: Path, settings: TrainingConfig) -> None:
     before = saved_first_stage(folder, settings)
     now = settings.of_first_stage(settings.first_method)
     unused = unused_by(settings.first_method, type(settings))
-    changed = [name for name in HYPERPARAMETERS if name not in unused
+    changed = [name for name in ("method", *HYPERPARAMETERS) if name not in unused
                and getattr(before, name, None) != getattr(now, name, None)]  # fmt: skip
     if changed:
         raise UserError(

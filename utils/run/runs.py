@@ -231,8 +231,8 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
             f"{folder}: the {CONFIG_FILE} here is not that of the run's other folders"
         )  # fmt: skip
         raise UserError(
-            f"{what}; put it back, or repeat the run: "
-            f"{command_of(None, '--config', folder / CONFIG_FILE)}"
+            f"{what}; put it back, or call from the folder where the run was started, or repeat "
+            f"the run: {command_of(None, '--config', folder / CONFIG_FILE)}"
         )
     if whole[0] is found[0]:
         return whole[0], config
@@ -244,8 +244,8 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
 
 
 def from_root(root: Path, mine: str, other: str) -> Path:
-    """Returns where the root `other` lies, if that which is named `mine` lies at `root` now."""
-    if Path(mine).is_absolute() != Path(other).is_absolute():  # one tells nothing of the other
+    """Returns the place of the root `other`, given that the root `mine` lies at `root` now."""
+    if Path(mine).is_absolute() != Path(other).is_absolute():  # they may have moved apart
         return Path(other)
     return Path(os.path.normpath(root / os.path.relpath(other, mine)))
 

@@ -32,7 +32,7 @@ from utils.record.embeddings import (
 )
 from utils.record.figures import save_curves
 from utils.record.selection import CRITERIA, Outputs, outputs_of
-from utils.record.summaries import HEADER, RunLog, table_line
+from utils.record.summaries import HEADER, SAMPLE, RunLog, table_line
 from utils.run.checkpoints import Checkpoints, disk_faults_named
 from utils.run.cluster import is_chief
 from utils.run.collapse import check_alive, check_finite, check_numbers
@@ -230,7 +230,7 @@ class Trainer:
         self.images_measured = len(unlabelled.labels)
         best = self.checkpoints.best
         score, before = selection[self.settings.select_by], float(best.numpy())
-        improved = score > before or before == -math.inf  # nan: of too few images
+        improved = score > before or before == -math.inf  # the score of too few images is nan
         if improved:
             best.assign(score if math.isfinite(score) else -math.inf)
         if self.chief:
@@ -255,7 +255,7 @@ class Trainer:
         """Writes down what was measured after an epoch."""
         steps = range(max(0, epoch - 1) * self.epoch_steps, epoch * self.epoch_steps)
         self.log.epoch(epoch, steps, self.schedules, metrics, selection)
-        images = next(iter(self.evaluation.target))[0].numpy()
+        images = next(iter(self.evaluation.target.unbatch().batch(SAMPLE)))[0].numpy()
         self.log.pictures(epoch, images, target, self.model.class_names)
         self.log.flush()
 

@@ -2,8 +2,8 @@
 
 python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5
 
-The first worker's output is shown. When one of them fails, the others get some seconds to end by
-themselves and are then stopped; the exit code is that of the first one that failed.
+The first worker's output is shown. When it ends, or another one fails, the others get some seconds
+to end by themselves and are then stopped; the exit code is that of the first one that failed.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def wait(workers: list[subprocess.Popen[bytes]]) -> int:
     failed = 0
     while None in (codes := [worker.poll() for worker in workers]):
         failed = failed or next((code for code in codes if code), 0)
-        if failed:  # who has ended with 0 waits for nobody: the first still writes figures
+        if failed or codes[0] is not None:  # it writes figures when the others have ended
             deadline = min(deadline, time.monotonic() + GRACE)
         if time.monotonic() > deadline:
-            print("a worker has failed and the others hang; stopping them", file=sys.stderr)
+            print("a worker has ended and the others hang; stopping them", file=sys.stderr)
             for worker in workers:
                 worker.kill()
                 worker.wait()
