@@ -13,9 +13,7 @@ import tensorflow as tf
 from utils.data.folders import PictureFolder
 from utils.errors import UserError
 
-MEASURED_AT_ONCE = (
-    500 * 28 * 28 * 3
-)  # numbers of a batch to measure, whatever the size of the images
+MEASURED_AT_ONCE = 500 * 28 * 28 * 3  # numbers in a batch to measure, for images of any size
 ALIGNMENT = 64  # bytes; TensorFlow's kernels abort on memory that is not so aligned
 
 

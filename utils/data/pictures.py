@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
             ".tiff", ".webp"}  # fmt: skip
-warnings.filterwarnings("ignore", module=r"PIL\.")  # it does not name the file
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they do not name the file
 MAX_PIXELS = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
 HIDDEN = ("__MACOSX", "Thumbs.db")  # what other programs leave in folders, beside names with a dot
 TRANSPARENT = ("AVIF", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP")  # formats that may be
