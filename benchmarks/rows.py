@@ -90,6 +90,13 @@ ROWS = {
     "searched_ramp": Row(
         "searched, λ rises within four epochs", "--preset searched --ramp --gamma 40"
     ),
+    "searched_128": Row(
+        "searched, batches of 128, 60 epochs", "--preset searched --batch_size 128 --epoch 60"
+    ),
+    "searched_ratio": Row(
+        "searched, two target images for each source image",
+        "--preset searched --batch_size 96 --target_ratio 2",
+    ),
     "normalised_40": Row(
         "recipe with normalisation per domain, λ constant, 40 epochs",
         "--preset normalised --no_ramp --epoch 40"
@@ -132,7 +139,7 @@ IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
-        (*ALL, "searched_50", "searched_ramp", "recipe_15", "recipe_invert", "normalised_40",
+        (*ALL, "searched_50", "searched_ramp", "searched_128", "searched_ratio", "recipe_15", "recipe_invert", "normalised_40",
          "adda_convolutional", "adda_normalised", "source_augmented", "adda_augmented",
          "original", "wide", "student", "target_only", "ceiling", "ceiling_wide"),
     ),
