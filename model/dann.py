@@ -149,12 +149,12 @@ class DANN(Adversarial):
         sizes = block_sizes(size, self.num_domains, self.target_ratio)
         return list(enumerate(split_batch(images, sizes)))
 
-    def extract(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+    def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the features of a training batch; each image passes the extractor once."""
         features = []
         for domain, block in self.blocks(images):
             with as_domain(self.norms(), domain):
-                features.append(self.feature_extractor(block, training=training))
+                features.append(self.feature_extractor(block, training=True))
         return tf.concat(features, 0)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
@@ -164,7 +164,7 @@ class DANN(Adversarial):
         if self.average:
             self.average.update()  # first, so that it begins at weights that were loaded
         with tf.GradientTape() as tape:
-            features = self.extract(self.augment(images), training=True)
+            features = self.extract(self.augment(images))
             label_logits = self.label_predictor(features, training=True)
             if self.alternating:
                 with tape.stop_recording():

@@ -15,6 +15,7 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.dann import DANN
 from model.losses import UNLABELLED, entropy, mean_share, own_rows, steps_taken
+from model.normalisation import as_domain
 
 HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
 STREAM = 4  # of random numbers, beside those of augmentation
@@ -30,7 +31,7 @@ class VADA(DANN):
     H is the mean entropy of the predictions. V is the mean of KL(p(x) ‖ p(x + r)), where r is the
     change of length ε that changes the prediction most. One step of power iteration finds r. It has
     the direction of the gradient of KL(p(x) ‖ p(x + ξd)) for a random direction d of length ξ. V
-    sees images that are not augmented, as in prediction. The gradient does not pass p(x).
+    sees images that are not augmented, and a network in training. The gradient does not pass p(x).
 
     Args:
         source_smoothness: λ_s; 1 in the authors' code.
@@ -100,8 +101,23 @@ class VADA(DANN):
         return tf.reduce_sum(tf.exp(logs) * (logs - others), -1)
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of a training batch as prediction has them."""
-        return self.label_predictor(self.extract(images, training=False), training=False)
+        """Returns the logits of a batch in training; dropout is the same in each call of a step.
+
+        With the moving statistics of prediction, V would fall where those do not fit the weights.
+        """
+        features = []
+        for domain, block in self.blocks(images):
+            with as_domain(self.norms(), domain):
+                features.append(in_training(self.feature_extractor, block))
+        return in_training(self.label_predictor, tf.concat(features, 0))
+
+
+def in_training(part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns the output of a network in training, which forgets what it measures there."""
+    outputs, _ = part.stateless_call(
+        part.trainable_variables, part.non_trainable_variables, inputs, training=True
+    )
+    return outputs
 
 
 def of_length(length: float, changes: tf.Tensor) -> tf.Tensor:
