@@ -130,7 +130,7 @@ def main() -> None:
                      "minutes": f"{minutes:.3f}"})  # fmt: skip
         print(f"epoch {epoch}/{args.epoch}: target accuracy {accuracy:.4f}, {minutes:.1f} minutes")
     command = f"python benchmarks/pytorch_dann.py --epoch {args.epoch} --seed {args.seed}"
-    write_record(f"{PYTORCH}-{args.seed}", facts_now(command, "", round(minutes, 2)), [rows])
+    write_record(f"{PYTORCH}-{args.seed}", facts_now(command, ""), [rows])
 
 
 @torch.no_grad()

@@ -41,8 +41,6 @@ class Facts:
     """Those of its row; {start} stands for the model that it starts from."""
     presets: Mapping[str, Mapping[str, Any]]
     """The settings of each preset that the flags lead to, by its name."""
-    minutes: float
-    """Until now, beside what else ran."""
     commit: str
     date: str
     machine: str
@@ -133,15 +131,14 @@ def names_kept() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.csv"))
 
 
-def facts_now(command: str, flags: str, minutes: float = 0.0) -> Facts:
-    """Returns the facts of a training that is made here and now."""
+def facts_now(command: str, flags: str) -> Facts:
+    """Returns the facts of a training that begins here and now."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent,
                           capture_output=True, text=True, check=False)  # fmt: skip
     return Facts(
         command,
         flags,
         presets_used(flags),
-        minutes,
         commit=done.stdout.strip() or "unknown",
         date=str(date.today()),
         machine=f"{os.cpu_count()} cores, Python {platform.python_version()}, "

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -93,14 +92,12 @@ class Training:
 
     def train(self, threads: int) -> None:
         """Trains to the end, from where it stopped if it was begun; on so many threads."""
-        before = self.check()
+        self.check()
         if self.finished:
             return
-        now = facts_now(self.command, self.flags)
         start = self.begin()
         if self.after and start is None:
             raise UserError(f"{self.name}: starts from {self.after}, which has no {self.start}")
-        minutes = before.minutes if before else 0.0
         begun = self.find("logs", CONFIG_FILE)
         flags = self.flags.format(start=start).split()
         flags = ["--resume", str(begun.parent)] if begun else [
@@ -112,8 +109,8 @@ class Training:
         }
         output = self.facts_file.with_suffix(".txt")
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_facts(self.facts_file, dataclasses.replace(now, minutes=minutes))
-        began = time.monotonic()
+        if not begun:
+            write_facts(self.facts_file, facts_now(self.command, self.flags))
         with output.open("a") as file, subprocess.Popen(
             [sys.executable, self.script, *flags],
             cwd=ROOT, env=environment, stdout=file, stderr=file,
@@ -121,17 +118,11 @@ class Training:
             CHILDREN.add(child)
             code = child.wait()
             CHILDREN.remove(child)
-        minutes += (time.monotonic() - began) / 60
-        write_facts(self.facts_file, dataclasses.replace(now, minutes=round(minutes, 2)))
         if code:
             raise UserError(f"{self.name}: ended with code {code}; see {output}")
 
-    def check(self) -> Facts | None:
-        """Returns how it was begun, if it was.
-
-        Raises:
-            UserError: with other settings, or nobody knows with which.
-        """
+    def check(self) -> None:
+        """Raises `UserError` if it was begun with other settings, or nobody knows with which."""
         before = self.facts()
         if before:
             wrong = not before.made_with(self.flags)
@@ -144,7 +135,6 @@ class Training:
                 f"checkpoints/{self.folder} and config/{self.folder}, and "
                 f"{self.facts_file.relative_to(ROOT)}"
             )
-        return before
 
     @property
     def facts_file(self) -> Path:

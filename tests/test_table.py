@@ -44,7 +44,7 @@ FIRST_STAGE = {("mnist_m", "mean_teacher", 0): (0.5, 0.76)}
 def keep(key: tuple[str, str, int], *stages: list[dict[str, Any]]) -> None:
     """Writes the record of a training, as if it had ended."""
     one = training(*key)
-    write_record(one.name, facts_now(one.command, one.flags, minutes=3.0), stages)
+    write_record(one.name, facts_now(one.command, one.flags), stages)
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def ended(recorded: Path) -> Training:
     models_of_it = recorded / "checkpoints/table/somewhere" / one.name
     models_of_it.mkdir(parents=True)
     (models_of_it / "trained_dann.keras").touch()
-    write_facts(one.facts_file, facts_now(one.command, one.flags, minutes=12.5))
+    write_facts(one.facts_file, facts_now(one.command, one.flags))
     return one
 
 
@@ -236,7 +236,7 @@ def test_a_training_that_ended_is_kept_as_a_record(ended: Training) -> None:
     assert [len(stage) for stage in record.stages] == [1, 2]
     assert record.rows[-1]["val_image_cls_acc"] == 0.75
     assert record.pick("information_maximisation")["epoch"] == 1
-    assert (record.facts.minutes, record.facts.data["target"]) == (12.5, "b")
+    assert record.facts.data["target"] == "b"
     assert set(record.facts.presets) == {"mean_teacher", "normalised"}  # with its first stage's
     with (records.FOLDER / f"{ended.name}.csv").open() as file:
         assert [line.split(",")[:2] for line in file][2:] == [["1", "001"], ["2", "000"],
@@ -273,6 +273,18 @@ def test_a_training_without_its_facts_is_named(ended: Training, recorded: Path) 
 def test_what_is_finished_is_not_trained_again(ended: Training, monkeypatch: Any) -> None:
     monkeypatch.setattr(runner.subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
     ended.train(1)
+
+
+def test_a_training_that_goes_on_keeps_the_commit_of_its_beginning(recorded: Path) -> None:
+    one = training("mnist_m", "recipe", 5)
+    began = dataclasses.replace(facts_now(one.command, one.flags), commit="abc1234")
+    write_facts(one.facts_file, began)
+    place = recorded / "logs/table/somewhere" / one.name
+    place.mkdir(parents=True)
+    (place / "config.json").touch()
+    with pytest.raises(UserError, match="ended with code"):
+        one.train(1)  # there is no such script here
+    assert one.facts() == began
 
 
 def test_records_of_different_data_are_named(recorded: Path) -> None:
