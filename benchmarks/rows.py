@@ -50,10 +50,6 @@ ROWS = {
     "vada": Row("VADA", "--preset vada"),
     "adda": Row("ADDA", "--preset adda"),
     "adda_60": Row("ADDA, 60 + 60 epochs", "--preset adda --source_epoch 60 --epoch 60"),
-    "adda_convolutional": Row(
-        "ADDA on convolutional features, the default rates",
-        "--method adda --epoch 10 --mixed_precision",
-    ),
     "adda_normalised": Row(
         "ADDA on convolutional features, normalised, averaged",
         "--method adda --epoch 10 --normalisation per_domain --average_decay 0.999 "
@@ -73,7 +69,6 @@ ROWS = {
         after="source_augmented",
     ),
     "recipe": Row("recipe", "--preset recipe"),
-    "recipe_invert": Row("recipe, half of the channels inverted", "--preset recipe --invert"),
     "recipe_hidden": Row(
         "recipe, domain classifier on the hidden layer", "--preset recipe --features hidden"
     ),
@@ -139,9 +134,9 @@ IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
-        (*ALL, "searched_50", "searched_ramp", "searched_128", "searched_ratio", "recipe_15", "recipe_invert", "normalised_40",
-         "adda_convolutional", "adda_normalised", "source_augmented", "adda_augmented",
-         "original", "wide", "student", "target_only", "ceiling", "ceiling_wide"),
+        (*ALL, "searched_50", "searched_ramp", "searched_128", "searched_ratio", "recipe_15",
+         "normalised_40", "adda_normalised", "source_augmented", "adda_augmented", "original",
+         "wide", "student", "target_only", "ceiling", "ceiling_wide"),
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",

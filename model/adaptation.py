@@ -19,8 +19,8 @@ from model.losses import (
     UNLABELLED,
     assert_below,
     clip_together,
-    cross_entropy,
     is_correct,
+    label_losses,
     steps_taken,
 )
 from model.networks import Shape, check_fixed, in_float32, inputs_of
@@ -35,7 +35,6 @@ Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 PROBES = 64  # random features: so many that raw logits do not look like probabilities by chance
 PLACES = 8  # of a random feature whose size is not fixed
 AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
-EARLIER = "average"  # the same in earlier files, which do not tell whose averages they are
 FORM = (
     "a batch must be (images, labels, domains): labels int32 [B] with -1 = unlabelled, domains "
     "int32 [B] with 0 = source, such as those of "
@@ -313,7 +312,7 @@ class Adaptation(keras.Model):
         self.refuse_inside_averaged()
         names = list(store.keys())
         super().load_own_variables(
-            {name: store[name] for name in names if not name.startswith(EARLIER)}
+            {name: store[name] for name in names if not name.startswith(AVERAGE)}
         )
         if self.average and f"{AVERAGE}steps" in names:
             averaged = [(weight, store[f"{AVERAGE}{place}"])
@@ -520,7 +519,7 @@ class Adaptation(keras.Model):
 
     @property
     def label_metric_names(self) -> list[str]:
-        """The metrics of labels; of images without labels there is none."""
+        """The metrics of labels. Images without labels do not count in them."""
         return ["image_cls_loss", "image_cls_acc", *self.position_names]
 
     @property
@@ -528,16 +527,10 @@ class Adaptation(keras.Model):
         """All metrics but `loss`, in the order of log.csv."""
         return self.label_metric_names
 
-    def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Updates the metrics of labels.
-
-        Returns:
-            the losses of this replica's images, and which of them are labelled: 1 or 0. Both are
-            float32 `[B]`, or `[B, n]` for n positions.
-        """
-        labelled = tf.cast(labels > UNLABELLED, tf.float32)
-        known = tf.maximum(labels, 0)  # any class will do where the weight is 0
-        losses, right = cross_entropy(known, logits), is_correct(known, logits)
+    def measure_labels(self, logits: tf.Tensor, labels: tf.Tensor) -> None:
+        """Updates the metrics of labels."""
+        losses, labelled = label_losses(logits, labels)
+        right = is_correct(labels, logits)
         self.meters["image_cls_loss"].update_state(losses, labelled)
         self.meters["image_cls_acc"].update_state(right, labelled)
         for position, name in enumerate(self.position_names[:-1]):
@@ -545,7 +538,6 @@ class Adaptation(keras.Model):
         if self.position_names:
             whole = self.meters["whole_string_acc"]
             whole.update_state(tf.reduce_min(right, 1), tf.reduce_min(labelled, 1))
-        return losses, labelled
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """Returns `loss`, the sum of those of labels and domains, and the metrics since a reset.

@@ -24,8 +24,7 @@ import tensorflow as tf
 from config.base import AdversarialLoss, TrainingConfig
 from model.adaptation import Adaptation, Batch, rate_schedule
 from model.adversarial import Adversarial
-from model.earlier_names import EarlierNames
-from model.losses import assert_blocks, mean_share, split_batch, steps_taken
+from model.losses import assert_blocks, label_losses, mean_share, split_batch, steps_taken
 from model.networks import copy_of, layers_in_order
 from model.normalisation import domain_normalizations
 from model.schedules import Constant, ProgressSchedule
@@ -42,7 +41,7 @@ OPTIMIZERS = {
 
 
 @keras.saving.register_keras_serializable("adda")
-class SourceModel(EarlierNames, Adaptation):
+class SourceModel(Adaptation):
     """An encoder and a classifier, trained on labels alone: the first stage of ADDA.
 
     Args:
@@ -63,13 +62,14 @@ class SourceModel(EarlierNames, Adaptation):
         with tf.GradientTape() as tape:
             features = self.feature_extractor(self.augment(images), training=True)
             logits = self.label_predictor(features, training=True)
-            loss = mean_share(*self.measure_labels(logits, labels)) + self.layer_losses()
+            loss = mean_share(*label_losses(logits, labels)) + self.layer_losses()
+        self.measure_labels(logits, labels)
         self.descend(self.optimizer, tape, loss, self.predictor_variables)
         return self.get_metrics_result()
 
 
 @keras.saving.register_keras_serializable("adda")
-class ADDA(EarlierNames, Adversarial):
+class ADDA(Adversarial):
     """Adapts a trained encoder and classifier to a target domain without labels.
 
     In each step the discriminator descends its loss k_d times, on the encodings of both domains;

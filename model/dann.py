@@ -16,7 +16,7 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.adversarial import Adversarial
 from model.gradient_reversal import GradientReversal
-from model.losses import assert_blocks, mean_share, split_batch, steps_taken
+from model.losses import assert_blocks, label_losses, mean_share, split_batch, steps_taken
 from model.networks import check_fixed, dense_head, with_flat_features
 from model.normalisation import as_domain
 from utils.data.batches import block_sizes
@@ -172,10 +172,11 @@ class DANN(Adversarial):
             scale = grl_lambda / self.domain_weight
             reversed_features = self.gradient_reversal(features, grl_lambda=scale)
             domain_logits = self.classify_domains(reversed_features, label_logits, training=True)
-            loss = mean_share(*self.measure_labels(label_logits, labels))
+            loss = mean_share(*label_losses(label_logits, labels))
             loss += self.domain_weight * self.domain_share(domain_logits, domains, label_logits)
             loss += self.layer_losses()  # now, since what comes next may call the layers again
             loss += self.added_loss((images, labels, domains), features, label_logits)
+        self.measure_labels(label_logits, labels)
         # By the domain classifier as it was before the step, whatever kind of step it is.
         self.measure_domains(measured if self.alternating else domain_logits, domains)
         self.descend(self.optimizer, tape, loss, self.weights_of()["optimizer"])

@@ -24,6 +24,16 @@ def entropy(logits: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_sum(tf.exp(logs) * logs, -1)
 
 
+def label_losses(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the loss of each image, and 1 where it is labelled, else 0.
+
+    Both are float32 `[B]`, or `[B, n]` for n positions. The loss of an image without a label has no
+    meaning.
+    """
+    known = tf.maximum(labels, 0)  # any class will do
+    return cross_entropy(known, logits), tf.cast(labels > UNLABELLED, tf.float32)
+
+
 def is_correct(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns 1 where the largest logit is the class's, else 0: float32, shaped as `classes`."""
     right = tf.equal(tf.argmax(logits, -1, tf.int32), tf.cast(classes, tf.int32))

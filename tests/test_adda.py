@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -342,41 +338,6 @@ def test_the_source_model_descends_the_mean_label_loss() -> None:
     model.train_step(batch)
     for weight, value in zip(model.predictor_variables, expected, strict=True):
         np.testing.assert_allclose(weight, value, rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize("kind", [ADDA, SourceModel])
-def test_files_from_before_parts_had_their_names_load(kind: type, tmp_path: Path) -> None:
-    """Such a file is made of today's: other names in its settings and in its weights."""
-    model = small_adda()
-    if kind is SourceModel:
-        model = SourceModel(model.source_extractor, model.label_predictor)
-    model.save(tmp_path / "new.keras")
-    settings = {"feature_extractor": "encoder", "label_predictor": "classifier",
-                "domain_classifier": "discriminator"}  # fmt: skip
-    groups = {"label_predictor": "classifier", "domain_classifier": "discriminator",
-              "source_extractor": "source_encoder"}  # fmt: skip
-    with zipfile.ZipFile(tmp_path / "new.keras") as new, \
-            zipfile.ZipFile(tmp_path / "old.keras", "w") as old:  # fmt: skip
-        config = json.loads(new.read("config.json"))
-        config["config"] = {settings.get(key, key): value
-                            for key, value in config["config"].items()}  # fmt: skip
-        old.writestr("config.json", json.dumps(config))
-        old.writestr("metadata.json", new.read("metadata.json"))
-        weights = io.BytesIO(new.read("model.weights.h5"))
-        with h5py.File(weights, "r+") as file:
-            for now, before in groups.items():
-                if now in file:
-                    file.move(now, before)
-        old.writestr("model.weights.h5", weights.getvalue())
-    again = keras.saving.load_model(tmp_path / "old.keras")
-    images = small_batch()[0]
-    np.testing.assert_array_equal(again(images), model(images))
-    for mine, other in zip(model.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, other)
-    again.save(tmp_path / "again.keras")  # as it came
-    np.testing.assert_array_equal(
-        keras.saving.load_model(tmp_path / "again.keras")(images), model(images)
-    )
 
 
 def test_unlabelled_strings_do_not_count() -> None:

@@ -11,11 +11,9 @@ import pytest
 from helpers import assert_same_weights
 
 from model import pretrained
-from model.adda import ADDA
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor
 from model.pretrained import load_model, start_from
-from model.schedules import Constant
 from utils.errors import UserError
 
 
@@ -186,22 +184,3 @@ def test_a_file_that_would_fill_the_memory_is_refused(
         archive.writestr("config.json", b" " * 2**21)
     with pytest.raises(UserError, match=r"bomb\.keras: unpacks to 2 MiB, as no weights do"):
         load_model(tmp_path / "bomb.keras")
-
-
-def test_adda_of_before_its_rate_waited_is_loaded(tmp_path: Path) -> None:
-    """Its λ waited, by a schedule of another name."""
-    model = ADDA(*(make_dann(0).feature_extractor, make_dann(0).label_predictor),
-                 dense_head("domain_classifier", (768,), (8,), 2),
-                 grl_lambda=Constant(10, 1.0, delay=3))  # fmt: skip
-    model.save(tmp_path / "new.keras")
-    with zipfile.ZipFile(tmp_path / "new.keras") as new, \
-            zipfile.ZipFile(tmp_path / "old.keras", "w") as old:  # fmt: skip
-        for name in new.namelist():
-            data = new.read(name)
-            if name == "config.json":
-                assert b"dann>Constant" in data
-                data = data.replace(b"dann>Constant", b"dann>Delayed")
-                data = data.replace(b'"class_name": "Constant"', b'"class_name": "Delayed"')
-            old.writestr(name, data)
-    schedule = load_model(tmp_path / "old.keras").grl_lambda
-    assert [float(schedule(step)) for step in (0, 2, 3, 9)] == [0, 0, 1, 1]

@@ -134,8 +134,7 @@ def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
     own = isinstance(facts, dict) and "digits_sha256" in facts
     there = [path for path in (*paths, *([] if own else [note])) if path.is_file()]
     digests = {path: digest_of(path) for path in there}
-    # Earlier versions noted no files: these may be theirs.
-    known = facts.get("files", [*digests.values()]) if own else []
+    known = facts.get("files", []) if own else []
     for path, digest in digests.items():
         if digest not in known:
             raise UserError(
