@@ -35,8 +35,8 @@ def read_data(config: Config) -> Domains:
         Domain(**read_pickle(path, config.image_input_shape))
         for path in (config.source_dataset_path, config.target_dataset_path)
     )
-    source = some("source_images", source, config.source_images, config.seed)
-    target = some("target_images", target, config.target_images, config.seed)
+    source = drawn("source_images", source, config.source_images, config.seed)
+    target = drawn("target_images", target, config.target_images, config.seed)
     if config.method != "target_only" and len(np.unique(source.train_label)) < 2:
         raise UserError(
             f"{config.source_dataset_path}: the images to train with are of one class alone; add "
@@ -96,7 +96,7 @@ def evaluation_data(source: Domain, target: Domain) -> EvaluationData:
     )
 
 
-def some(name: str, domain: Domain, count: int, seed: int) -> Domain:
+def drawn(name: str, domain: Domain, count: int, seed: int) -> Domain:
     """Returns a domain with `count` of its training images, drawn by chance; 0: with all."""
     if count > len(domain.train):
         raise UserError(f"{name}: {count} is more than the {len(domain.train)} that there are")

@@ -1,5 +1,8 @@
-"""Measures speed and memory on the real pickles: every contender in a process of its own, asked
-for one round after another in turn, so that a noisy machine is noisy for all; medians."""
+"""Measures speed and memory on the real pickles.
+
+Each contender is a process of its own. They take turns, so that a busy machine is busy for all. The
+figures are medians of the rounds.
+"""
 
 from __future__ import annotations
 

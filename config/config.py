@@ -115,7 +115,7 @@ class Config(RecipeConfig):
     confidence: float = 0.9
     """The probability above which the teacher's class becomes a label."""
     relative_confidence: bool = False
-    """That probability is a share of the teacher's confidence on source images: AdaMatch."""
+    """The threshold is confidence times the teacher's mean confidence on the source: AdaMatch."""
     pseudo_ramp: float = 0.0
     """Share of the run over which the weight of the teacher's labels rises from 0 to 1; 0.5 in
     AdaMatch. 0: it is 1 throughout."""

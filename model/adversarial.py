@@ -139,7 +139,7 @@ class Adversarial(Adaptation):
         elif number:
             self.lambda_variable = self.own_variable
             self.lambda_variable.assign(value)
-        # By identity: two variables are equal where their values are.
+        # By identity, because two variables are equal where their values are.
         changed = self.lambda_schedule is not schedule or self.lambda_variable is not variable
         if changed and getattr(self, "train_function", None):
             self.make_train_function(force=True)  # they are parts of the compiled step

@@ -425,6 +425,19 @@ def test_clean_takes_no_folder_of_all_runs_for_a_run(
     assert "MB" not in capsys.readouterr().out
 
 
+def test_clean_keeps_a_folder_of_another_run_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Config(run_name="run").save(tmp_path / "logs" / "run" / CONFIG_FILE)
+    other = tmp_path / "checkpoints" / "run" / CONFIG_FILE
+    Config(run_name="run", epoch=7, checkpoints_dir="elsewhere").save(other)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    clean()
+    assert not (tmp_path / "logs" / "run").exists()
+    assert other.exists()
+
+
 def test_clean_knows_where_else_a_run_has_its_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -443,6 +456,7 @@ def test_clean_knows_where_else_a_run_has_its_folders(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("  in training  mine/")
     assert lines[1].endswith("/done")  # finished
+    assert lines[2].startswith(f"             in {tmp_path}/far/")
     assert all(folder.exists() for folder in busy.folders)
     assert not any(list(tmp_path.rglob("done")))
 

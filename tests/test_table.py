@@ -23,7 +23,7 @@ from benchmarks.records import Record, facts_now, names_kept, write_facts, write
 from benchmarks.report import CRITERIA, fill_preset, fill_readme, report
 from benchmarks.rows import PAIRS, ROWS, grid, training
 from benchmarks.runner import Training
-from benchmarks.search import SEARCH
+from benchmarks.search import SEARCH, ensv, mixval
 from benchmarks.table import Arguments, runs_kept
 from config.scripts import SCRIPTS
 from predict import SHIPPED
@@ -507,6 +507,26 @@ def test_models_that_ship_load_on_the_oldest_python(file: Path) -> None:
         config = archive.read("config.json").decode()
     for name in ("input_axes", "output_axes", "quantization_config"):
         assert name not in config
+
+
+class Bright:
+    """A model that takes images of a mean above 150 for class 1."""
+
+    def predict(self, images: np.ndarray, **_: Any) -> np.ndarray:
+        return np.eye(2)[(images.mean(axis=(1, 2, 3)) > 150).astype(int)]
+
+
+def test_mixval_is_how_often_a_mixture_keeps_the_class() -> None:
+    """0.55 · 250 + 0.45 · 0 is below 150, and 0.55 · 0 + 0.45 · 250 as well."""
+    images = np.repeat(np.uint8([0, 250]), 20)[:, None, None, None] * np.ones((1, 2, 2, 3), "u1")
+    found = mixval(Bright(), images, np.repeat([0, 1], 20))
+    # As many dark images get a bright one as the other way round.
+    assert found == {"intra": 1.0, "inter": 0.5}
+
+
+def test_ensv_is_how_often_a_model_says_what_the_mean_says() -> None:
+    sure, right, wrong = ([[0.9, 0.1], [0.1, 0.9]], [[0.6, 0.4]] * 2, [[0.4, 0.6], [0.7, 0.3]])
+    assert ensv([np.array(one) for one in (sure, right, wrong)]) == [1.0, 0.5, 0.0]
 
 
 def test_a_small_spread_does_not_read_as_none() -> None:

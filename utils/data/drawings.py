@@ -53,7 +53,7 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
     paths = find_pictures(root / "test_data" / "0")
     if all(path.stem.isdecimal() for path in paths):
         paths.sort(key=lambda path: int(path.stem))  # 10 comes after 9
-    # Bilinear: the drawings grow from 28 to 32 pixels.
+    # Bilinear, because the drawings grow from 28 to 32 pixels.
     images = np.stack([
         cv2.resize(read_picture(path, (28, 28, 1)), (SIDE, SIDE))[..., None]
         for path in progress(paths, "drawings")

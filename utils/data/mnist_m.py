@@ -37,6 +37,6 @@ def blend(
         mine = np.flatnonzero(chosen == index)
         windows = np.lib.stride_tricks.sliding_window_view(photo, (SIDE, SIDE), axis=(0, 1))
         crops[mine] = windows[rows[mine], columns[mine]].transpose(0, 2, 3, 1)  # (n, 28, 28, 3)
-    # |c - 255| is c with every bit flipped, |c - 0| is c: so the rule is one exclusive or.
+    # |c - 255| is c with every bit flipped, and |c - 0| is c, so the rule is one exclusive or.
     crops ^= (digits > 0).astype(np.uint8)[..., None] * np.uint8(255)
     return crops

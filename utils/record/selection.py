@@ -132,8 +132,9 @@ def deep_embedded_validation(source: Outputs, target: Outputs) -> float:
     most of the variance: R = mean(w·l) + η·mean(w) - η with η = -cov(w·l, w) / var(w).
 
     Reference: You et al., "Towards Accurate Model Selection in Deep Unsupervised Domain
-    Adaptation", ICML 2019, algorithm 2 with the 0-1 loss. Source images without a label do not
-    count; it is nan if none has one.
+    Adaptation", ICML 2019, algorithm 2 with the 0-1 loss. There the regression is fitted on
+    training images; here on the held-out ones, and shrunk. Source images without a label do not
+    count. It is nan if none has one.
     """
     known = (source.labels >= 0).reshape(len(source.labels), -1).all(axis=1)
     if not known.any():

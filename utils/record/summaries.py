@@ -48,8 +48,8 @@ class RunLog:
     def open(self, epoch: int, epoch_steps: int) -> None:
         """Opens the record for a run that has finished `epoch` epochs of `epoch_steps` steps.
 
-        Whatever was recorded beyond that point, by a run that was killed before it could save,
-        is dropped: it comes again, the same.
+        What was recorded beyond that point, by a run that was killed before it could save, is
+        dropped, because it comes again.
         """
         last = {
             "hyperparameter": epoch * epoch_steps,
@@ -60,7 +60,7 @@ class RunLog:
         kept = {name: rewind_events(self.folder / name, end) for name, end in last.items()}
         for name in last:
             self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
-        # One call for all steps of an epoch: each takes 300 microseconds in Python.
+        # One call for all steps of an epoch, because each takes 300 microseconds in Python.
         self.write_steps = tf.function(write_steps)
         if not kept["."] & HPARAMS_TAGS:
             self.record_settings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from config.settings import read_json
 from utils.errors import UserError, run_script
@@ -33,6 +34,9 @@ def main() -> None:
         megabytes = sum(size_of(folder) for folder in folders) / 1e6
         done = any(list(folder.glob(FINAL)) for folder in folders)
         print(f"{megabytes:8.1f} MB  {name}{'' if done else '  (not finished)'}")
+        for folder in folders:
+            if folder not in [Path(root, name) for root in ROOTS]:
+                print(f"             in {folder}")
     print(f"remove these {len(runs)} runs, with their models? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() != "y":
         print("nothing is removed")
@@ -71,8 +75,17 @@ def find_runs() -> dict[str, tuple[int, list[Path]]]:
                 continue
             name, levels = str(folder.relative_to(root)), len(tail.parts) - 1
             _, known = runs.setdefault(name, (levels, []))
-            known += [place for place in dict.fromkeys([folder, *places]) if place.is_dir()]
+            known += [place for place in dict.fromkeys([folder, *places])
+                      if has_settings(place, settings)]  # fmt: skip
     return runs
+
+
+def has_settings(folder: Path, settings: dict[str, Any]) -> bool:
+    """Tells whether a folder holds these settings, and is not another run's."""
+    try:
+        return bool(read_json(folder / CONFIG_FILE) == settings)
+    except UserError:
+        return False
 
 
 def in_use(folders: list[Path]) -> bool:

@@ -118,7 +118,7 @@ def launch(
                 "may have been started in another one"
             ) from error
         run, config = start_run(config, digests_of(config, data))
-    # Before the try: a run that another process has is not this one's to discard.
+    # Before the try, because a run that another process has is not this one's to discard.
     lock = claim(run) if is_chief(config) else contextlib.nullcontext()
     try:
         with lock:
@@ -276,7 +276,7 @@ def train(
     """Trains a run to its end, or on from where it stopped; returns the exit code."""
     print("starting TensorFlow …", flush=True)
     with quiet_start():
-        # Imported here and not above: it takes seconds, and --help should not.
+        # Imported here because it takes seconds, and --help should not.
         from utils.run.devices import describe, prepare_devices
 
         strategy = prepare_devices(config)

@@ -206,7 +206,7 @@ class Trainer:
         if self.chief:
             bar.write(table_line(self.log.rows[-1], self.settings.epoch, seconds, trained))
             sys.stdout.flush()
-        if not self.settings.allow_collapse:  # before it is saved: a resume collapses again
+        if not self.settings.allow_collapse:  # before it is saved, so a resume collapses again
             classes = self.model.label_predictor.output_shape[-1]
             check_alive(self.information, self.images_measured, classes, epoch + 1, end)
         self.checkpoints.save()
