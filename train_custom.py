@@ -43,7 +43,8 @@ def read_data(config: CustomConfig) -> Domains:
     untaught = [name for number, name in enumerate(classes) if number not in taught]
     if untaught and config.method != "target_only":
         raise UserError(
-            f"source: no picture of the class {untaught[0]} is left to train with; add some"
+            f"source: no picture of the class {untaught[0]} is left to train with; add "
+            "some, or lower validation_share"
         )
     mean = config.pixel_mean or mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")

@@ -71,9 +71,9 @@ def check_images(
     if cutout >= min(sides):
         raise UserError(f"cutout: {cutout} would paint over whole images; take less")
     if pixel_mean is not None and len(pixel_mean) != channels:
+        shown = " ".join(map(str, pixel_mean))
         raise UserError(
-            f"pixel_mean: {pixel_mean!r} must be one number for each of the {channels} "
-            f"channels{origin}"
+            f"pixel_mean: {shown} must be one number for each of the {channels} channels{origin}"
         )
 
 

@@ -122,6 +122,8 @@ class Field:
         for limit in self.limits:
             if value is not None and not limit.accepts(value):
                 shown = str(value) if isinstance(value, Path) else repr(value)
+                if isinstance(value, tuple):
+                    shown = " ".join(map(str, value))
                 raise UserError(f"{self.name}: {shown} must be {limit.rule}")
         return value
 
@@ -130,6 +132,9 @@ def fields_of(kind: type) -> dict[str, Field]:
     """Returns the fields of a dataclass, by name.
 
     One that is declared again without `Annotated` keeps its limits.
+
+    Raises:
+        UserError: one is declared again with another type.
     """
     hints = [inspect.get_annotations(owner, eval_str=True) for owner in kind.__mro__]
     found = {}
@@ -137,9 +142,13 @@ def fields_of(kind: type) -> dict[str, Field]:
         declared = [of_class[field.name] for of_class in hints if field.name in of_class]
         annotated = [hint for hint in declared if typing.get_origin(hint) is Annotated]
         extras = annotated[0].__metadata__ if annotated else ()
+        types = [typing.get_args(hint)[0] if hint in annotated else hint for hint in declared]
+        if types[0] != types[-1]:
+            meant = getattr(types[-1], "__name__", types[-1])
+            raise UserError(f"{field.name}: its type must stay {meant}; change the value alone")
         found[field.name] = Field(
             field.name,
-            typing.get_args(declared[0])[0] if declared[0] in annotated else declared[0],
+            types[0],
             tuple(extra for extra in extras if isinstance(extra, Limit)),
             next((extra for extra in extras if isinstance(extra, UsedBy)), None),
         )
@@ -259,7 +268,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: cannot be read as JSON ({error}); put it back, or name another"
+            f"{path}: cannot be read as JSON ({error}); mend it, or name another"
         ) from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}, not an object")

@@ -37,9 +37,9 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         UserError: no such file, a damaged one, or one of another kind of model.
     """
     if not path.is_file() or path.suffix not in (".keras", ".h5"):
-        what = "no such file"
-        if path.exists():
-            what = "is a folder" if path.is_dir() else "is no .keras, .weights.h5 or .h5 file"
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name a model in it, such as best.keras")
+        what = "is no .keras, .weights.h5 or .h5 file" if path.exists() else "no such file"
         raise UserError(f"{path}: {what}; training leaves models in checkpoints/")
     if path.suffix == ".h5":
         return digits_model(path, pixel_mean)

@@ -141,7 +141,9 @@ def test_a_script_without_a_screen_does_its_work() -> None:
     assert subprocess.run(closed, cwd=ROOT, check=False).returncode == 0
 
 
-def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+def test_an_output_that_is_an_input_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, other = tmp_path / "model.keras", tmp_path / "other.csv"
     model.touch()
     (tmp_path / "link.csv").symlink_to(model)
@@ -149,6 +151,11 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
     for name in ("model.keras", "link.csv"):
         with pytest.raises(UserError, match="is read by this command"):
             refuse_loss(tmp_path / name, "", tmp_path / "x", model)
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        refuse_loss(tmp_path, "")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match=r"new/table\.csv: cannot be written \(Permission denied\)"):
+        refuse_loss(tmp_path / "new" / "table.csv", "")
 
 
 def test_an_output_of_another_program_is_left_alone(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def test_save_and_load_is_the_same(tmp_path: Path) -> None:
 def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
     with pytest.raises(UserError) as caught:
         Config(**{field: value})
-    assert str(caught.value).startswith(f"{field}: {value!r} must be ")
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
+    assert str(caught.value).startswith(f"{field}: {shown} must be ")
     assert "\n" not in str(caught.value)
 
 
@@ -216,6 +217,15 @@ def test_a_default_that_lost_its_type_is_refused() -> None:
         epoch = 3
 
     with pytest.raises(UserError, match="epoch: write its type, too"):
+        Edited()
+
+
+def test_a_default_of_another_type_is_refused() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Edited(Config):
+        epoch: float = 1.5  # type: ignore[assignment]
+
+    with pytest.raises(UserError, match="epoch: its type must stay int; change the value alone"):
         Edited()
 
 

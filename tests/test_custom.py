@@ -26,7 +26,7 @@ from model import experiment
 from model.adda import SourceModel
 from model.dann import DANN
 from predict import class_folder
-from utils.data.batches import DomainBatches, evaluation_batches
+from utils.data.batches import DomainBatches, evaluation_batches, reading_faults_named
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.data.pictures import PNG, decode_picture, find_pictures, read_picture
 from utils.errors import UserError
@@ -115,6 +115,15 @@ def test_batches_from_disk_are_those_from_memory(tree: Path) -> None:
     whole = list(evaluation_batches(folders[1], folders[1].labels, domain=1))
     np.testing.assert_array_equal(np.concatenate([batch[0] for batch in whole]), arrays[1])
     np.testing.assert_array_equal(np.concatenate([batch[1] for batch in whole]), folders[1].labels)
+
+
+def test_a_picture_that_changes_meanwhile_is_to_be_put_back(tree: Path) -> None:
+    """Neither another picture nor none would do, because a resumed run compares its data."""
+    folder = open_target(tree / "target", NAMES, SHAPE)
+    Path(folder.paths[0]).write_bytes(b"no picture")
+    reason = r"does not decode as .*; put it back as it was"
+    with pytest.raises(UserError, match=reason), reading_faults_named():
+        list(evaluation_batches(folder, folder.labels, domain=1))
 
 
 def final_model(folder: Path, name: str) -> Path:
@@ -246,7 +255,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
         (["--source", "{tree}/source", "--target", "nowhere"], "nowhere: no such folder"),
         (["--source", "{tree}/other", "--target", "{tree}/target"], "2 or more class folders"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--label_hidden", "0"],
-         "label_hidden: (0,) must be 1 or more units in each layer"),
+         "label_hidden: 0 must be 1 or more units in each layer"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--pixel_mean", "1", "2"],
          "pixel_mean: (1.0, 2.0) must be one number for each of the 3 channels"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--backbone", "ResNet5"],

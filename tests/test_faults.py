@@ -178,6 +178,8 @@ def test_a_folder_that_goes_ends_the_run_clearly(
     assert "Traceback" not in stderr
     assert process.returncode == 2, stderr
     assert "cannot be written" in stderr
+    for other in {"logs", "checkpoints", "config"} - {which}:
+        assert any((tmp_path / other).rglob("config.json"))
 
 
 @pytest.mark.parametrize("name", ["logs", "checkpoints", "config"])

@@ -35,15 +35,15 @@ from helpers import (
 from benchmarks.runner import folder_flags
 from config import base
 from config.base import TrainingConfig
-from config.config import Config
+from config.config import Config, Network
 from config.custom import CustomConfig
 from config.presets import Preset, read_preset
 from utils.data.domains import Domains
 from utils.data.pickles import write_pickle
-from utils.errors import UserError
+from utils.errors import FailsAgain, UserError
 from utils.record.log_csv import read_rows
 from utils.record.selection import CRITERIA
-from utils.run import launch
+from utils.run import launch, workers
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
 from utils.run.launch import Start, make_settings
@@ -53,6 +53,7 @@ from utils.run.runs import (
     claim,
     files_below,
     find_run,
+    go_home,
     saved_first_stage,
     start_run,
 )
@@ -623,7 +624,65 @@ def test_a_finished_run_without_its_table_says_so(undisturbed: Path, tmp_path: P
 
 def test_edited_defaults_do_not_change_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [DIGITS])
-    fields = [("method", str, "source_only"), ("network", str, "wide")]
+    fields = [("method", str, "source_only"), ("network", Network, "wide")]
     edited: Any = dataclasses.make_dataclass("Edited", fields, bases=(Config,), frozen=True)
     settings = make_settings(edited, Start(preset="recipe"), {})
     assert (settings.method, settings.network) == ("dann", "paper")
+
+
+def test_a_run_whose_folder_is_gone_keeps_the_others(tmp_path: Path, monkeypatch: Any) -> None:
+    """Nobody can tell whether it has trained."""
+    monkeypatch.chdir(tmp_path)
+    run_of, config = start_run(Config(run_name="mine"), {})
+    run_of.checkpoints.rename(tmp_path / "away")
+    run_of.discard(config)
+    assert run_of.logs.is_dir()
+    assert run_of.config.is_dir()
+
+
+def test_a_second_stage_that_cannot_begin_starts_anew_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To resume it would fail again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [DIGITS])
+    run_of, config = start_run(Config(method="adda", run_name="mine"), {})
+
+    class Fails:
+        def trainer(self, *_: Any, **__: Any) -> Any:
+            raise UserError("shared_layers: 100 must be in 0..1")
+
+    _, second = make_stages(run_of, config, Domains([]), lambda *_: Fails())
+    with pytest.raises(UserError, match=r"0\.\.1$"):  # the first stage's model is not there
+        second()
+    model = run_of.below("source").checkpoints / "source_model.keras"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    words = rf"0\.\.1; give it beside .*--config .*config\.json --pre_model_path {model.name}"
+    with pytest.raises(FailsAgain, match=words.replace(model.name, f".*{model.name}")):
+        second()
+
+
+def test_a_run_that_was_started_elsewhere_is_told_so(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its folders are absolute, so they do not tell from where it was started."""
+    monkeypatch.chdir(tmp_path)
+    config = Config(logs_dir=str(tmp_path / "logs"), source_dataset_path="data.pkl")
+    with pytest.raises(UserError, match=r"data\.pkl: no such .* from the folder where the run was"):
+        go_home(tmp_path / "logs", config)
+
+
+def test_a_file_is_no_folder_of_a_run(tmp_path: Path) -> None:
+    file = tmp_path / CONFIG_FILE
+    file.touch()
+    with pytest.raises(UserError, match=rf"is a file; --resume takes its folder, {tmp_path}"):
+        find_run(file, Config)
+
+
+@pytest.mark.parametrize("call", [["x", "evaluate.py"], ["0", "evaluate.py"], ["2"], ["2", "n.py"]])
+def test_workers_tell_what_they_need(
+    call: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["workers.py", *call])
+    assert workers.main() == 2
+    assert "name how many workers, 1 or more, and a script" in capsys.readouterr().err

@@ -155,11 +155,18 @@ def digest_of(file: Path) -> str:
 def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
     """Raises `UserError` if a file to write would replace one to read, or one of another program.
 
+    It is asked before long work, so a file that cannot be written is refused, too.
+
     Args:
         output: the file to write.
         mark: what each file of this script has near its beginning.
         inputs: the files to read.
     """
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; name a file")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not is_stream(output) and not os.access(above, os.W_OK):
+        raise cannot_write(output, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     for path in inputs:
         with contextlib.suppress(OSError):
             if output.samefile(path):

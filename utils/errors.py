@@ -28,8 +28,8 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))  # libraries' reasons may have several lines
 
 
-class OutOfMemory(UserError):
-    """The same run would need as much again."""
+class FailsAgain(UserError):
+    """The same run would fail again, so there is no use in resuming it."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -166,14 +166,15 @@ def gather(images: tf.Tensor | PictureFolder, rows: tf.Tensor) -> tf.Tensor:
 
 @contextmanager
 def reading_faults_named() -> Iterator[None]:
-    """Inside, a picture that went while TensorFlow was reading is a `UserError`."""
+    """Inside, a picture that went or changed since it was checked is a `UserError`."""
     try:
         yield
     except tf.errors.OpError as error:
         found = re.search(r"UserError: (.*)", error.message)
         if found is None:
             raise
-        raise UserError(found[1]) from error
+        reason = found[1].rpartition("; ")[0]  # without the remedy, which is that of a check
+        raise UserError(f"{reason}; put it back as it was") from error
 
 
 def evaluation_batches(

@@ -143,6 +143,5 @@ def disk_faults_named(place: Path) -> Iterator[None]:
         # The first line may begin with the name of an op, or tell nothing.
         reason = full if full in text else re.sub(r"^{{.*?}} ", "", text.split("\n")[0])
         raise UserError(
-            f"{place}: cannot be written ({reason}); free some space, or put the folder back, "
-            "and continue with --resume"
+            f"{place}: cannot be written ({reason}); free some space, or put the folder back"
         ) from error

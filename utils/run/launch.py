@@ -21,15 +21,7 @@ from config.presets import presets_of, read_preset
 from config.settings import fields_of
 from utils.atomic import digest_of
 from utils.data.domains import AnyDomains, Domains
-from utils.errors import (
-    COLLAPSED,
-    CTRL_C,
-    EXIT_CODES,
-    TRY_AGAIN,
-    OutOfMemory,
-    Terminated,
-    UserError,
-)
+from utils.errors import COLLAPSED, CTRL_C, EXIT_CODES, TRY_AGAIN, FailsAgain, Terminated, UserError
 from utils.record.log_csv import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of, flag_in_sight, parse
@@ -127,7 +119,7 @@ def launch(
         if not start.resume and is_chief(config):
             run.discard(config)
             stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
-            if stopped and not isinstance(error, OutOfMemory) and run.logs.exists():
+            if stopped and not isinstance(error, FailsAgain) and run.logs.exists():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
         if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
             raise
@@ -316,7 +308,7 @@ def memory_faults_named() -> Iterator[None]:
     try:
         yield
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise OutOfMemory(
+        raise FailsAgain(
             "there is not enough memory; start a run with a smaller batch_size, smaller images or "
             "smaller layers"
         ) from error

@@ -56,7 +56,12 @@ class Run:
         return self.logs, self.checkpoints, self.config
 
     def discard(self, config: TrainingConfig) -> None:
-        """Removes the folders of a run that could not begin, so that its name is free again."""
+        """Removes the folders of a run that could not begin, so that its name is free again.
+
+        Of a run one of whose folders is gone nobody can tell whether it has begun.
+        """
+        if not all(folder.is_dir() for folder in self.folders):
+            return
         files = [path for folder in self.folders for path in files_below(folder)]
         begun = [path for path in files if path.match("step-*.index") and path.stem != "step-0"]
         if not begun and not any(path.suffix == ".keras" for path in files):
@@ -205,6 +210,8 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     Raises:
         UserError: no run was started there, or its other folders are gone.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; --resume takes its folder, {folder.parent}")
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(
             f"{folder}: holds no {CONFIG_FILE}; --resume takes the folder of a run below "
@@ -260,6 +267,8 @@ def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     try:
         return kind.load(path)
     except UserError as error:
+        if not path.is_file():
+            raise
         if script := script_of(path):
             raise UserError(f"{path}: is of a run of {script}; call that script") from error
         is_preset = path.resolve().parent == PRESETS.resolve()
@@ -287,9 +296,12 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
     """
     try:
         config.check_paths()
-    except UserError:
+    except UserError as error:
         if Path(config.logs_dir).is_absolute():
-            raise
+            raise UserError(
+                f"{error}; or call from the folder where the run was started, from which its paths "
+                "are looked for"
+            ) from error
         depth = len(Path(config.run_path).parts) + 1
         root = Path(*as_named(folder).parts[:-depth])
         home = Path(os.path.normpath(root / os.path.relpath(".", config.logs_dir)))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from config.base import AnyConfig, TrainingConfig
 from config.methods import METHODS
 from utils.data.domains import AnyDomains
-from utils.errors import UserError
-from utils.run.runs import Run, saved_first_stage
+from utils.errors import FailsAgain, UserError
+from utils.run.command_line import command_of
+from utils.run.runs import CONFIG_FILE, Run, saved_first_stage
 
 if TYPE_CHECKING:
     from utils.run.trainer import Trainer
@@ -57,7 +58,14 @@ def make_stages(
             f"pre_model_path: with several workers train {first} first, on one, and name "
             "its .keras here"
         )
-    return [
-        partial(stage, below, before, None, name=first),
-        partial(stage, run, settings, str(start)),
-    ]
+
+    def second() -> Trainer:
+        try:
+            return stage(run, settings, str(start))
+        except UserError as error:
+            if not start.exists():  # which is what is wrong
+                raise
+            again = command_of(None, "--config", run.logs / CONFIG_FILE, "--pre_model_path", start)
+            raise FailsAgain(f"{error}; give it beside the first stage's model: {again}") from error
+
+    return [partial(stage, below, before, None, name=first), second]

@@ -11,11 +11,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+from utils.errors import MISTAKE
 
 GRACE = 60.0  # seconds: TensorFlow notices a lost worker by a health check every 30
 
@@ -67,10 +71,15 @@ def wait(workers: list[subprocess.Popen[bytes]]) -> int:
 
 
 def main() -> int:
-    if len(sys.argv) < 3 or not sys.argv[1].isdigit() or int(sys.argv[1]) < 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    workers = start(int(sys.argv[1]), sys.argv[2:])
+    count, script = [*sys.argv[1:3], "", ""][:2]
+    if not (count.isdecimal() and int(count) and Path(script).is_file()):
+        print(
+            f"error: {shlex.join(sys.argv[1:])}: name how many workers, 1 or more, and a script, "
+            "as in: python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5",
+            file=sys.stderr,
+        )
+        return MISTAKE
+    workers = start(int(count), sys.argv[2:])
 
     def pass_on(number: int, _: object) -> None:
         for worker in workers:
