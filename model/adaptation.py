@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from config.base import TrainingConfig
@@ -23,17 +22,15 @@ from model.losses import (
     label_losses,
     steps_taken,
 )
-from model.networks import Shape, check_fixed, in_float32, inputs_of
+from model.networks import check_fixed, check_head, in_float32, inputs_of
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
-from model.schedules import AnnealedLearningRate, CosineLearningRate, ProgressSchedule
+from model.schedules import ProgressSchedule, rate_schedule
 from utils.errors import UserError
 
 Scaled = keras.optimizers.LossScaleOptimizer
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # images, labels, domains
 
 
-PROBES = 64  # random features: so many that raw logits do not look like probabilities by chance
-PLACES = 8  # of a random feature whose size is not fixed
 AVERAGE = "averaged_"  # what the names of averaged weights in a file begin with
 FORM = (
     "a batch must be (images, labels, domains): labels int32 [B] with -1 = unlabelled, domains "
@@ -573,48 +570,3 @@ def check_alone(data: Sequence[Any], options: Mapping[str, Any]) -> None:
     named = [name for name in ("y", "sample_weight") if options.get(name) is not None]
     if len(data) > 1 or named:
         raise ValueError(f"{FORM}; got {', '.join(named) or f'{len(data)} arguments'}")
-
-
-def check_head(head: keras.Model, name: str, seen: Shape) -> None:
-    """Raises `ValueError` if a network is no head for this model.
-
-    Args:
-        head: takes what it sees of an image, and gives logits, in float32.
-        name: of the argument.
-        seen: shape of what it sees.
-    """
-    check_fixed(head)
-    if len(head.outputs) > 1 or isinstance(getattr(head, "output", None), dict):
-        raise ValueError(f"{name} must give one array of logits, got {head.output_shape}")
-    takes = head.input_shape[1:]
-    if len(takes) != len(seen) or any(None not in pair and pair[0] != pair[1]
-                                      for pair in zip(takes, seen, strict=True)):  # fmt: skip
-        raise ValueError(f"{name} takes {takes} of an image, but it would be given {seen}")
-    if head.outputs[0].dtype in ("float16", "bfloat16"):
-        raise ValueError(
-            f"{name} gives logits of {head.outputs[0].dtype}, too coarse for a softmax; give its "
-            'last layer dtype="float32"'
-        )
-    if gives_probabilities(head):
-        raise ValueError(
-            f"{name} must give logits, but it gives probabilities; leave softmax or sigmoid out"
-        )
-
-
-def gives_probabilities(head: keras.Model) -> bool:
-    """Tells whether a head's outputs for random features are in [0, 1] and add up to 1."""
-    shape = [size or PLACES for size in head.input_shape[1:]]
-    features = np.random.default_rng(0).normal(size=(PROBES, *shape)).astype(np.float32)
-    outputs = np.asarray(head(features, training=False), np.float64)
-    inside = outputs.min() >= 0 and outputs.max() <= 1 and np.ptp(outputs) > 0
-    return bool(inside and (outputs.shape[-1] == 1 or np.allclose(outputs.sum(-1), 1, atol=0.01)))
-
-
-def rate_schedule(
-    total_steps: int, first: float, settings: TrainingConfig, delay: int = 0
-) -> ProgressSchedule:
-    """Returns the schedule of a learning rate that begins at `first`; it is 0 in `delay` steps."""
-    if settings.lr_schedule == "cosine":
-        return CosineLearningRate(total_steps, first, delay=delay)
-    alpha, beta = settings.lr_alpha, settings.lr_beta
-    return AnnealedLearningRate(total_steps, first, alpha, beta, delay=delay)

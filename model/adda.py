@@ -22,12 +22,12 @@ import keras
 import tensorflow as tf
 
 from config.base import AdversarialLoss, TrainingConfig
-from model.adaptation import Adaptation, Batch, rate_schedule
+from model.adaptation import Adaptation, Batch
 from model.adversarial import Adversarial
 from model.losses import assert_blocks, label_losses, mean_share, split_batch, steps_taken
 from model.networks import copy_of, layers_in_order
 from model.normalisation import domain_normalizations
-from model.schedules import Constant, ProgressSchedule
+from model.schedules import Constant, ProgressSchedule, rate_schedule
 from utils.errors import UserError
 
 SOURCE, TARGET = 0, 1

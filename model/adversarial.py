@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 
 from config.base import DomainLoss, TrainingConfig
-from model.adaptation import Adaptation, check_head
+from model.adaptation import Adaptation
 from model.losses import assert_below, cross_entropy, is_correct, mean_share
-from model.networks import Shape
+from model.networks import Shape, check_head
 from model.schedules import Constant, GRLLambda, ProgressSchedule
 
 

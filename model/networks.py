@@ -26,6 +26,8 @@ CONVOLUTIONS = {
     "wide": ((32, 5, True), (64, 3, False), (64, 3, True), (128, 3, False), (128, 3, True)),
 }
 DRAWING_FILTERS = (64, 128, 256, 256, 512)
+PROBES = 64  # random features: so many that raw logits do not look like probabilities by chance
+PLACES = 8  # of a random feature whose size is not fixed
 
 
 def mnist_feature_extractor(
@@ -373,6 +375,41 @@ def check_fixed(model: keras.Model) -> None:
             f"{model.name} has no fixed inputs and outputs; wrap it: "
             "inputs = keras.Input(shape); keras.Model(inputs, model(inputs))"
         )
+
+
+def check_head(head: keras.Model, name: str, seen: Shape) -> None:
+    """Raises `ValueError` if a network is no head for this model.
+
+    Args:
+        head: takes what it sees of an image, and gives logits, in float32.
+        name: of the argument.
+        seen: shape of what it sees.
+    """
+    check_fixed(head)
+    if len(head.outputs) > 1 or isinstance(getattr(head, "output", None), dict):
+        raise ValueError(f"{name} must give one array of logits, got {head.output_shape}")
+    takes = head.input_shape[1:]
+    if len(takes) != len(seen) or any(None not in pair and pair[0] != pair[1]
+                                      for pair in zip(takes, seen, strict=True)):  # fmt: skip
+        raise ValueError(f"{name} takes {takes} of an image, but it would be given {seen}")
+    if head.outputs[0].dtype in ("float16", "bfloat16"):
+        raise ValueError(
+            f"{name} gives logits of {head.outputs[0].dtype}, too coarse for a softmax; give its "
+            'last layer dtype="float32"'
+        )
+    if gives_probabilities(head):
+        raise ValueError(
+            f"{name} must give logits, but it gives probabilities; leave softmax or sigmoid out"
+        )
+
+
+def gives_probabilities(head: keras.Model) -> bool:
+    """Tells whether a head's outputs for random features are in [0, 1] and add up to 1."""
+    shape = [size or PLACES for size in head.input_shape[1:]]
+    features = np.random.default_rng(0).normal(size=(PROBES, *shape)).astype(np.float32)
+    outputs = np.asarray(head(features, training=False), np.float64)
+    inside = outputs.min() >= 0 and outputs.max() <= 1 and np.ptp(outputs) > 0
+    return bool(inside and (outputs.shape[-1] == 1 or np.allclose(outputs.sum(-1), 1, atol=0.01)))
 
 
 def with_flat_features(

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from config.base import TrainingConfig
+
 
 @dataclasses.dataclass(eq=False)
 class ProgressSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -137,3 +139,13 @@ class Constant(ProgressSchedule):
 
     def at(self, progress: tf.Tensor) -> tf.Tensor:
         return self.value * tf.ones_like(progress)
+
+
+def rate_schedule(
+    total_steps: int, first: float, settings: TrainingConfig, delay: int = 0
+) -> ProgressSchedule:
+    """Returns the schedule of a learning rate that begins at `first`; it is 0 in `delay` steps."""
+    if settings.lr_schedule == "cosine":
+        return CosineLearningRate(total_steps, first, delay=delay)
+    alpha, beta = settings.lr_alpha, settings.lr_beta
+    return AnnealedLearningRate(total_steps, first, alpha, beta, delay=delay)

@@ -21,7 +21,7 @@ from model.adda import ADDA
 from model.networks import captcha_discriminator
 from utils.data.captchas import STYLES, Artist, load_captchas
 from utils.errors import UserError
-from utils.run.launch import Start, make_settings
+from utils.run.flags import Start, make_settings
 
 TINY = ["--captchas", "100", "--epoch", "1", "--source_epoch", "1", "--batch_size", "40"]
 

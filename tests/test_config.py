@@ -23,9 +23,9 @@ from config.scripts import SCRIPTS
 from config.settings import Settings, at_least, fields_of
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
-from utils.run import launch
+from utils.run import flags
 from utils.run.command_line import documented
-from utils.run.launch import Start, make_settings
+from utils.run.flags import Start, make_settings
 from utils.run.runs import find_run, start_run
 
 
@@ -357,7 +357,7 @@ def test_presets_that_are_none_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     (tmp_path / "x.json").write_text(text)
-    for module in (presets, launch):
+    for module in (presets, flags):
         monkeypatch.setattr(module, "FOLDER" if module is presets else "PRESETS", tmp_path)
     monkeypatch.setattr("sys.argv", ["s"])
     with pytest.raises(UserError, match=message):

@@ -16,7 +16,7 @@ from helpers import ROOT, blocks
 from config.scripts import SCRIPTS
 from config.settings import fields_of
 from utils.run.command_line import parse
-from utils.run.launch import Start, make_settings, read_flags
+from utils.run.flags import Start, make_settings, read_flags
 
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 WITH_ARGUMENTS = ("create_mnistm", "create_usps", "predict", "evaluate", "benchmarks.epochs",

@@ -46,7 +46,7 @@ from utils.record.selection import CRITERIA
 from utils.run import launch, workers
 from utils.run.checkpoints import Checkpoints
 from utils.run.clean import main as clean
-from utils.run.launch import Start, make_settings
+from utils.run.flags import Start, make_settings
 from utils.run.runs import (
     CONFIG_FILE,
     Run,

@@ -29,7 +29,7 @@ from config.scripts import SCRIPTS
 from predict import SHIPPED
 from utils.data.pickles import write_pickle
 from utils.errors import Terminated, UserError
-from utils.run.launch import make_settings, read_flags
+from utils.run.flags import make_settings, read_flags
 
 ACCURACIES = {  # of epochs; the criterion likes the middle one
     ("mnist_m", "recipe", 0): (0.5, 0.8, 0.92),

@@ -28,7 +28,7 @@ from model.networks import mnist_feature_extractor
 from utils.data.domains import Domain, Domains
 from utils.data.pickles import write_pickle
 from utils.errors import UserError
-from utils.run import launch
+from utils.run import flags
 from utils.run.devices import mixed_policy, prepare_devices
 from utils.run.launch import digests_of
 from utils.run.runs import Run
@@ -455,9 +455,9 @@ def test_a_default_that_was_edited_for_another_method_changes_nothing() -> None:
         target_ratio: int = 3
         adda_learning_rate: float = 0.5
 
-    plain = launch.make_settings(Edited, launch.Start(), {})
+    plain = flags.make_settings(Edited, flags.Start(), {})
     assert (plain.k_d, plain.target_ratio) == (1, 3)
-    adda = launch.make_settings(Edited, launch.Start(), {"method": "adda"})
+    adda = flags.make_settings(Edited, flags.Start(), {"method": "adda"})
     assert (adda.k_d, adda.target_ratio, adda.adda_learning_rate) == (3, 1, 0.5)
 
 
@@ -472,18 +472,18 @@ def test_a_default_that_a_preset_does_not_use_changes_nothing(
         batch_size: int = 96
 
     monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
-    adda = launch.make_settings(Edited, launch.Start(preset="adda"), {})
+    adda = flags.make_settings(Edited, flags.Start(preset="adda"), {})
     assert (adda.target_ratio, adda.batch_size) == (1, 256)
     given = {"method": "adda", "batch_size": 64, "first_stage": "source_augmented"}
-    adda = launch.make_settings(Edited, launch.Start(), given)
+    adda = flags.make_settings(Edited, flags.Start(), given)
     assert (adda.target_ratio, adda.of_first_stage("source_model").target_ratio) == (1, 1)
 
 
 def test_a_run_of_another_method_says_nothing_of_what_it_does_not_use(tmp_path: Path) -> None:
-    run_of_dann = launch.make_settings(Config, launch.Start(), {"epoch": 7})
+    run_of_dann = flags.make_settings(Config, flags.Start(), {"epoch": 7})
     run_of_dann.save(tmp_path / "config.json")
-    start = launch.Start(config=tmp_path / "config.json")
-    adda = launch.make_settings(Config, start, {"method": "adda"})
+    start = flags.Start(config=tmp_path / "config.json")
+    adda = flags.make_settings(Config, start, {"method": "adda"})
     assert (adda.epoch, adda.adda_learning_rate) == (7, Config.adda_learning_rate)
 
 
@@ -493,17 +493,17 @@ def test_a_preset_for_another_method_leaves_what_that_does_not_use(
     monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
     preset = {"confidence": 0.5, "target_ratio": 2, "batch_size": 96, "average_decay": 0.9}
     monkeypatch.setattr(
-        launch, "read_preset", lambda *_: Preset("", "train_MNIST2MNIST_M.py", preset)
+        flags, "read_preset", lambda *_: Preset("", "train_MNIST2MNIST_M.py", preset)
     )
-    monkeypatch.setattr(launch, "PRESETS", Path())
-    start = launch.Start(preset="any")
+    monkeypatch.setattr(flags, "PRESETS", Path())
+    start = flags.Start(preset="any")
     teacher = {"method": "mean_teacher"}
-    assert launch.make_settings(Config, start, teacher).confidence == 0.5
-    settings = launch.make_settings(Config, start, {"method": "source_only"})
+    assert flags.make_settings(Config, start, teacher).confidence == 0.5
+    settings = flags.make_settings(Config, start, {"method": "source_only"})
     assert (settings.confidence, settings.target_ratio) == (Config.confidence, 2)
-    assert launch.make_settings(Config, start, {"method": "adda"}).target_ratio == 1
+    assert flags.make_settings(Config, start, {"method": "adda"}).target_ratio == 1
     with pytest.raises(UserError, match="--confidence: is not used by source_only"):
-        launch.make_settings(Config, start, {"method": "source_only", "confidence": 0.3})
+        flags.make_settings(Config, start, {"method": "source_only", "confidence": 0.3})
 
 
 @pytest.mark.parametrize(
@@ -520,9 +520,9 @@ def test_a_flag_of_a_schedule_that_is_not_followed_is_refused(
 ) -> None:
     (name,) = flag
     with pytest.raises(UserError, match=f"--{name}: .* does not use it; leave it out"):
-        launch.make_settings(Config, launch.Start(), flag | unused)
-    assert getattr(launch.make_settings(Config, launch.Start(), flag | used), name) == flag[name]
-    launch.make_settings(Config, launch.Start(), unused)  # a default that has no use is no flag
+        flags.make_settings(Config, flags.Start(), flag | unused)
+    assert getattr(flags.make_settings(Config, flags.Start(), flag | used), name) == flag[name]
+    flags.make_settings(Config, flags.Start(), unused)  # a default that has no use is no flag
 
 
 def test_a_domain_classifier_may_have_no_hidden_layer(domains: Arrays) -> None:
