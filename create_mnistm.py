@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 
 from config.settings import PICTURE, SEED, Settings
-from utils.atomic import digest_of, refuse_foreign, whole_file
+from utils.atomic import whole_file
 from utils.data.bsds500 import find_bsds500
 from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
@@ -24,6 +24,7 @@ from utils.data.mnist import find_mnist
 from utils.data.mnist_m import RULE, blend
 from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.errors import UserError, run_script
+from utils.ownership import digest_of, refuse_foreign
 from utils.record.figures import save_samples
 from utils.run.command_line import command_of, parse
 

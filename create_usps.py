@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 
 from config.settings import Settings
-from utils.atomic import digest_of, refuse_foreign, whole_file
+from utils.atomic import whole_file
 from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
+from utils.ownership import digest_of, refuse_foreign
 from utils.run.command_line import command_of, parse
 
 

@@ -23,10 +23,11 @@ import numpy as np
 from config.config import Config
 from config.settings import PIXELS, Settings
 from predict import SHIPPED
-from utils.atomic import is_stream, refuse_loss, write_json
+from utils.atomic import is_stream, write_json
 from utils.data.folders import PictureFolder, open_target
 from utils.data.pickles import read_pickle
 from utils.errors import UserError, run_script
+from utils.ownership import refuse_loss
 from utils.run.command_line import parse
 from utils.run.quiet import quiet_start
 

@@ -18,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from config.settings import PIXELS, Settings
-from utils.atomic import is_stream, refuse_loss, whole_file
+from utils.atomic import is_stream, whole_file
 from utils.data.folders import composed
 from utils.data.pictures import find_pictures, read_picture
 from utils.errors import UserError, run_script
+from utils.ownership import refuse_loss
 from utils.run.command_line import parse
 from utils.run.quiet import quiet_start
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from config.base import AnyConfig, TrainingConfig
 from config.methods import METHODS
-from utils.atomic import digest_of
 from utils.data.domains import AnyDomains, Domains
 from utils.errors import COLLAPSED, CTRL_C, TRY_AGAIN, FailsAgain, Terminated, UserError
+from utils.ownership import digest_of
 from utils.record.log_csv import pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
