@@ -32,6 +32,8 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
     os._exit(MISTAKE)  # Python would end with 1
 
 
-if getattr(sys.excepthook, "__module__", "") != __name__:  # else this file is read again
-    others = sys.excepthook  # a user's program may have one of its own
-sys.excepthook = tell
+# A user's own program keeps its own hook. A second reading of this file changes nothing.
+is_ours = Path(__file__).parent.parent in Path(sys.argv[0]).resolve().parents
+if is_ours and getattr(sys.excepthook, "__module__", "") != __name__:
+    others = sys.excepthook
+    sys.excepthook = tell

@@ -278,6 +278,16 @@ def test_errors_of_other_programs_are_told_as_they_wish() -> None:
     assert (done.stdout, done.stderr) == ("mine\n", "")
 
 
+def test_an_own_program_keeps_its_hook() -> None:
+    program = (
+        "import sys; sys.argv[0] = '/home/me/own.py'; hook = sys.excepthook; import config; "
+        "print(sys.excepthook is hook)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          cwd=ROOT, check=False)  # fmt: skip
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_ctrl_c_while_python_still_imports_is_no_traceback() -> None:
     told = "\ninterrupted; no file is incomplete\n"
     for script, ours in ((str(ROOT / "predict.py"), True), ("/home/me/own.py", False)):
