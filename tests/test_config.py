@@ -403,3 +403,17 @@ def test_trained_weights_have_a_scaling_of_their_own() -> None:
     CustomConfig(backbone="ResNet50", pixel_mean=(1.0, 2.0, 3.0))
     with pytest.raises(UserError, match="pixel_mean: trained weights have a scaling of their own"):
         CustomConfig(backbone="ResNet50", pixel_mean=(1.0, 2.0, 3.0), weights="w.h5")
+
+
+@dataclasses.dataclass(frozen=True)
+class WithAnOldLine(Settings):
+    # training
+    epoch: int = 1
+    """How often."""
+    # rate: float = 0.1
+    rate: float = 0.2
+    """How fast."""
+
+
+def test_a_default_that_is_commented_out_is_no_heading() -> None:
+    assert [*documented(WithAnOldLine)] == ["training"]

@@ -21,7 +21,7 @@ from config.settings import Field, fields_of
 from utils.errors import UserError
 
 METAVARS = {int: "N", float: "X", Path: "PATH"}
-HEADING = re.compile(r" {4}# (\w.*)")
+HEADING = re.compile(r" {4}# (\w[^=]*)")  # = is in a field that somebody has commented out
 
 
 class Parser(argparse.ArgumentParser):
