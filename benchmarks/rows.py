@@ -134,9 +134,9 @@ IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
-        (*ALL, "searched_50", "searched_ramp", "searched_128", "searched_ratio", "recipe_15",
-         "normalised_40", "adda_normalised", "source_augmented", "adda_augmented", "original",
-         "wide", "student", "target_only", "ceiling", "ceiling_wide"),
+        (*ALL, "ceiling", "wide", "ceiling_wide", "student", "searched_50", "searched_ramp",
+         "searched_128", "searched_ratio", "recipe_15", "normalised_40", "adda_normalised",
+         "source_augmented", "adda_augmented", "original", "target_only"),
     ),
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
