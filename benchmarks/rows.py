@@ -72,6 +72,10 @@ ROWS = {
     "recipe_hidden": Row(
         "recipe, domain classifier on the hidden layer", "--preset recipe --features hidden"
     ),
+    "recipe_hidden_30": Row(
+        "the same, 30 epochs, as deep embedded validation has it",
+        "--preset recipe --features hidden --epoch 30",
+    ),
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
     "normalised": Row("recipe with normalisation per domain", "--preset normalised"),
     "searched": Row(
@@ -143,7 +147,7 @@ PAIRS = {
         f"--target_dataset_path {MNIST_M_7}",
         ("recipe", "normalised", "mean_teacher"),
     ),
-    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", OF_USPS),
+    "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", (*OF_USPS, "recipe_hidden_30")),
     "mnist": Pair("USPS → MNIST", f"--source_dataset_path {USPS} --target_dataset_path {MNIST}",
                   OF_USPS),
     "usps_small": Pair(
