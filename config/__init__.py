@@ -14,10 +14,9 @@ EDITED = ("config.py", "custom.py", "drawings.py", "captcha.py")
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Tells an error in a file of defaults as a user's mistake, and all others as Python does.
 
-    Ctrl-C in a script of this repository, before `run_script` begins, is told as it tells it.
+    Ctrl-C before `run_script` begins is told as it tells it.
     """
-    script = Path(sys.argv[0]).resolve()
-    if isinstance(error, KeyboardInterrupt) and script.parent == Path(__file__).parent.parent:
+    if isinstance(error, KeyboardInterrupt):
         return print(INTERRUPTED, file=sys.stderr)
     if isinstance(error, SyntaxError):
         file, line, reason = error.filename or "", error.lineno, error.msg
@@ -33,7 +32,8 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 # A user's own program keeps its own hook. A second reading of this file changes nothing.
-is_ours = Path(__file__).parent.parent in Path(sys.argv[0]).resolve().parents
+ROOT = Path(__file__).resolve().parent.parent
+is_ours = Path(sys.argv[0]).resolve().parent in (ROOT, ROOT / "benchmarks", ROOT / "utils/run")
 if is_ours and getattr(sys.excepthook, "__module__", "") != __name__:
     others = sys.excepthook
     sys.excepthook = tell

@@ -144,8 +144,11 @@ def fields_of(kind: type) -> dict[str, Field]:
         extras = annotated[0].__metadata__ if annotated else ()
         types = [typing.get_args(hint)[0] if hint in annotated else hint for hint in declared]
         if types[0] != types[-1]:
-            meant = getattr(types[-1], "__name__", types[-1])
-            raise UserError(f"{field.name}: its type must stay {meant}; change the value alone")
+            meant = types[-1].__name__ if isinstance(types[-1], type) else types[-1]
+            raise UserError(
+                f"{inspect.getsourcefile(kind)}: {field.name}: its type must stay "
+                f"{str(meant).replace('typing.', '')}; change the value alone"
+            )
         found[field.name] = Field(
             field.name,
             types[0],
@@ -264,6 +267,8 @@ def read_json(path: Path) -> dict[str, Any]:
     refuse_device(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file, such as the config.json of a run")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; name another")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

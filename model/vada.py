@@ -31,7 +31,8 @@ class VADA(DANN):
     H is the mean entropy of the predictions. V is the mean of KL(p(x) ‖ p(x + r)), where r is the
     change of length ε that changes the prediction most. One step of power iteration finds r. It has
     the direction of the gradient of KL(p(x) ‖ p(x + ξd)) for a random direction d of length ξ. V
-    sees images that are not augmented, and a network in training. The gradient does not pass p(x).
+    sees images that are not augmented, and networks in training mode. The gradient does not pass
+    p(x).
 
     Args:
         source_smoothness: λ_s; 1 in the authors' code.
@@ -101,7 +102,7 @@ class VADA(DANN):
         return tf.reduce_sum(tf.exp(logs) * (logs - others), -1)
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of a batch in training; dropout is the same in each call of a step.
+        """Returns the logits in training mode; dropout is the same in each call of a step.
 
         With the moving statistics of prediction, V would fall where those do not fit the weights.
         """
@@ -113,7 +114,10 @@ class VADA(DANN):
 
 
 def in_training(part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns the output of a network in training, which forgets what it measures there."""
+    """Returns the output of a network in training mode, which forgets what it measures there.
+
+    It forgets the losses of its layers, too, so `layer_losses` must come before.
+    """
     outputs, _ = part.stateless_call(
         part.trainable_variables, part.non_trainable_variables, inputs, training=True
     )

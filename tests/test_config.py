@@ -291,7 +291,7 @@ def test_an_own_program_keeps_its_hook() -> None:
 def test_ctrl_c_while_python_still_imports_is_no_traceback() -> None:
     told = "\ninterrupted; no file is incomplete\n"
     for script, ours in ((str(ROOT / "predict.py"), True), ("/home/me/own.py", False)):
-        program = f"import sys, config; sys.argv[0] = {script!r}; raise KeyboardInterrupt"
+        program = f"import sys; sys.argv[0] = {script!r}; import config; raise KeyboardInterrupt"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
                               cwd=ROOT, check=False)  # fmt: skip
         assert done.returncode == -signal.SIGINT  # a shell says 130

@@ -24,6 +24,9 @@ def test_an_output_that_is_an_input_is_refused(
             refuse_loss(tmp_path / name, "", tmp_path / "x", model)
     with pytest.raises(UserError, match="is a folder; name a file"):
         refuse_loss(tmp_path, "")
+    for name, reason in (("model.keras/x.csv", "Not a directory"), ("x" * 300, "name too long")):
+        with pytest.raises(UserError, match=f"cannot be written .*{reason}"):
+            refuse_loss(tmp_path / name, "")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UserError, match=r"new/table\.csv: cannot be written \(Permission denied\)"):
         refuse_loss(tmp_path / "new" / "table.csv", "")

@@ -640,6 +640,17 @@ def test_a_run_whose_folder_is_gone_keeps_the_others(tmp_path: Path, monkeypatch
     assert run_of.config.is_dir()
 
 
+def test_the_name_of_a_run_whose_folder_cannot_be_made_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints").touch()
+    with pytest.raises(UserError, match="checkpoints"):
+        start_run(Config(run_name="mine"), {})
+    Path("checkpoints").unlink()
+    start_run(Config(run_name="mine"), {})
+
+
 def test_a_second_stage_that_cannot_begin_starts_anew_from_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -658,8 +669,8 @@ def test_a_second_stage_that_cannot_begin_starts_anew_from_the_first(
     model = run_of.below("source").checkpoints / "source_model.keras"
     model.parent.mkdir(parents=True)
     model.touch()
-    words = rf"0\.\.1; give it beside .*--config .*config\.json --pre_model_path {model.name}"
-    with pytest.raises(FailsAgain, match=words.replace(model.name, f".*{model.name}")):
+    words = r"0\.\.1; to begin .* anew, add what you mend to: .*--pre_model_path .*/source_model"
+    with pytest.raises(FailsAgain, match=words):
         second()
 
 

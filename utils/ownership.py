@@ -56,11 +56,7 @@ def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
         mark: what each file of this script has near its beginning.
         inputs: the files to read.
     """
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; name a file")
-    above = next(folder for folder in output.absolute().parents if folder.exists())
-    if not is_stream(output) and not os.access(above, os.W_OK):
-        raise cannot_write(output, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    refuse_unwritable(output)
     for path in inputs:
         with contextlib.suppress(OSError):
             if output.samefile(path):
@@ -75,3 +71,20 @@ def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
             raise UserError(
                 f"{output}: is there already, and not from this script; choose another output"
             )
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Raises `UserError` if no file can appear at a path."""
+    if is_stream(output):
+        return
+    final = Path(os.path.realpath(output))  # a link stays a link, and what it leads to is replaced
+    try:
+        if final.is_dir():
+            raise UserError(f"{output}: is a folder; name a file")
+        above = next(folder for folder in final.parents if folder.exists())
+    except OSError as error:  # such as a name that is too long
+        raise cannot_write(output, error) from error
+    for number, is_wrong in ((errno.ENOTDIR, not above.is_dir()),
+                             (errno.EACCES, not os.access(above, os.W_OK))):  # fmt: skip
+        if is_wrong:
+            raise cannot_write(output, OSError(number, os.strerror(number)))

@@ -120,8 +120,8 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     path = root / f"{style}-{rules}-{train}+{val}-seed{seed}.npz"
     note = path.with_suffix(".json")
     if not path.exists() or not note.exists():
-        arrays = make_captchas(style, train, val, seed)
         with whole_file(path) as temporary, temporary.open("wb") as file:
+            arrays = make_captchas(style, train, val, seed)
             np.savez_compressed(file, allow_pickle=False, **arrays)
         facts = {
             "sha256": Domain(**arrays).digest,

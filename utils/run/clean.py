@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -76,16 +77,15 @@ def find_runs() -> dict[str, tuple[int, list[Path]]]:
             name, levels = str(folder.relative_to(root)), len(tail.parts) - 1
             _, known = runs.setdefault(name, (levels, []))
             known += [place for place in dict.fromkeys([folder, *places])
-                      if has_settings(place, settings)]  # fmt: skip
+                      if place.is_dir() and not is_of_another(place, settings)]  # fmt: skip
     return runs
 
 
-def has_settings(folder: Path, settings: dict[str, Any]) -> bool:
-    """Tells whether a folder holds these settings, and is not another run's."""
-    try:
-        return bool(read_json(folder / CONFIG_FILE) == settings)
-    except UserError:
-        return False
+def is_of_another(folder: Path, settings: dict[str, Any]) -> bool:
+    """Tells whether a folder holds other settings than a run's."""
+    with contextlib.suppress(UserError):
+        return read_json(folder / CONFIG_FILE) != settings
+    return False
 
 
 def in_use(folders: list[Path]) -> bool:

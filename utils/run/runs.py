@@ -56,18 +56,18 @@ class Run:
         return self.logs, self.checkpoints, self.config
 
     def discard(self, config: TrainingConfig) -> None:
-        """Removes the folders of a run that could not begin, so that its name is free again.
-
-        Of a run one of whose folders is gone nobody can tell whether it has begun.
-        """
-        if not all(folder.is_dir() for folder in self.folders):
-            return
+        """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
         begun = [path for path in files if path.match("step-*.index") and path.stem != "step-0"]
-        if not begun and not any(path.suffix == ".keras" for path in files):
-            for folder in self.folders:
-                shutil.rmtree(folder, ignore_errors=True)
-                remove_empty(folder, len(Path(config.run_path).parts))
+        gone = not all(folder.is_dir() for folder in self.folders)  # so nobody can tell
+        if not begun and not gone and not any(path.suffix == ".keras" for path in files):
+            self.remove(config)
+
+    def remove(self, config: TrainingConfig) -> None:
+        """Removes the folders of a run, and those above that are empty then."""
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+            remove_empty(folder, len(Path(config.run_path).parts))
 
 
 def roots_of(config: TrainingConfig) -> list[str]:
@@ -133,7 +133,7 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
         for folder in (run.checkpoints, run.config):
             save_settings(named, folder)
     except UserError:
-        run.discard(named)
+        run.remove(named)
         raise
     return run, named
 

@@ -63,9 +63,11 @@ def make_stages(
         try:
             return stage(run, settings, str(start))
         except UserError as error:
-            if not start.exists():  # which is what is wrong
+            if not start.exists() or str(error).startswith(str(start)):  # it is what is wrong
                 raise
             again = command_of(None, "--config", run.logs / CONFIG_FILE, "--pre_model_path", start)
-            raise FailsAgain(f"{error}; give it beside the first stage's model: {again}") from error
+            raise FailsAgain(
+                f"{error}; to begin the second stage anew, add what you mend to: {again}"
+            ) from error
 
     return [partial(stage, below, before, None, name=first), second]

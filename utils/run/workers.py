@@ -71,6 +71,9 @@ def wait(workers: list[subprocess.Popen[bytes]]) -> int:
 
 
 def main() -> int:
+    if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 0
     count, script = [*sys.argv[1:3], "", ""][:2]
     if not (count.isdecimal() and int(count) and Path(script).is_file()):
         print(
