@@ -54,8 +54,9 @@ def report(runs: Runs) -> str:
         "± standard deviation over the seeds that were run; the figures of the single seeds stand "
         "beside it. All target test images are measured. Epochs are picked without target "
         "labels; [choices](choices.md) and the searches below tell how the settings "
-        f"were chosen. {data_line()} Most of the runs had another "
-        "[order of the images](choices.md#the-order-of-the-images) than their command gives now.",
+        "were chosen. Most of the runs had another "
+        "[order of the images](choices.md#the-order-of-the-images) than their command gives now. "
+        f"{data_line()}",
         "",
         "- last epoch: the target accuracy after the last epoch.",
         f"- pick: that of the epoch which `{Config().select_by}` picks without labels.",

@@ -73,7 +73,7 @@ ROWS = {
         "recipe, domain classifier on the hidden layer", "--preset recipe --features hidden"
     ),
     "recipe_hidden_30": Row(
-        "the same, 30 epochs, as deep embedded validation has it",
+        "recipe, domain classifier on the hidden layer, 30 epochs",
         "--preset recipe --features hidden --epoch 30",
     ),
     "recipe_15": Row("recipe, 15 epochs", "--preset recipe --epoch 15"),
@@ -83,7 +83,7 @@ ROWS = {
         "--preset searched",
     ),
     "searched_50": Row(
-        "the same, 50 epochs and a longer average of the weights",
+        "searched, 50 epochs and a longer average of the weights",
         "--preset searched --epoch 50 --average_decay 0.9998",
     ),
     "searched_ramp": Row(
