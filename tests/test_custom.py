@@ -257,7 +257,7 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
         (["--source", "{tree}/source", "--target", "{tree}/target", "--label_hidden", "0"],
          "label_hidden: 0 must be 1 or more units in each layer"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--pixel_mean", "1", "2"],
-         "pixel_mean: (1.0, 2.0) must be one number for each of the 3 channels"),
+         "pixel_mean: 1.0 2.0 must be one number for each of the 3 channels"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--backbone", "ResNet5"],
          "no 'ResNet5' in keras.applications; did you mean ResNet50"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--feature_layer", "conv"],

@@ -371,7 +371,7 @@ def test_create_on_a_full_disk_leaves_nothing(
             ["--resume", "nowhere", "--seed", "3"],
             "--seed: --resume goes on with the run's own settings",
         ),
-        (["--config", "nowhere.json"], "nowhere.json: cannot be read as JSON"),
+        (["--config", "nowhere.json"], "nowhere.json: no such file; name another"),
     ],
 )
 def test_train_names_what_is_wrong(
