@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -149,12 +151,20 @@ class DANN(Adversarial):
         sizes = block_sizes(size, self.num_domains, self.target_ratio)
         return list(enumerate(split_batch(images, sizes)))
 
-    def extract(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the features of a training batch; each image passes the extractor once."""
+    def extract(
+        self, images: tf.Tensor, call: Callable[[tf.Tensor], tf.Tensor], follows: bool = False
+    ) -> tf.Tensor:
+        """Returns the features of a training batch; each image passes the extractor once.
+
+        Args:
+            images: of all domains.
+            call: returns the features of a block of them.
+            follows: as in `as_domain`.
+        """
         features = []
         for domain, block in self.blocks(images):
-            with as_domain(self.norms(), domain):
-                features.append(self.feature_extractor(block, training=True))
+            with as_domain(self.norms(), domain, follows):
+                features.append(call(block))
         return tf.concat(features, 0)
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
@@ -164,7 +174,8 @@ class DANN(Adversarial):
         if self.average:
             self.average.update()  # first, so that it begins at weights that were loaded
         with tf.GradientTape() as tape:
-            features = self.extract(self.augment(images))
+            extractor = partial(self.feature_extractor, training=True)
+            features = self.extract(self.augment(images), extractor)
             label_logits = self.label_predictor(features, training=True)
             if self.alternating:
                 with tape.stop_recording():

@@ -10,6 +10,7 @@ Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1 (distribution alignment);
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import keras
@@ -20,7 +21,6 @@ from model.adaptation import Batch
 from model.averaging import WeightAverage
 from model.dann import DANN
 from model.losses import UNLABELLED, cross_entropy, mean_share, steps_taken
-from model.normalisation import as_domain
 from model.schedules import HalfCosine, ProgressSchedule
 
 MEAN_DECAY = 0.995  # of running means: some 200 batches; ReMixMatch takes the last 128
@@ -126,11 +126,9 @@ class MeanTeacher(DANN):
         The moving statistics of normalisation follow these images, which are as in prediction; what
         the student's augmented images made of them before is lost.
         """
-        features = []
-        for domain, block in self.blocks(images):
-            with as_domain(self.norms(), domain, follows=True):
-                features.append(self.as_teacher(self.feature_extractor, block))
-        return tf.nn.softmax(self.as_teacher(self.label_predictor, tf.concat(features, 0)))
+        extractor = partial(self.as_teacher, self.feature_extractor)
+        features = self.extract(images, extractor, follows=True)
+        return tf.nn.softmax(self.as_teacher(self.label_predictor, features))
 
     def as_teacher(self, part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the output of a network with the teacher's weights.

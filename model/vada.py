@@ -7,6 +7,7 @@ References: Shu, Bui, Narui & Ermon, "A DIRT-T Approach to Unsupervised Domain A
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,7 +16,6 @@ import tensorflow as tf
 from model.adaptation import Batch
 from model.dann import DANN
 from model.losses import UNLABELLED, entropy, mean_share, own_rows, steps_taken
-from model.normalisation import as_domain
 
 HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
 STREAM = 4  # of random numbers, beside those of augmentation
@@ -106,11 +106,8 @@ class VADA(DANN):
 
         With the moving statistics of prediction, V would fall where those do not fit the weights.
         """
-        features = []
-        for domain, block in self.blocks(images):
-            with as_domain(self.norms(), domain):
-                features.append(in_training(self.feature_extractor, block))
-        return in_training(self.label_predictor, tf.concat(features, 0))
+        features = self.extract(images, partial(in_training, self.feature_extractor))
+        return in_training(self.label_predictor, features)
 
 
 def in_training(part: keras.Model, inputs: tf.Tensor) -> tf.Tensor:

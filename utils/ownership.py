@@ -82,9 +82,9 @@ def refuse_unwritable(output: Path) -> None:
         if final.is_dir():
             raise UserError(f"{output}: is a folder; name a file")
         above = next(folder for folder in final.parents if folder.exists())
-    except OSError as error:  # such as a name that is too long
+        if not above.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(above, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:  # these, or such as a name that is too long
         raise cannot_write(output, error) from error
-    for number, is_wrong in ((errno.ENOTDIR, not above.is_dir()),
-                             (errno.EACCES, not os.access(above, os.W_OK))):  # fmt: skip
-        if is_wrong:
-            raise cannot_write(output, OSError(number, os.strerror(number)))
