@@ -48,6 +48,9 @@ ROWS = {
     "original": Row("DANN, as in the original repository", "--preset original"),
     "cdan": Row("CDAN", "--preset cdan"),
     "vada": Row("VADA", "--preset vada"),
+    "vada_authors": Row(
+        "VADA, the authors' weight of the adversarial loss", "--preset vada --grl_lambda 0.01"
+    ),
     "adda": Row("ADDA", "--preset adda"),
     "adda_60": Row("ADDA, 60 + 60 epochs", "--preset adda --source_epoch 60 --epoch 60"),
     "adda_normalised": Row(
@@ -89,9 +92,12 @@ ROWS = {
     "searched_ramp": Row(
         "searched, λ rises within four epochs", "--preset searched --ramp --gamma 40"
     ),
+    "searched_128": Row(
+        "searched, batches of 128, 60 epochs", "--preset searched --batch_size 128 --epoch 60"
+    ),
     "normalised_40": Row(
         "recipe with normalisation per domain, λ constant, 40 epochs",
-        "--preset normalised --no_ramp --epoch 40"
+        "--preset normalised --no_ramp --epoch 40",
     ),
     "fast": Row("mean teacher from the third epoch on", "--preset fast"),
     "mean_teacher": Row("second stage", "--preset mean_teacher"),
@@ -132,7 +138,7 @@ PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
         (*ALL, "ceiling", "wide", "ceiling_wide", "student", "searched_50", "searched_ramp",
-         "recipe_15", "normalised_40", "adda_normalised",
+         "searched_128", "vada_authors", "recipe_15", "normalised_40", "adda_normalised",
          "source_augmented", "adda_augmented", "original", "target_only"),
     ),
     "mnist_m_7": Pair(
