@@ -13,7 +13,7 @@ JOBS ?= 2
 .PHONY: help setup demo test test-long lint audit bench search table workers tensorboard clean-runs
 
 help:
-	@echo "make demo         a short DANN training on data that ships with the packages"
+	@echo "make demo         two short trainings, without adaptation and with DANN; no downloads"
 	@echo "make test         the test suite"
 	@echo "make test-long    the long tests: several processes and devices, kills"
 	@echo "make lint         style and types"

@@ -18,7 +18,6 @@ import numpy as np
 from config.settings import PICTURE, SEED, Settings
 from utils.atomic import whole_file
 from utils.data.bsds500 import find_bsds500
-from utils.data.domains import Domain
 from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import find_mnist
 from utils.data.mnist_m import RULE, blend
@@ -69,7 +68,10 @@ def main() -> None:
         digits = find_mnist(args.mnist, folder, args.unverified)
         bsds = find_bsds500(args.bsds, folder, args.unverified)
         photos, photos_digest = bsds.images, bsds.digest
-    mnist, mnist_m = domains(digits, photos, random)
+    mnist = to_arrays(digits)
+    mnist_m = mnist | {
+        split: blend(getattr(digits, split), photos, random) for split in ("train", "val")
+    }
     provenance = {
         "seed": args.seed,
         "rule": RULE,
@@ -90,8 +92,8 @@ def main() -> None:
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
         digests.append(digest_of(picture))
-        told = json.dumps({**provenance, "files": sorted({*digests})}, indent=2) + "\n"
-        files.enter_context(whole_file(note)).write_text(told)  # last, so that it appears first
+        text = json.dumps({**provenance, "files": sorted({*digests})}, indent=2) + "\n"
+        files.enter_context(whole_file(note)).write_text(text)  # last, so that it appears first
     print("\n".join(written))
     flags = [] if folder == DATA else [
         "--source_dataset_path", source, "--target_dataset_path", target,
@@ -100,19 +102,6 @@ def main() -> None:
     training = SMALL if args.embedded else ("--preset", "recipe", "--epoch", 15)
     command = command_of("train_MNIST2MNIST_M.py", *training, *flags)
     print(f"samples: {place}\nnext:    {command}")
-
-
-def domains(
-    digits: Domain, photos: list[np.ndarray], random: np.random.RandomState
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the source and target data sets, ready to be pickled; labels carry over."""
-    mnist = to_arrays(digits)
-    mnist_m = {
-        **mnist,
-        "train": blend(digits.train, photos, random),
-        "val": blend(digits.val, photos, random),
-    }
-    return mnist, mnist_m
 
 
 if __name__ == "__main__":

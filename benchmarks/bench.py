@@ -62,7 +62,7 @@ def trainer(settings: Mapping[str, Any]) -> Round:
     from utils.run.runs import Run
     from utils.run.stages import make_stages
 
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp())  # below that of `main`
     built = make_stages(Run(folder, folder, folder), config, data, make_experiment)[0]()
     iterator = iter(built.batches.dataset(0, 10**6))
     built.run_steps(iterator, tf.constant(1))
@@ -357,22 +357,29 @@ def main() -> None:
         Config().check_paths()
     except UserError as error:
         sys.exit(f"error: {error}")
+    with tempfile.TemporaryDirectory() as place:
+        report(measure(args.rounds, place))
+
+
+def measure(rounds: int, place: str) -> dict[str, dict[str, list[float]]]:
+    """Returns the figures of each contender, in a process of its own that writes into `place`."""
     processes: dict[str, subprocess.Popen[str]] = {}
     for name in CONTENDERS | OTHERS:  # one at a time, so that start-up is timed undisturbed
         process = subprocess.Popen(
             [sys.executable, __file__, "--contender", name], cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": place},
         )  # fmt: skip
         if answer(process) is not None:
             processes[name] = process
     results: dict[str, dict[str, list[float]]] = {name: {} for name in processes}
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for name, process in processes.items():
             for key, value in ask(process).items():
                 results[name].setdefault(key, []).append(value)
     for process in processes.values():
         process.communicate()
-    report(results)
+    return results
 
 
 def ask(process: subprocess.Popen[str]) -> dict[str, float]:

@@ -124,7 +124,7 @@ def captchas(runs: Runs) -> list[str]:
         ROWS["captcha_tutorial"].title: [run.rows[-1] for run in tutorial],
     }
     lines = [
-        f"## {PAIRS['captcha'].title[0].upper()}{PAIRS['captcha'].title[1:]}",
+        f"## {PAIRS['captcha'].title}",
         "",
         "| | first | second | third | characters | whole strings |",
         "| --- | --- | --- | --- | --- | --- |",

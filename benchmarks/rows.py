@@ -159,9 +159,9 @@ PAIRS = {
         f"--source_dataset_path {USPS} --target_dataset_path {MNIST} "
         f"{ADDA_PROTOCOL.format(1800, 2000)}", IN_PROTOCOL,
     ),
-    "drawings": Pair("photos → drawings, on the stand-in", "--embedded --epoch 10",
+    "drawings": Pair("Photos → drawings, on the stand-in", "--embedded --epoch 10",
                      ("drawings_grey", "drawings_source", "drawings"), DRAWINGS),
-    "captcha": Pair("captchas, from one style to the other", "",
+    "captcha": Pair("Captchas, from one style to the other", "",
                     ("captcha", "captcha_statistics", "captcha_tutorial"), CAPTCHAS),
 }  # fmt: skip
 

@@ -54,10 +54,12 @@ def read_preset(name: str, setting: str = "preset", script: str = "") -> Preset:
     wrong = [key for key in values if key not in known or not isinstance(values[key], known[key])]
     missing = {"about", "script", "settings"} - values.keys()
     if wrong or missing:
-        raise UserError(
-            f"{path}: {', '.join([*wrong, *missing])}: about, script, accuracy and minutes are "
-            "texts, and settings is an object; mend the file, or move it elsewhere"
-        )
+        faults = [
+            f"{key!r} is unknown" if key not in known
+            else f"{key!r} must be {'an object' if known[key] is dict else 'a text'}"
+            for key in wrong
+        ] + [f"{key!r} is missing" for key in sorted(missing)]  # fmt: skip
+        raise UserError(f"{path}: {', '.join(faults)}; mend the file, or move it elsewhere")
     preset = Preset(**values)
     if script and preset.script != script:
         raise UserError(f"{setting}: {name} is for {preset.script!r}, not for {script!r}")

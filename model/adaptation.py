@@ -329,7 +329,7 @@ class Adaptation(keras.Model):
         self.forget_average()
 
     def quantize(self, *mode: Any, **options: Any) -> None:
-        """Quantizes the average of the weights, if the model keeps one, and else the weights."""
+        """Quantizes the weights. The averages replace them first, if the model keeps any."""
         if self.average and self.average.begun:
             for weight, value in zip(self.average.weights, self.average.values, strict=True):
                 weight.assign(value)
@@ -454,12 +454,16 @@ class Adaptation(keras.Model):
             return tf.nest.map_structure(tf.identity, (images, labels, domains))
 
     def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
-        """Raises `tf.errors.InvalidArgumentError` for a class that does not exist.
+        """Raises `tf.errors.InvalidArgumentError` for a batch that the method cannot learn from.
 
         Returns:
             in a graph, the operations that do so; else Nones.
         """
-        del domains  # a method may have conditions on them
+        return self.in_range(labels, domains)
+
+    def in_range(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
+        """Raises it for a class or a domain that does not exist; returns what `assertions` does."""
+        del domains  # a method without a domain classifier takes any
         return assert_below(labels, UNLABELLED, self.label_predictor.output_shape[-1], "labels")
 
     def export(self, filepath: str | Path, format: str = "tf_saved_model", **options: Any) -> Any:
@@ -487,8 +491,8 @@ class Adaptation(keras.Model):
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Measures one batch; changes nothing but the metrics."""
         images, labels, domains = self.checked(batch)
-        with tf.control_dependencies(Adaptation.assertions(self, labels, domains)):
-            self.examine((images, tf.identity(labels), domains))
+        with tf.control_dependencies(self.in_range(labels, domains)):
+            self.examine((images, tf.identity(labels), tf.identity(domains)))
         return self.get_metrics_result()
 
     def examine(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:

@@ -167,6 +167,11 @@ class ADDA(Adversarial):
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
         """The rate and not λ is 0 in the first steps: Adam would divide by a mean of zeros."""
         rate, delay = settings.adda_learning_rate, settings.discriminator_steps
+        if delay >= total_steps:
+            raise UserError(
+                f"discriminator_steps: {delay} leaves none of the {total_steps} steps to the "
+                "target encoder; take fewer"
+            )
         return {
             "learning_rate": rate_schedule(total_steps, rate, settings, delay),
             "grl_lambda": Constant(total_steps, settings.grl_lambda),
@@ -222,7 +227,10 @@ class ADDA(Adversarial):
                     with tape.stop_recording():
                         features = tf.concat([source, target], 0)
                         logits = tf.concat([source_logits, target_logits], 0)
-                        self.train_discriminator(features, logits, domains)
+                        for number in range(self.k_d):
+                            before = self.step_domain_classifier(features, domains, logits)
+                            if number == 0:
+                                self.measure_domains(before, domains)
                 judged = self.classify_domains(target, target_logits, training=True)
                 losses = self.adversarial_losses(judged)
                 loss = grl_lambda * mean_share(losses, tf.ones_like(losses)) + self.layer_losses()
@@ -232,15 +240,6 @@ class ADDA(Adversarial):
 
     def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
         return super().assertions(labels, domains) + assert_blocks(domains, self.num_domains)
-
-    def train_discriminator(
-        self, features: tf.Tensor, label_logits: tf.Tensor, domains: tf.Tensor
-    ) -> None:
-        """The discriminator descends its cross-entropy k_d times: equation 2."""
-        for turn in range(self.k_d):
-            logits = self.step_domain_classifier(features, domains, label_logits)
-            if turn == 0:
-                self.measure_domains(logits, domains)
 
     def adversarial_losses(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns what the target encoder descends, for each target image: float32 `[B]`."""

@@ -211,8 +211,8 @@ class Adversarial(Adaptation):
             "domain_optimizer": self.domain_classifier.trainable_variables,
         }
 
-    def assertions(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
-        made = super().assertions(labels, domains)
+    def in_range(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
+        made = super().in_range(labels, domains)
         return made + assert_below(domains, 0, self.num_domains, "domains")
 
     def measure_features(

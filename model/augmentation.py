@@ -63,7 +63,7 @@ class RandomAugmentation(keras.layers.Layer):
         edges: Literal["repeat", "black"] = "repeat",
         **layer_options: Any,
     ):
-        super().__init__(**layer_options)
+        super().__init__(autocast=False, **layer_options)
         if edges not in ("repeat", "black"):
             raise ValueError(f"edges must be repeat or black, got {edges}")
         for name, value in (("rotation", rotation), ("stretch", stretch), ("shear", shear),

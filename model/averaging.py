@@ -46,7 +46,7 @@ class WeightAverage:
 
     @property
     def begun(self) -> bool:
-        """Whether it has seen weights yet, and they are not in the model's place now."""
+        """Whether it has averaged any weights, and its averages are not in the model now."""
         return not self.in_model & self.by_weight.keys() and int(self.steps.numpy()) > 0
 
     @property

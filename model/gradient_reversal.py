@@ -51,7 +51,7 @@ class GradientReversal(keras.layers.Layer):
     """
 
     def __init__(self, grl_lambda: float = 1.0, **layer_options: Any):
-        super().__init__(**layer_options)
+        super().__init__(autocast=False, **layer_options)
         number = isinstance(grl_lambda, numbers.Real)
         if not (number and 0 <= grl_lambda < math.inf):
             raise ValueError(f"grl_lambda must be a number >= 0, got {grl_lambda!r}")

@@ -36,11 +36,7 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
     Raises:
         UserError: no such file, a damaged one, or one of another kind of model.
     """
-    if not path.is_file() or path.suffix not in (".keras", ".h5"):
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; name a model in it, such as best.keras")
-        what = "is no .keras, .weights.h5 or .h5 file" if path.exists() else "no such file"
-        raise UserError(f"{path}: {what}; training leaves models in checkpoints/")
+    refuse_others(path)
     if path.suffix == ".h5":
         return digits_model(path, pixel_mean)
     if pixel_mean is not None:
@@ -64,6 +60,16 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
     check_weights(path, model)
     return model
+
+
+def refuse_others(path: Path) -> None:
+    """Raises `UserError` for a path that cannot be a trained model."""
+    refuse_device(path)
+    if not path.is_file() or path.suffix not in (".keras", ".h5"):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name a model in it, such as best.keras")
+        what = "is no .keras, .weights.h5 or .h5 file" if path.exists() else "no such file"
+        raise UserError(f"{path}: {what}; training leaves models in checkpoints/")
 
 
 def model_class(path: str) -> type[Adaptation]:
@@ -123,7 +129,7 @@ def start_from(model: Adaptation, path: Path) -> None:
     Raises:
         UserError: not such a file, or its weights do not fit; names the first that does not.
     """
-    refuse_device(path)
+    refuse_others(path)
     if path.name.endswith(".weights.h5"):
         with named(path):
             model.load_weights(path)
@@ -194,9 +200,12 @@ def all_weights(*parts: keras.Model) -> list[keras.Variable]:
 
 def misfit(weights: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> str | None:
     """Returns why arrays cannot be these weights, or None if they can."""
-    for weight, array in zip(weights, arrays, strict=False):
+    for number, (weight, array) in enumerate(zip(weights, arrays, strict=False), 1):
         if tuple(weight.shape) != array.shape:
-            return f"{weight.path} has shape {array.shape}; it must be {tuple(weight.shape)}"
+            return (
+                f"its weight {number} has shape {array.shape}; {weight.path} must have "
+                f"{tuple(weight.shape)}"
+            )
     if len(arrays) != len(weights):
         return f"has {len(arrays)} weights; it must have {len(weights)}"
     return None

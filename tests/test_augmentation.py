@@ -28,6 +28,12 @@ def test_nothing_to_change_changes_nothing() -> None:
     np.testing.assert_allclose(RandomAugmentation(0, **STILL)(images, step=3), images, atol=1e-3)
 
 
+def test_mixed_precision_rounds_no_pixel() -> None:
+    images = np.full((2, 15, 15, 3), 200.3, np.float32)
+    layer = RandomAugmentation(0, **STILL, dtype="mixed_bfloat16")
+    np.testing.assert_allclose(layer(images, step=0), images, atol=1e-3)
+
+
 def test_a_quarter_turn_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = RandomAugmentation(0, **{**STILL, "rotation": 90.0})
     fixed(monkeypatch, layer, 1.0, *[0.0] * 11)

@@ -155,7 +155,7 @@ def test_a_full_disk_ends_a_run_which_resumes(
         run(script, *flags, code=130)
     logs = logs_of(tmp_path, "mine")
     done = run_process(script, "--resume", logs, code=2, preexec_fn=full_disk)
-    assert "put the folder back" in the_error(done)
+    assert "put it back" in the_error(done)
     run(script, "--resume", logs)
     assert len((logs / "log.txt").read_text().splitlines()) == 2
 

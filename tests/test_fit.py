@@ -641,6 +641,8 @@ def test_three_arrays_are_shown_the_right_batch() -> None:
 def test_classes_that_do_not_exist_are_refused_in_measuring_too() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in -1\.\.2"):
         dann().evaluate(dataset(IMAGES, np.full_like(LABELS, -2), DOMAINS), verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"domains must be in 0\.\.1"):
+        dann().evaluate(dataset(IMAGES, LABELS, np.full_like(DOMAINS, 2)), verbose=0)
 
 
 def test_a_weight_without_a_gradient_is_no_fault_of_clipping() -> None:

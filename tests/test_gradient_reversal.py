@@ -55,6 +55,15 @@ def test_in_a_graph_and_in_half_precision() -> None:
     np.testing.assert_array_equal(tf.cast(result, tf.float32), [-0.5] * 3)
 
 
+def test_mixed_precision_rounds_neither_features_nor_lambda() -> None:
+    x = tf.constant([1.2345678])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = GradientReversal(dtype="mixed_bfloat16")(x, tf.constant(2 / 3))
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(tape.gradient(y, x), np.array([-2 / 3], np.float32))
+
+
 def test_survives_saving_inside_a_model(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), GradientReversal(0.25)])
     model.save(tmp_path / "m.keras")

@@ -176,6 +176,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         start_from(make_dann(1), tmp_path / name)
 
 
+def test_a_file_of_another_kind_is_told_by_its_name() -> None:
+    with pytest.raises(UserError, match=r"is no \.keras, \.weights\.h5 or \.h5 file; training"):
+        start_from(make_dann(1), Path(__file__))
+
+
 def test_a_file_that_would_fill_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from helpers import Arrays
 
 import train_MNIST2MNIST_M as digits
-from config.base import Features
+from config.base import Features, TrainingConfig
 from config.config import Config
 from config.methods import METHODS
 from config.presets import FOLDER, Preset, presets_of, read_preset
@@ -236,6 +236,12 @@ def test_a_teacher_is_named_where_there_is_a_student(
 ) -> None:
     with pytest.raises(UserError, match=message):
         Config(average_decay=0.9, **settings).check_paths()
+
+
+def test_a_second_stage_after_a_student_may_begin_anew() -> None:
+    again = Config(method="mean_teacher", average_decay=0.9, first_stage="student",
+                   teacher=__file__, pre_model_path=__file__)  # fmt: skip
+    TrainingConfig.check_paths(again)
 
 
 def test_two_replicas_hear_one_teacher(

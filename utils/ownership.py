@@ -49,7 +49,7 @@ def digest_of(file: Path) -> str:
 def refuse_loss(output: Path, mark: str, *inputs: Path) -> None:
     """Raises `UserError` if a file to write would replace one to read, or one of another program.
 
-    It is asked before long work, so a file that cannot be written is refused, too.
+    Scripts call this before long work. So it also refuses a file that cannot be written.
 
     Args:
         output: the file to write.

@@ -72,7 +72,7 @@ class DomainBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every image of the first source is seen at least once."""
+        """Steps of a pass over the first source; the last batch goes on into the next pass."""
         return math.ceil(len(self.images[0]) / self.blocks[0])
 
     def batch(
@@ -219,7 +219,7 @@ def held(images: np.ndarray | PictureFolder) -> tf.Tensor | PictureFolder:
 
 
 def quiet_options() -> tf.data.Options:
-    """Options that keep the order and leave out autotuning, whose thread stalls teardown."""
+    """Options that keep the order, and no autotuning, because its thread delays the end."""
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False

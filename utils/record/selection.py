@@ -84,7 +84,7 @@ def information_maximisation(source: Outputs, target: Outputs) -> float:
     Reference: Shi & Sha, "Information-Theoretical Learning of Discriminative Clusters for
     Unsupervised Domain Adaptation", ICML 2012, equation 5.
     """
-    # In float32 a sum of thousands tells 1e-4 of images that all get the same prediction.
+    # In float32 the rounding error of the sum is 1e-4, even where all predictions are the same.
     mean_prediction = target.probabilities.mean(axis=0, dtype=np.float64)
     return float(entropies(mean_prediction).mean() - entropies(target.probabilities).mean())
 

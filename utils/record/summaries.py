@@ -186,14 +186,14 @@ HEADER = aligned("epoch", "source", "target", "label loss", "domain loss", "doma
                  "seconds (steps)")  # fmt: skip
 
 
-def table_line(row: Row, epochs: int, seconds: float, steps: float) -> str:
+def table_line(row: Row, epochs: int, seconds: float, step_seconds: float) -> str:
     """Returns an epoch's line on the terminal, in the columns of HEADER.
 
     Args:
         row: of log.csv.
         epochs: how many there will be.
         seconds: that the epoch took.
-        steps: seconds of these that went into training steps.
+        step_seconds: seconds of these that went into training steps.
     """
 
     def shown(name: str, digits: int = 4) -> str:
@@ -206,7 +206,7 @@ def table_line(row: Row, epochs: int, seconds: float, steps: float) -> str:
         shown("train_image_cls_loss", 3),
         shown("train_domain_cls_loss", 3),
         shown("train_domain_cls_acc", 3),
-        f"{seconds:.1f} ({steps:.1f})",
+        f"{seconds:.1f} ({step_seconds:.1f})",
     )
 
 

@@ -121,9 +121,9 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def plain_path(folder: Path) -> Iterator[Path]:
-    """Yields another path to `folder`, which TensorFlow does not take for a pattern.
+    """Yields another path to `folder`, which has no brackets.
 
-    It would look for files that match what is in brackets.
+    TensorFlow reads brackets in a path as a pattern.
     """
     with tempfile.TemporaryDirectory() as place:
         link = Path(place) / "checkpoints"
@@ -136,12 +136,10 @@ def disk_faults_named(place: Path) -> Iterator[None]:
     """Turns TensorFlow's file errors (disk full) and a folder that is gone into a `UserError`."""
     try:
         if not place.is_dir():  # TensorFlow would make it anew, without what was in it
-            raise FileNotFoundError("the folder is gone")
+            raise UserError(f"{place}: is gone; put it back, or start a new run")
         yield
     except (tf.errors.OpError, OSError) as error:
         text, full = str(error).strip(), os.strerror(errno.ENOSPC)
         # The first line may begin with the name of an op, or tell nothing.
         reason = full if full in text else re.sub(r"^{{.*?}} ", "", text.split("\n")[0])
-        raise UserError(
-            f"{place}: cannot be written ({reason}); free some space, or put the folder back"
-        ) from error
+        raise UserError(f"{place}: cannot be written ({reason}); free some space") from error

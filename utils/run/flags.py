@@ -25,8 +25,8 @@ class Start:
 
     # start
     preset: str | None = None
-    """Settings by name, as listed below; other flags override them. With --help, too, it shows them
-    in brackets."""
+    """Settings by name; the names are listed below. Other flags override them. --preset NAME --help
+    shows its values in brackets."""
     config: Path | None = None
     """Repeat the run whose config.json this is; other flags override its settings."""
     resume: Path | None = None

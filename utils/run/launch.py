@@ -99,9 +99,10 @@ def launch(
         if not start.resume and is_chief(config):
             run.discard(config)
             stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
-            if stopped and not isinstance(error, FailsAgain) and run.logs.exists():
+            if stopped and not isinstance(error, FailsAgain) and run.logs.is_dir():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
-        if not isinstance(error, KeyboardInterrupt) or not run.logs.exists():
+        # No folder: the run was discarded, or is that of a worker which is not the first.
+        if not isinstance(error, KeyboardInterrupt) or not run.logs.is_dir():
             raise
         print(f"\ninterrupted; go on with\n  {run.resume_command}")
         return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
@@ -129,11 +130,13 @@ def train(
         from utils.run.devices import describe, prepare_devices
 
         strategy = prepare_devices(config)
-    print(
-        f"run:      {run.logs}\ndevice:   {describe(strategy)}\n"
-        f"watch:    {shlex.join(['tensorboard', '--logdir', config.logs_dir])}",
-        flush=True,
-    )
+    print(f"device:   {describe(strategy)}", flush=True)
+    if is_chief(config):
+        print(
+            f"run:      {run.logs}\n"
+            f"watch:    {shlex.join(['tensorboard', '--logdir', config.logs_dir])}",
+            flush=True,
+        )
     # A Trainer is made under the strategy that it trains with, when the stage before has ended.
     makers = make_stages(run, config, data, make_experiment)
     for number, make in enumerate(makers, 1):
@@ -228,7 +231,9 @@ def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, r
         with memory_faults_named():
             trainer.train(at_end)
     except Interrupted as interrupted:
-        print(f"\n{interrupted}: saved at step {trainer.step}; go on with\n  {run.resume_command}")
+        if trainer.chief:
+            print(f"\n{interrupted}: saved at step {trainer.step}; go on with\n  "
+                  f"{run.resume_command}")  # fmt: skip
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
     except CollapseError as error:
         print(
