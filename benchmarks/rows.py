@@ -48,9 +48,6 @@ ROWS = {
     "original": Row("DANN, as in the original repository", "--preset original"),
     "cdan": Row("CDAN", "--preset cdan"),
     "vada": Row("VADA", "--preset vada"),
-    "vada_authors": Row(
-        "VADA, the authors' weight of the adversarial loss", "--preset vada --grl_lambda 0.01"
-    ),
     "adda": Row("ADDA", "--preset adda"),
     "adda_60": Row("ADDA, 60 + 60 epochs", "--preset adda --source_epoch 60 --epoch 60"),
     "adda_normalised": Row(
@@ -138,7 +135,7 @@ PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
         (*ALL, "ceiling", "wide", "ceiling_wide", "student", "searched_50", "searched_ramp",
-         "searched_128", "vada_authors", "recipe_15", "normalised_40", "adda_normalised",
+         "searched_128", "recipe_15", "normalised_40", "adda_normalised",
          "source_augmented", "adda_augmented", "original", "target_only"),
     ),
     "mnist_m_7": Pair(
