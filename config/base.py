@@ -270,7 +270,8 @@ class TrainingConfig(Settings):
         if "student" in (self.method, self.first_method):
             if self.teacher is None:
                 raise UserError("teacher: a student needs one; name a model: --teacher FILE")
-        elif self.teacher and not (self.pre_model_path and self.first_stage):  # repeated without it
+        # A model may replace a first stage that had a teacher.
+        elif self.teacher and not (self.pre_model_path and METHODS[self.method].first):
             raise UserError(
                 "teacher: no student learns from it; add --method student or --first_stage student"
             )

@@ -116,11 +116,12 @@ class Field:
 
     def checked(self, value: Any) -> Any:
         """Returns a value as this field's type, or raises `UserError`."""
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        if "" in values and not self.limits:
+            raise UserError(f"{self.name}: is empty; name something")
         value = fitted(value, self.kind, self.name)
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise UserError(f"{self.name}: {value!r} must be UTF-8; rename it, or choose another")
-        if value == "":
-            raise UserError(f"{self.name}: is empty; name something")
         for limit in self.limits:
             if value is not None and not limit.accepts(value):
                 shown = str(value) if isinstance(value, Path) else repr(value)

@@ -60,6 +60,8 @@ def test_impossible_values_name_field_and_value(field: str, value: Any) -> None:
 def test_an_empty_default_is_refused_as_an_empty_flag_is() -> None:
     with pytest.raises(UserError, match="logs_dir: is empty; name something"):
         Config(logs_dir="")
+    with pytest.raises(UserError, match="source: is empty"):
+        CustomConfig(source=("",))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_full_disk_ends_a_run_which_resumes(
         run(script, *flags, code=130)
     logs = logs_of(tmp_path, "mine")
     done = run_process(script, "--resume", logs, code=2, preexec_fn=full_disk)
-    assert "put it back" in the_error(done)
+    assert "free some space" in the_error(done)
     run(script, "--resume", logs)
     assert len((logs / "log.txt").read_text().splitlines()) == 2
 
@@ -177,7 +177,7 @@ def test_a_folder_that_goes_ends_the_run_clearly(
         _, stderr = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in stderr
     assert process.returncode == 2, stderr
-    assert "cannot be written" in stderr
+    assert "is gone; put it back" in stderr
     for other in {"logs", "checkpoints", "config"} - {which}:
         assert any((tmp_path / other).rglob("config.json"))
 

@@ -55,7 +55,7 @@ def test_in_a_graph_and_in_half_precision() -> None:
     np.testing.assert_array_equal(tf.cast(result, tf.float32), [-0.5] * 3)
 
 
-def test_mixed_precision_rounds_neither_features_nor_lambda() -> None:
+def test_mixed_precision_rounds_neither_float32_features_nor_lambda() -> None:
     x = tf.constant([1.2345678])
     with tf.GradientTape() as tape:
         tape.watch(x)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 
 from utils.atomic import whole_file, write_text
+from utils.errors import UserError
 from utils.record.dashboard import record_dashboard
 from utils.record.figures import confusion_picture, prediction_picture
 from utils.record.log_csv import Row, read_rows, write_rows
@@ -112,7 +113,7 @@ class RunLog:
                 row[f"{prefix}_{name}"] = number(metrics[run][name])
         row |= {name: f"{value:.9g}" for name, value in selection.items()}
         if not self.csv.exists():  # it was written by `open`; TensorFlow makes the folder anew
-            raise FileNotFoundError("what was written before is gone")
+            raise UserError(f"{self.csv}: is gone; put it back, or start a new run")
         self.rows.append(row)
         self.write_tables()
 

@@ -142,4 +142,6 @@ def disk_faults_named(place: Path) -> Iterator[None]:
         text, full = str(error).strip(), os.strerror(errno.ENOSPC)
         # The first line may begin with the name of an op, or tell nothing.
         reason = full if full in text else re.sub(r"^{{.*?}} ", "", text.split("\n")[0])
-        raise UserError(f"{place}: cannot be written ({reason}); free some space") from error
+        raise UserError(
+            f"{place}: cannot be written ({reason}); free some space, or mend the folder"
+        ) from error

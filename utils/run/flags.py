@@ -96,7 +96,9 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
 def check_stages(settings: TrainingConfig, given: dict[str, Any]) -> None:
     """Raises `UserError` for a flag of a first stage that is not trained, or not with this flag."""
     if settings.pre_model_path:
-        for name in ("first_stage", "source_epoch", *METHODS[settings.method].first_alone):
+        method = METHODS[settings.method]
+        of_student = ("teacher",) if method.first else ()
+        for name in ("first_stage", "source_epoch", *of_student, *method.first_alone):
             if name in given:
                 raise UserError(
                     f"--{name}: --pre_model_path replaces the first stage; leave it out"

@@ -99,10 +99,10 @@ def launch(
         if not start.resume and is_chief(config):
             run.discard(config)
             stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
-            if stopped and not isinstance(error, FailsAgain) and run.logs.is_dir():
+            if stopped and not isinstance(error, FailsAgain) and run.logs.exists():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
-        # No folder: the run was discarded, or is that of a worker which is not the first.
-        if not isinstance(error, KeyboardInterrupt) or not run.logs.is_dir():
+        told = is_chief(config) and run.logs.exists()  # it may have been discarded
+        if not isinstance(error, KeyboardInterrupt) or not told:
             raise
         print(f"\ninterrupted; go on with\n  {run.resume_command}")
         return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
@@ -236,14 +236,15 @@ def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, r
                   f"{run.resume_command}")  # fmt: skip
         return CTRL_C if interrupted.signal_number == signal.SIGINT else TRY_AGAIN
     except CollapseError as error:
-        print(
-            f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
-            + (
-                f"The epoch that {trainer.settings.select_by} likes best: {best}"
-                if best.exists()
-                else "No model was saved."
+        if trainer.chief:
+            print(
+                f"\nThe network has collapsed: {error}.\nMore steps will hardly bring it back. "
+                + (
+                    f"The epoch that {trainer.settings.select_by} likes best: {best}"
+                    if best.exists()
+                    else "No model was saved."
+                )
+                + f"\nStart a new run, and {remedy}; another --seed may pass by luck."
             )
-            + f"\nStart a new run, and {remedy}; another --seed may pass by luck."
-        )
         return COLLAPSED
     return 0
