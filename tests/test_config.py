@@ -328,7 +328,7 @@ def test_what_pre_model_path_replaces_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.argv", ["train_MNIST2MNIST_M.py"])
     start, given = Start(preset="mean_teacher"), {"pre_model_path": "m.keras"}
     assert make_settings(Config, start, given).first_method is None
-    for name, value in (("first_stage", "recipe"), ("source_epoch", 3)):
+    for name, value in (("first_stage", "recipe"), ("source_epoch", 3), ("teacher", "t.keras")):
         with pytest.raises(UserError, match=f"--{name}: --pre_model_path replaces"):
             make_settings(Config, start, {**given, name: value})
 
