@@ -177,7 +177,8 @@ def test_a_folder_that_goes_ends_the_run_clearly(
         _, stderr = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in stderr
     assert process.returncode == 2, stderr
-    assert "is gone; put it back" in stderr
+    # The latter where it goes while a file is written, because TensorFlow may make it anew.
+    assert "is gone; put it back" in stderr or "cannot be written" in stderr
     for other in {"logs", "checkpoints", "config"} - {which}:
         assert any((tmp_path / other).rglob("config.json"))
 

@@ -134,11 +134,14 @@ def plain_path(folder: Path) -> Iterator[Path]:
 @contextmanager
 def disk_faults_named(place: Path) -> Iterator[None]:
     """Turns TensorFlow's file errors (disk full) and a folder that is gone into a `UserError`."""
+    gone = UserError(f"{place}: is gone; put it back, or start a new run")
+    if not place.is_dir():  # TensorFlow would make it anew, without what was in it
+        raise gone
     try:
-        if not place.is_dir():  # TensorFlow would make it anew, without what was in it
-            raise UserError(f"{place}: is gone; put it back, or start a new run")
         yield
     except (tf.errors.OpError, OSError) as error:
+        if not place.is_dir():
+            raise gone from error
         text, full = str(error).strip(), os.strerror(errno.ENOSPC)
         # The first line may begin with the name of an op, or tell nothing.
         reason = full if full in text else re.sub(r"^{{.*?}} ", "", text.split("\n")[0])
