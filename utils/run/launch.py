@@ -101,8 +101,8 @@ def launch(
             stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
             if stopped and not isinstance(error, FailsAgain) and run.logs.exists():
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
-        told = is_chief(config) and run.logs.exists()  # it may have been discarded
-        if not isinstance(error, KeyboardInterrupt) or not told:
+        interrupted = isinstance(error, KeyboardInterrupt) and is_chief(config)
+        if not interrupted or not run.logs.exists():  # it may have been discarded
             raise
         print(f"\ninterrupted; go on with\n  {run.resume_command}")
         return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
