@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import DIGITS, SETS
 from benchmarks.runner import completed, folder_flags
 from utils.errors import COLLAPSED, run_script
-from utils.record.log_csv import read_rows
+from utils.record.log_csv import LOG_FILE, read_rows
 from utils.run.collapse import IMAGES, CollapseError, check_alive
 from utils.run.command_line import parse
 
@@ -63,7 +63,7 @@ def train(flags: list[str]) -> tuple[list[tuple[float, int]], float]:
         done = completed(DIGITS, *flags, allowed=COLLAPSED)
         if done.returncode == COLLAPSED:  # a loss that is no number: seen at once
             return [(0.0, 10**6)] * 2, 0.0
-        rows = read_rows(next(Path(folder).rglob("log.csv")))
+        rows = read_rows(next(Path(folder).rglob(LOG_FILE)))
     steps = int(done.stdout.split(" an epoch")[0].rsplit(" ", 1)[1])
     told = [(float(row["information_maximisation"]), steps * int(row["epoch"])) for row in rows]
     return told, float(rows[-1]["labelled_image_cls_acc"])

@@ -92,10 +92,6 @@ ROWS = {
     "searched_128": Row(
         "searched, batches of 128, 60 epochs", "--preset searched --batch_size 128 --epoch 60"
     ),
-    "searched_target": Row(
-        "searched, two target images for each source image",
-        "--preset searched --batch_size 96 --target_ratio 2",
-    ),
     "searched_hidden": Row(
         "searched, domain classifier on the hidden layer", "--preset searched --features hidden"
     ),
@@ -142,7 +138,7 @@ PAIRS = {
     "mnist_m": Pair(
         "MNIST → MNIST-M", "",
         (*ALL, "ceiling", "wide", "ceiling_wide", "student", "searched_50", "searched_ramp",
-         "searched_128", "searched_target", "recipe_15", "normalised_40", "adda_normalised",
+         "searched_128", "recipe_15", "normalised_40", "adda_normalised",
          "source_augmented", "adda_augmented", "original", "target_only"),
     ),
     "mnist_m_7": Pair(

@@ -25,8 +25,8 @@ from benchmarks.records import (
     write_record,
 )
 from utils.errors import Terminated, UserError
-from utils.record.log_csv import read_rows
-from utils.run.runs import CONFIG_FILE, DATA_FILE, FINAL, ROOTS
+from utils.record.log_csv import DATA_FILE, LOG_FILE, read_rows
+from utils.run.runs import CONFIG_FILE, FINAL, ROOTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -157,11 +157,11 @@ class Training:
         there = read_record(self.name)
         if there and there.facts.made_with(self.flags):
             return there
-        facts, last = self.ended(), self.find("logs", "log.csv")
+        facts, last = self.ended(), self.find("logs", LOG_FILE)
         if facts is None or last is None:
             return None
         digests = json.loads((last.parent / DATA_FILE).read_text())
-        stages = [read_rows(table) for table in (*last.parent.glob("*/log.csv"), last)]
+        stages = [read_rows(table) for table in (*last.parent.glob(f"*/{LOG_FILE}"), last)]
         write_record(self.name, dataclasses.replace(facts, data=digests), stages)
         return read_record(self.name)
 

@@ -19,7 +19,7 @@ from benchmarks.rows import DIGITS
 from benchmarks.runner import completed, folder_flags, seconds_of
 from config.settings import Settings, at_least
 from utils.errors import run_script
-from utils.record.log_csv import read_rows
+from utils.record.log_csv import LOG_FILE, read_rows
 from utils.run.command_line import parse
 
 STRATEGIES = {
@@ -53,7 +53,7 @@ def result(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns a run's final weights, joined, and its table of logged values."""
     path = next(folder.rglob("trained_dann_mnist2mnist_m.keras"))
     weights = keras.saving.load_model(path).get_weights()
-    rows = read_rows(next(folder.rglob("log.csv")))
+    rows = read_rows(next(folder.rglob(LOG_FILE)))
     values = [[float(cell) for cell in row.values()] for row in rows]
     return np.concatenate([weight.ravel() for weight in weights]), np.array(values)
 

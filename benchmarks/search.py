@@ -24,6 +24,7 @@ from config.settings import Settings, at_least, some_of
 from utils.atomic import write_json
 from utils.errors import UserError, run_script
 from utils.run.command_line import parse
+from utils.run.runs import CONFIG_FILE
 
 IMAGES = 5000  # target training images that the criteria see
 TO_USPS = f"--target_dataset_path {USPS} --held_out 1000"
@@ -131,7 +132,7 @@ def score(group: dict[str, Training]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     probabilities = []
     for name, training in group.items():
-        place = training.find("logs", "config.json")
+        place = training.find("logs", CONFIG_FILE)
         model_file = training.find("checkpoints", "best.keras")
         if place is None or model_file is None:
             raise UserError(f"{training.name}: has no model; run make search again")

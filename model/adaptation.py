@@ -316,7 +316,10 @@ class Adaptation(keras.Model):
                         for place, weight in enumerate(self.predictor_weights)
                         if f"{AVERAGE}{place}" in names]  # fmt: skip
             # Of these weights, whichever are frozen now.
-            self.average = WeightAverage([weight for weight, _ in averaged], self.average_decay)
+            weights = [weight for weight, _ in averaged]
+            if not self.average.is_of(weights):
+                self.average = WeightAverage(weights, self.average_decay)
+                self.traced = ""  # the compiled step moves the average before
             self.average.steps.assign(store[f"{AVERAGE}steps"])
             for weight, value in averaged:
                 self.average.of(weight).assign(value)

@@ -32,7 +32,7 @@ from utils.errors import UserError
 
 SOURCE, TARGET = 0, 1
 # The names that Keras gives to dropout rates and to the size of noise.
-CHANCES = ("rate", "dropout", "recurrent_dropout", "stddev")
+CHANCES = ("rate", "dropout", "recurrent_dropout", "stddev", "drop_path_rate")
 # CVPR 2017, section 5, has Adam; the Keras tutorials of ADDA have SGD.
 OPTIMIZERS = {
     "adam": partial(keras.optimizers.Adam, beta_1=0.5),
@@ -281,11 +281,13 @@ def without_dropout(layer: keras.Layer) -> keras.Layer:
     return type(layer).from_config(without_chance(config) if keras_own else config)
 
 
-def without_chance(config: dict[str, Any]) -> dict[str, Any]:
+def without_chance(config: Any) -> Any:
     """Returns a layer's settings, and those of layers in it, without dropout and noise."""
+    if isinstance(config, list):
+        return [without_chance(value) for value in config]
+    if not isinstance(config, dict):
+        return config
     return {
-        name: 0.0 if name in CHANCES and isinstance(value, float)
-        else without_chance(value) if isinstance(value, dict)
-        else value
+        name: 0.0 if name in CHANCES and isinstance(value, int | float) else without_chance(value)
         for name, value in config.items()
-    }  # fmt: skip
+    }

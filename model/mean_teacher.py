@@ -43,7 +43,8 @@ class MeanTeacher(DANN):
     Args:
         confidence: the probability above which a class is a label; 0.9 to 0.97 in the papers.
         relative_confidence: False: τ is `confidence`. True: τ is `confidence` times the running
-            mean of the teacher's largest probability on labelled images, as in AdaMatch.
+            mean of the teacher's largest probability on labelled images, as in AdaMatch. It is for
+            a new model, because this mean is made with the model.
         pseudo_weight: μ: a number, or a schedule over training steps such as `HalfCosine`.
         average_decay: of the teacher's weights, above 0; 0.99 to 0.999 in the papers.
         dann_options: of `DANN`.

@@ -107,6 +107,11 @@ def backbone(
         )  # fmt: skip
     except ValueError as error:
         raise UserError(f"backbone: {name} refuses images of {image_shape} ({error})") from error
+    if weights and name.startswith("EfficientNetB"):
+        raise UserError(
+            f"weights: Keras builds {name} in another way for trained weights; take another "
+            "backbone, for example EfficientNetV2B0"
+        )
     if weights:
         trained = make(include_top=False, weights=None, input_shape=image_shape)
         try:
@@ -340,10 +345,15 @@ def copy_of(
     check_plain(model)
     copy = keras.models.clone_model(model, clone_function=layer, recursive=layer is not None)
     copy.set_weights(model.get_weights())
-    for one in copy._flatten_layers():
-        if isinstance(one, keras.layers.Normalization):
-            one.finalize_state()  # it computes with constants that it makes from its weights
+    renew_constants(copy)
     return copy
+
+
+def renew_constants(model: keras.Model) -> None:
+    """Makes the constants that Keras' `Normalization` computes with, after its weights were set."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def check_plain(model: keras.Model) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from config.methods import METHODS
 from model.adaptation import Adaptation
 from model.dann import DANN
-from model.networks import dense_head, mnist_feature_extractor
+from model.networks import dense_head, mnist_feature_extractor, renew_constants
 from utils.errors import UserError, refuse_device
 
 # 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
@@ -148,6 +148,7 @@ def start_from(model: Adaptation, path: Path) -> None:
         for weights, arrays in pairs:
             for weight, array in zip(weights, arrays, strict=True):
                 weight.assign(array)
+        renew_constants(model)
     check_weights(path, model)
     model.forget_average()  # it begins at these weights, whatever the file's was
     model.keep_average()

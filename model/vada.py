@@ -93,6 +93,7 @@ class VADA(DANN):
         with tf.GradientTape() as tape:
             tape.watch(direction)
             change = tf.reduce_sum(self.divergence(logs, images + HALF_RANGE * direction))
+            change = self.optimizer.scale_loss(change)  # float16 would round its gradient to 0
         worst = tf.stop_gradient(of_length(self.radius, tape.gradient(change, direction)))
         return self.divergence(logs, images + HALF_RANGE * worst)
 

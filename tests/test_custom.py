@@ -25,6 +25,7 @@ from config.custom import CustomConfig
 from model import experiment
 from model.adda import SourceModel
 from model.dann import DANN
+from model.networks import backbone
 from predict import class_folder
 from utils.data.batches import DomainBatches, evaluation_batches, reading_faults_named
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
@@ -486,9 +487,14 @@ def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: P
         assert_same_weights(layer.get_weights(), given[layer.name])
 
 
+def test_weights_that_keras_builds_another_network_for_are_refused() -> None:
+    with pytest.raises(UserError, match=r"EfficientNetB0 in another way.*EfficientNetV2B0"):
+        backbone("EfficientNetB0", (32, 32, 3), (0.0, 0.0, 0.0), weights="any.weights.h5")
+
+
 def test_a_pgm_whose_white_is_another_number_is_refused() -> None:
     """OpenCV takes its values as they are: all too dark."""
-    for white, kind in ((15, np.uint8), (100, np.uint8), (1023, ">u2")):
+    for white, kind in ((1, np.uint8), (15, np.uint8), (100, np.uint8), (1023, ">u2")):
         for header in (b"P5 2 2 %d\n" % white, b"P5 # mine\n2 2\n%d\n" % white):
             data = header + np.full((2, 2), white, kind).tobytes()
             with pytest.raises(UserError, match=f"p: white is {white} in it, .*; save it with 255"):
@@ -496,6 +502,7 @@ def test_a_pgm_whose_white_is_another_number_is_refused() -> None:
     for white, kind in ((255, np.uint8), (65535, ">u2")):
         data = b"P5 2 2 %d\n" % white + np.full((2, 2), white, kind).tobytes()
         assert (decode_picture(data, "p") == 255).all()
+    assert (decode_picture(b"P2 2 2 1\n1 1 1 1\n", "p") == 255).all()
 
 
 def test_a_deep_picture_with_a_transparent_value_is_no_white_picture() -> None:

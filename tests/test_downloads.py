@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 
+from utils.data import downloads
 from utils.data.downloads import download
 from utils.errors import UserError
 
@@ -66,9 +67,12 @@ def test_delivers_under_the_final_name_alone(server: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("first", ["missing", "stalls", "truncated", "wrong"])
-def test_goes_on_to_the_next_mirror(server: str, tmp_path: Path, first: str) -> None:
+def test_goes_on_to_the_next_mirror(
+    server: str, tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
     urls = [f"{server}/{first}", f"{server}/good"]
-    path = download(urls, tmp_path / "file.bin", check, "it by --mnist", timeout=0.3)
+    path = download(urls, tmp_path / "file.bin", check, "it by --mnist")
     assert path.read_bytes() == CONTENT
     assert Handler.visits == [f"/{first}", f"/{first}", "/good"]
 
@@ -78,11 +82,14 @@ def test_tries_again(server: str, tmp_path: Path) -> None:
     assert Handler.visits == ["/flaky", "/flaky"]
 
 
-def test_failure_names_every_address_and_leaves_nothing(server: str, tmp_path: Path) -> None:
+def test_failure_names_every_address_and_leaves_nothing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
     urls = [f"{server}/{name}" for name in ("missing", "truncated", "wrong")]
     urls.append("http://127.0.0.1:9/no-network")
     with pytest.raises(UserError, match=r"name it by --mnist; .*--embedded") as caught:
-        download(urls, tmp_path / "file.bin", check, "it by --mnist", timeout=0.3)
+        download(urls, tmp_path / "file.bin", check, "it by --mnist")
     assert all(url in str(caught.value) for url in urls)
     assert "not the real file" in str(caught.value)
     assert "no-network (not reached: ConnectionError)" in str(caught.value)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import assert_same_weights
+from keras.src.applications.convnext import StochasticDepth
 
 from model.adda import ADDA, SourceModel
 from model.augmentation import RandomAugmentation
@@ -439,6 +440,21 @@ def test_a_loaded_average_goes_on_with_normalisation_too(tmp_path: Path) -> None
         assert_same_weights(other.get_weights(), model.get_weights())
 
 
+def test_weights_that_are_loaded_between_fits_go_on_with_their_average(tmp_path: Path) -> None:
+    """The compiled step is that of the first fit."""
+    model, other = dann(average_decay=0.9), dann(average_decay=0.9)
+    model.fit(dataset(), epochs=2, verbose=0)
+    model.save_weights(tmp_path / "m.weights.h5")
+    other.fit(dataset(), verbose=0)
+    for one in (model, other):
+        one.load_weights(tmp_path / "m.weights.h5")
+        one.fit(dataset(), verbose=0)
+        assert one.average
+        assert int(one.average.steps) == 3
+    with model.averaged(), other.averaged():
+        assert_same_weights(other.get_weights(), model.get_weights())
+
+
 def test_joint_batches_may_have_more_target_images() -> None:
     """As --target_ratio of the drawings and of your own pictures makes them."""
     model = dann(target_ratio=3)
@@ -533,6 +549,8 @@ def test_shared_layers_are_the_first_that_are_called() -> None:
 @pytest.mark.parametrize("layer", [
     keras.layers.GaussianDropout(0.5), keras.layers.GaussianNoise(1.0),
     keras.layers.AlphaDropout(0.5), keras.layers.Bidirectional(keras.layers.LSTM(3, dropout=0.5)),
+    keras.layers.GaussianNoise(1), StochasticDepth(0.9),
+    keras.layers.RNN([keras.layers.GRUCell(3, dropout=0.5), keras.layers.GRUCell(3)]),
 ])  # fmt: skip
 def test_the_target_encoder_has_no_chance_in_it(layer: keras.Layer) -> None:
     inputs = keras.Input((5, 4))

@@ -115,10 +115,11 @@ def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_order_of_axes_is_read(tmp_path: Path) -> None:
-    for protocol in (2, 5):
-        data = pickle.dumps({**GOOD, "train": np.asfortranarray(GOOD["train"])}, protocol)
-        (tmp_path / "d.pkl").write_bytes(data)
-        np.testing.assert_array_equal(read_pickle(tmp_path / "d.pkl")["train"], GOOD["train"])
+    channels_first = np.ascontiguousarray(GOOD["train"].transpose(0, 3, 1, 2))
+    for same in (np.asfortranarray(GOOD["train"]), channels_first.transpose(0, 2, 3, 1)):
+        for protocol in (2, 5):
+            (tmp_path / "d.pkl").write_bytes(pickle.dumps({**GOOD, "train": same}, protocol))
+            np.testing.assert_array_equal(read_pickle(tmp_path / "d.pkl")["train"], GOOD["train"])
 
 
 @pytest.mark.parametrize(

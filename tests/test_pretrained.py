@@ -70,6 +70,22 @@ def test_loads_every_format(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_statistics_that_were_adapted_are_taken_over(tmp_path: Path, name: str) -> None:
+    values = (100 + 50 * np.random.default_rng(0).normal(size=(64, 4))).astype(np.float32)
+
+    def made() -> DANN:
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Normalization()])
+        return DANN(network, num_labels=3)
+
+    trained, fresh = made(), made()
+    trained.feature_extractor.layers[0].adapt(values)
+    path = tmp_path / name
+    trained.save(path) if name == "m.keras" else trained.save_weights(path)
+    start_from(fresh, path)
+    np.testing.assert_array_equal(fresh(values), trained(values))
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
 def test_the_average_begins_at_the_weights_that_were_read(tmp_path: Path, name: str) -> None:
     trained, fresh = make_dann(1), make_dann(2)
     for model in (trained, fresh):

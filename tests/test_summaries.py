@@ -23,6 +23,7 @@ TAGS = {
     "image_cls_acc": "acc/image_cls_acc",
     "domain_cls_acc": "acc/domain_cls_acc",
 }
+SETTINGS = {"batch_size": 256, "gamma": 10.0, "select_by": "information_maximisation"}
 
 
 def metrics(value: float) -> dict[str, dict[str, float]]:
@@ -37,7 +38,7 @@ def schedule(steps: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """Three epochs of four steps, below a log directory."""
-    log = RunLog(tmp_path / "logs" / "experiment" / "run", {"batch_size": 256, "gamma": 10.0})
+    log = RunLog(tmp_path / "logs" / "experiment" / "run", SETTINGS, "python train.py")
     log.open(0, 4)
     for epoch in (1, 2, 3):
         steps = range(4 * epoch - 4, 4 * epoch)
@@ -68,7 +69,7 @@ def test_log_txt_is_the_originals_with_its_spelling_mended(recorded: Path) -> No
 
 def test_csv_keeps_float32_to_the_last_bit(tmp_path: Path) -> None:
     value = float(np.float32(1) / np.float32(3))
-    log = RunLog(tmp_path, {})
+    log = RunLog(tmp_path, SETTINGS, "python train.py")
     log.open(0, 1)
     log.epoch(1, range(1), {}, metrics(value), {})
     log.close()
@@ -77,7 +78,7 @@ def test_csv_keeps_float32_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_reopening_drops_what_comes_after_and_keeps_the_rest(recorded: Path) -> None:
     folder = recorded / "experiment" / "run"
-    log = RunLog(folder, {})
+    log = RunLog(folder, SETTINGS, "python train.py")
     log.open(2, 4)
     log.close()
     assert steps_of(folder / "train", "loss/loss") == [1, 2]
@@ -107,6 +108,10 @@ def test_confusion_picture_and_predictions_are_pictures() -> None:
     green, red = tiles[0, 0], tiles[0, 80]  # the first tile is right, the second is not
     assert green[1] > green[0]
     assert red[0] > red[1]
+    for channels in (2, 4, 5):
+        images = np.full((13, 28, 28, channels), 200, np.uint8)
+        tiles = prediction_picture(images, np.zeros(13, int), np.eye(13))
+        assert (tiles[40, 40] == 200).all()
 
 
 @pytest.fixture
@@ -141,4 +146,4 @@ def test_a_real_tensorboard_shows_runs_tags_and_values(server: str) -> None:
     images = ask(f"{server}/data/plugin/images/tags")["experiment/run"]
     assert set(images) == {"target/predictions", "target/confusion"}
     settings = ask(f"{server}/data/plugin/hparams/experiment", {})
-    assert {info["name"] for info in settings["hparamInfos"]} == {"batch_size", "gamma"}
+    assert {info["name"] for info in settings["hparamInfos"]} == SETTINGS.keys()

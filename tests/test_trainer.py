@@ -217,14 +217,15 @@ def test_the_next_save_removes_what_a_kill_in_mid_save_left(
     trainer = make_trainer(tmp_path, domains)
     checkpoints = tmp_path / "checkpoints"
     trainer.checkpoints.save()
-    for name in ("step-7.index", "step-7.data-00000-of-00001", "checkpoint.tmp0123"):
+    for name in ("step-7.index", "step-7.data-00000-of-00001", "checkpoint.tmp0123",
+                 ".best.0123abcd.partial.keras"):  # fmt: skip
         (checkpoints / name).write_bytes(b"cut short")
     trainer.checkpoints.step.assign(14)
     trainer.checkpoints.save()
     assert {file.name.split(".")[0] for file in checkpoints.iterdir()} == {
         "checkpoint", "step-0", "step-14",
     }  # fmt: skip
-    assert not list(checkpoints.glob("checkpoint.tmp*"))
+    assert not list(checkpoints.glob("*tmp*"))
 
 
 def test_record_follows_the_contract(undisturbed: Path) -> None:

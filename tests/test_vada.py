@@ -113,6 +113,19 @@ def test_the_change_is_worse_than_chance() -> None:
         assert (found > divergences(model, images, random)).all()
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_finds_the_change(policy: str) -> None:
+    """In float16 the gradient of so small a change would be rounded to 0."""
+    model, images = small_vada(), tf.cast(small_batch()[0], tf.float32)
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        half = small_vada()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    half.set_weights(model.get_weights())
+    np.testing.assert_allclose(half.roughness(images), model.roughness(images), rtol=0.2)
+
+
 def with_layers(*inner: layers.Layer, **options: Any) -> VADA:
     extractor = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), *inner])
     model = VADA(extractor, num_labels=5, radius=RADIUS, seed=SEED, **options)

@@ -122,7 +122,7 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     if not path.exists() or not note.exists():
         with whole_file(path) as temporary, temporary.open("wb") as file:
             arrays = make_captchas(style, train, val, seed)
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         facts = {
             "sha256": Domain(**arrays).digest,
             "alphabet": DIGIT_NAMES,

@@ -17,11 +17,7 @@ TIMEOUT = 20.0  # seconds without a byte before an attempt is given up
 
 
 def download(
-    urls: Sequence[str],
-    path: Path,
-    check: Callable[[Path], object],
-    by_hand: str,
-    timeout: float = TIMEOUT,
+    urls: Sequence[str], path: Path, check: Callable[[Path], object], by_hand: str
 ) -> Path:
     """Fetches `path` from the first address that delivers a file which passes `check`.
 
@@ -30,7 +26,6 @@ def download(
         path: the final name. The file gets it only after `check` has passed.
         check: raises `UserError` if the file at the path it is given is not the right one.
         by_hand: what the user then names, and by which flag, if there is no network here.
-        timeout: seconds without a byte before an attempt is given up.
 
     Returns:
         `path`.
@@ -50,7 +45,7 @@ def download(
                     known_hash=None,
                     fname=partial.name,
                     path=partial.parent,
-                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout),
+                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT),
                 )
                 check(partial)
                 return path

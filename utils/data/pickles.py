@@ -49,8 +49,11 @@ class Type:
 class Array:
     """Stands for a `numpy.ndarray` in a pickle."""
 
-    def __init__(self, data: Any, kind: Type, shape: tuple[int, ...], order: str = "C"):
+    def __init__(
+        self, data: Any, kind: Type, shape: tuple[int, ...], order: str = "C", axes: Any = None
+    ):
         self.data, self.kind, self.shape, self.order = data, kind, shape, order
+        self.axes = axes  # of a transposed array, whose order is then "K"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.kind, fortran, self.data = state
@@ -59,6 +62,8 @@ class Array:
     def made(self) -> np.ndarray:
         """Returns the array; NumPy counts its bytes."""
         flat = np.frombuffer(self.data, self.kind.made())
+        if self.axes is not None:
+            return flat.reshape(self.shape).transpose(self.axes)
         return flat.reshape(self.shape, order=self.order)  # type: ignore[call-overload]
 
 

@@ -125,7 +125,7 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     if cut_png(data):
         raise UserError(f"{name}: is cut or damaged; replace or remove it")
     white = white_of(data)
-    if white not in (1, 255, 2**16 - 1):
+    if white not in (255, 2**16 - 1) and not (white == 1 and data[:2] in (b"P2", b"P3")):
         raise UserError(
             f"{name}: white is {white} in it, which OpenCV does not know; save it with 255 or as a "
             "PNG"

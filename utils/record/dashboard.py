@@ -24,17 +24,15 @@ PICKS = "what picks the epoch"
 COMPARED = {"method", "epoch", "batch_size", "init_learning_rate", "grl_lambda"}
 
 
-def record_dashboard(
-    run: str, settings: Mapping[str, Any], texts: Mapping[str, str], criterion: str
-) -> None:
+def record_dashboard(run: str, settings: Mapping[str, Any], texts: Mapping[str, str]) -> None:
     """Writes layout, texts and hyperparameters with the summary writer that is in use.
 
     Args:
         run: its name in the HParams tab.
-        settings: of the run.
+        settings: of the run. Runs are compared by `select_by` beside the target accuracy.
         texts: title → text, for the text tab.
-        criterion: label-free, that runs are compared by beside the target accuracy.
     """
+    criterion = settings["select_by"]
     charts = [
         layout_pb2.Chart(
             title=title,

@@ -70,7 +70,7 @@ def prediction_picture(
         colour = (0, 130, 0) if (predicted == label).all() else (200, 0, 0)
         if np.all(label < 0):
             colour = (110, 110, 110)
-        rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        rgb = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
         tile = cv2.resize(rgb, (76, 76), interpolation=cv2.INTER_NEAREST)
         tile = cv2.copyMakeBorder(tile, 2, 18, 2, 2, cv2.BORDER_CONSTANT, value=colour)
         word = "".join(str(number) if class_names is None else class_names[number]

@@ -12,6 +12,7 @@ from config.base import Criterion
 from utils.atomic import whole_file
 from utils.errors import UserError
 
+LOG_FILE, DATA_FILE = "log.csv", "data.json"  # in a run's folder; the second: digests of the data
 Row = dict[str, str]
 NEEDED = {"epoch", "val_image_cls_acc", *get_args(Criterion)}
 AnyRow = TypeVar("AnyRow", dict[str, str], dict[str, float])

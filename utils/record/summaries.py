@@ -16,7 +16,7 @@ from utils.atomic import whole_file, write_text
 from utils.errors import UserError
 from utils.record.dashboard import record_dashboard
 from utils.record.figures import confusion_picture, prediction_picture
-from utils.record.log_csv import Row, read_rows, write_rows
+from utils.record.log_csv import DATA_FILE, LOG_FILE, Row, read_rows, write_rows
 from utils.record.selection import Outputs, confusion
 
 HPARAMS_TAGS = {"_hparams_/session_start_info"}
@@ -37,11 +37,11 @@ class RunLog:
         command: that started it.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], command: str = ""):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], command: str):
         self.folder = folder
         self.settings = settings
         self.command = command
-        self.csv = folder / "log.csv"
+        self.csv = folder / LOG_FILE
         self.text = folder / "log.txt"
         self.rows: list[Row] = []
         self.writers: dict[str, tf.summary.SummaryWriter] = {}
@@ -70,13 +70,12 @@ class RunLog:
 
     def record_settings(self) -> None:
         """Records command, settings and data for TensorBoard's other tabs."""
-        data = self.folder / "data.json"
+        data = self.folder / DATA_FILE
         texts = {"command": f"`{self.command}`"}
         if data.exists():
             texts["data"] = f"```\n{data.read_text()}```"
-        criterion = str(self.settings.get("select_by", "information_maximisation"))
         with self.writers["."].as_default():
-            record_dashboard(str(self.folder), self.settings, texts, criterion)
+            record_dashboard(str(self.folder), self.settings, texts)
 
     def epoch(
         self,

@@ -107,8 +107,9 @@ class Checkpoints:
         return [path for path in self.folder.glob("step-*") if OURS.fullmatch(path.name)]
 
     def leftovers(self) -> Iterator[Path]:
-        """Yields lists of checkpoints that a kill left unfinished."""
-        return self.folder.glob("checkpoint.tmp*")
+        """Yields models and lists of checkpoints that a kill left unfinished."""
+        yield from self.folder.glob("checkpoint.tmp*")
+        yield from self.folder.glob(".*.partial.keras")
 
 
 def remove(path: Path) -> None:

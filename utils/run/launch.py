@@ -16,7 +16,7 @@ from config.methods import METHODS
 from utils.data.domains import AnyDomains, Domains
 from utils.errors import COLLAPSED, CTRL_C, TRY_AGAIN, FailsAgain, Terminated, UserError
 from utils.ownership import digest_of
-from utils.record.log_csv import pick_of, read_rows
+from utils.record.log_csv import LOG_FILE, pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
 from utils.run.flags import make_settings, only_its_own, read_flags
@@ -181,9 +181,9 @@ def final_model(run: Run) -> Path | None:
 
 def summary(run: Run, config: TrainingConfig) -> str:
     """Returns what a finished run tells: accuracies, and where everything is."""
-    rows = read_rows(run.logs / "log.csv")
+    rows = read_rows(run.logs / LOG_FILE)
     if not rows:
-        raise UserError(f"{run.logs / 'log.csv'}: is gone; put it back; the models are there")
+        raise UserError(f"{run.logs / LOG_FILE}: is gone; put it back; the models are there")
     pick = pick_of(rows, config.select_by)
     last, picked = (row["val_image_cls_acc"] for row in (rows[-1], pick))
     lines = [

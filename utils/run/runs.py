@@ -19,10 +19,11 @@ from config.presets import FOLDER as PRESETS
 from config.settings import read_json
 from utils.atomic import cannot_write, write_json
 from utils.errors import UserError
+from utils.record.log_csv import DATA_FILE
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
 
-CONFIG_FILE, DATA_FILE, LOCK_FILE = "config.json", "data.json", "lock"
+CONFIG_FILE, LOCK_FILE = "config.json", "lock"
 ROOTS = ("logs", "checkpoints", "config")  # setting logs_dir, …; in the order of `Run`
 FIRST_FILE = "first_stage.json"  # the settings of a run's first stage
 FINAL = "trained_*.keras"  # the model that a finished run ends with
