@@ -14,6 +14,7 @@ import dataclasses
 import math
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,8 +49,9 @@ class Arguments(Settings):
     target: Path = Path(str(Config.target_dataset_path))  # an edited default may be no text
     """What is measured: a pickle, of which the test images; or a folder with a folder of pictures
     for each class."""
-    source: Path = Path(str(Config.source_dataset_path))
-    """The labelled domain, in the same form. The domain accuracy and DEV need it."""
+    source: Path | None = None
+    """The labelled domain, in the same form. The domain accuracy and DEV need it. If the target is
+    a pickle, it is by default that of config.py."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
     """Mean that was subtracted in training, of .weights.h5 and .h5 files. By default the
     original repository's for .h5, and that of MNIST and MNIST-M for .weights.h5."""
@@ -64,8 +66,11 @@ def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     if len({*args.models}) < len(args.models):
         raise UserError("models: one is named twice; name each once")
+    if args.source is None and not args.target.is_dir():
+        args = dataclasses.replace(args, source=Path(str(Config.source_dataset_path)))
+    places = [place for place in (args.source, args.target) if place]
     if args.json:
-        refuse_loss(args.json, "calibration_error", *args.models, args.target, args.source)
+        refuse_loss(args.json, "calibration_error", *args.models, *places)
     pictures: list[Path] = []
     if args.figures:
         if args.figures.exists() and not args.figures.is_dir():
@@ -80,9 +85,11 @@ def main() -> None:
         models = [load_model(path, args.pixel_mean) for path in args.models]
     found: dict[str, dict[str, Any]] = {}
     with redirect_stdout(sys.stderr):  # all of them first: what does not fit is told at once
-        data = [read_domains(args, *pair) for pair in zip(models, args.models, strict=True)]
+        data = [read_domains(places, *pair) for pair in zip(models, args.models, strict=True)]
+    if args.source is None:
+        print(f"{args.target}: domain and DEV are not known without --source", file=sys.stderr)
     for path, model, domains in zip(args.models, models, data, strict=True):
-        found[str(path)] = measure(model, *domains)
+        found[str(path)] = measure(model, domains)
     to_stream = args.json is not None and is_stream(args.json)
     print(table(found), file=sys.stderr if to_stream else sys.stdout)
     if args.json:
@@ -98,8 +105,8 @@ def main() -> None:
             print(f"{picture}: written", file=sys.stderr)
 
 
-def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
-    """Returns images and classes of source and target, as a model takes them."""
+def read_domains(places: Sequence[Path], model: Any, path: Path) -> list[Labelled]:
+    """Returns images and classes of some domains, as a model takes them."""
     from model.pretrained import picture_shape
 
     if len(model.label_predictor.output_shape) > 2:
@@ -111,7 +118,7 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
     count = model.label_predictor.output_shape[-1]
     classes = model.classes()
     domains: list[Labelled] = []
-    for place in (args.source, args.target):
+    for place in places:
         if not place.exists():
             raise UserError(
                 f"{place}: no such file or folder; create_mnistm.py makes the pickles of the "
@@ -139,20 +146,27 @@ def read_domains(args: Arguments, model: Any, path: Path) -> list[Labelled]:
     return domains
 
 
-def measure(model: Any, source: Labelled, target: Labelled) -> dict[str, Any]:
-    """Returns all that is told of a model, by name."""
+def measure(model: Any, domains: Sequence[Labelled]) -> dict[str, Any]:
+    """Returns all that is told of a model, by name.
+
+    Args:
+        model: the model.
+        domains: source and target, or the target alone.
+    """
     from utils.data.batches import evaluation_batches
     from utils.record.selection import CRITERIA, confusion, outputs_of
 
     outputs, told = [], []
-    for number, (images, labels) in enumerate((source, target)):
+    for number, (images, labels) in enumerate(domains, 2 - len(domains)):
         model.reset_metrics()
         batches = evaluation_batches(images, labels, number)
         outputs.append(outputs_of(model.examine, batches))
         told.append(model.get_metrics_result().get("domain_cls_acc"))
     # With more than two domains, the number of this target is not known.
-    two = getattr(model, "num_domains", 0) == 2
-    of_source, of_target = outputs
+    two = getattr(model, "num_domains", 0) == 2 and len(domains) == 2
+    of_target = outputs[-1]
+    unlabelled = dataclasses.replace(of_target, labels=np.full_like(of_target.labels, -1))
+    of_source = outputs[0] if len(domains) == 2 else unlabelled  # DEV needs the source's labels
     matrix = confusion(of_target)
     known = of_target.labels >= 0
     probabilities = of_target.probabilities[known]

@@ -139,7 +139,7 @@ def describe(runs: Runs) -> str:
         return Domain(**read_pickle(Path(path), config.image_input_shape, 10))
 
     def measured_on(model: Any, domain: Domain[np.ndarray]) -> dict[str, Any]:
-        return measure(model, (source.val, source.val_label), (domain.val, domain.val_label))
+        return measure(model, [(one.val, one.val_label) for one in (source, domain)])
 
     source, target = read(config.source_dataset_path), read(config.target_dataset_path)
     data = Domains([source, target]).digests()

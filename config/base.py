@@ -198,11 +198,13 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size % self.smallest_batch:
+        beyond = self.batch_size % self.smallest_batch
+        if beyond:
             raise UserError(
                 f"batch_size: {self.batch_size!r} must be a multiple of {self.smallest_batch}, for "
                 f"the {self.num_domains} domains"
                 + (f" at target_ratio {self.target_ratio}" if self.target_ratio > 1 else "")
+                + f"; try {self.batch_size - beyond + self.smallest_batch}"
             )
         if self.method == "adda" and self.num_domains != 2:
             raise UserError(

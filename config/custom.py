@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -101,11 +102,10 @@ class CustomConfig(RecipeConfig):
             raise UserError("name the folders: --source DIR [DIR …] --target DIR [DIR …]")
         folders = (*self.source, *self.target)
         places = [Path(each).resolve() for each in folders]
-        above = {up for one in places for up in one.parents}
-        if len(set(places)) < len(places) or above & {*places}:
-            raise UserError(
-                "source, target: a folder is named twice, or lies in another; name others"
-            )
+        for one, other in itertools.permutations(places, 2):
+            if one.is_relative_to(other):
+                fault = "is named twice" if one == other else f"lies in {other}"
+                raise UserError(f"source, target: {one} {fault}; name others")
         if self.weights:
             existing_file(self.weights, "weights", "check it")
         for folder in folders:

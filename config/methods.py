@@ -31,14 +31,16 @@ class Method:
     """False: λ is 0. Flags of λ are refused."""
     sides: int = 2
     """2: source and targets pass the same feature extractor; 1: each has its own."""
-    remedy: str = "try --clip_norm 1, a smaller --init_learning_rate or a smaller --grl_lambda"
+    remedy: str = (
+        "try --clip_norm 1 or less, a smaller --init_learning_rate or a smaller --grl_lambda"
+    )
     """What to do after a collapse."""
     domain_hidden: tuple[int, ...] = (100,)
     """Units of the domain classifier's hidden layers on digits: ICML 2015, figure 4 (a); or CVPR
     2017, section 5."""
 
 
-SLOWER = "try --clip_norm 1 or a smaller --init_learning_rate"
+SLOWER = "try --clip_norm 1 or less, or a smaller --init_learning_rate"
 METHODS = {
     "dann": Method("dann.DANN", "domain-adversarial training: a gradient reversal layer"),
     "cdan": Method("cdan.CDAN", "dann whose domain classifier sees the predicted class too"),

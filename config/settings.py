@@ -7,6 +7,7 @@ import difflib
 import inspect
 import json
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,6 +266,17 @@ def is_code(value: Any) -> bool:
     return callable(value) or isinstance(value, (property, classmethod, staticmethod))
 
 
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of a JSON file, or raises `ValueError` if one of its keys is there twice.
+
+    Python would take the last one.
+    """
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return dict(pairs)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the object that a JSON file holds, or raises `UserError`."""
     refuse_device(path)
@@ -273,7 +285,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such file; name another")
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        values = json.loads(text, object_pairs_hook=without_doubles)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read as JSON ({error}); mend it, or name another"

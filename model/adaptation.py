@@ -89,10 +89,10 @@ class Adaptation(keras.Model):
     ):
         # Inputs keep their precision: the extractor casts them where it is told to, as in training.
         super().__init__(autocast=False, **model_options)
-        check_fixed(feature_extractor)
+        check_fixed(feature_extractor, "feature_extractor")
         check_head(label_predictor, "label_predictor", feature_extractor.output_shape[1:])
         if not (math.isfinite(clip_norm) and clip_norm >= 0):
-            raise ValueError(f"clip_norm must be 0 or more, got {clip_norm}")
+            raise ValueError(f"clip_norm must be a number >= 0, got {clip_norm}")
         if not 0 <= average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), got {average_decay}")
         if augmentation is not None and len(feature_extractor.inputs) > 1:

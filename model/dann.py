@@ -99,7 +99,7 @@ class DANN(Adversarial):
                 raise ValueError(f"num_labels must be 2 or more, got {num_labels}")
             label_predictor = dense_head("label_predictor", features, (), num_labels)
         else:
-            check_fixed(label_predictor)
+            check_fixed(label_predictor, "label_predictor")
             if num_labels not in (None, label_predictor.output_shape[-1]):
                 raise ValueError(
                     f"num_labels is {num_labels}, but label_predictor gives "

@@ -106,7 +106,10 @@ def backbone(
             include_top=False, weights=None, input_shape=image_shape, input_tensor=shown
         )  # fmt: skip
     except ValueError as error:
-        raise UserError(f"backbone: {name} refuses images of {image_shape} ({error})") from error
+        raise UserError(
+            f"backbone: {name} refuses images of {image_shape} ({error}); name "
+            "another --image_size, or another backbone"
+        ) from error
     if weights and name.startswith("EfficientNetB"):
         raise UserError(
             f"weights: Keras builds {name} in another way for trained weights; take another "
@@ -358,7 +361,7 @@ def renew_constants(model: keras.Model) -> None:
 
 def check_plain(model: keras.Model) -> None:
     """Raises `ValueError` for a subclassed model, because its layers may not be all of it."""
-    check_fixed(model)
+    check_fixed(model, "model")
     if not type(model).__module__.startswith("keras."):
         raise ValueError(
             f"{model.name} is a {type(model).__name__}, which may do more than its layers; wrap "
@@ -375,11 +378,11 @@ def layers_in_order(model: keras.Model) -> Iterator[keras.Layer]:
             yield layer
 
 
-def check_fixed(model: keras.Model) -> None:
+def check_fixed(model: keras.Model, name: str) -> None:
     """Raises `TypeError` for what is no Keras model, `ValueError` for one that must be called
     before it has inputs and outputs."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"this must be a keras.Model, got {model!r}")
+        raise TypeError(f"{name} must be a keras.Model, got {model!r}")
     if not getattr(model, "outputs", None):
         raise ValueError(
             f"{model.name} has no fixed inputs and outputs; wrap it: "
@@ -395,7 +398,7 @@ def check_head(head: keras.Model, name: str, seen: Shape) -> None:
         name: of the argument.
         seen: shape of what it sees.
     """
-    check_fixed(head)
+    check_fixed(head, name)
     if len(head.outputs) > 1 or isinstance(getattr(head, "output", None), dict):
         raise ValueError(f"{name} must give one array of logits, got {head.output_shape}")
     takes = head.input_shape[1:]
@@ -433,7 +436,7 @@ def with_flat_features(
     """
     if pooling not in ("flatten", "average", "none"):
         raise ValueError(f"pooling must be flatten, average or none, got {pooling!r}")
-    check_fixed(model)
+    check_fixed(model, "feature_extractor")
     if layer is None and (len(model.outputs) > 1 or isinstance(getattr(model, "output", 0), dict)):
         raise ValueError(
             f"{model.name} has {len(model.outputs)} outputs; choose one: "

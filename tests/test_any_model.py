@@ -233,7 +233,7 @@ def test_features_that_cannot_be_are_refused(options: dict[str, Any], message: s
 
 
 def test_what_is_no_model_and_a_model_inside_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"this must be a keras\.Model, got 'ResNet50'"):
+    with pytest.raises(TypeError, match=r"feature_extractor must be a keras\.Model, got 'Res"):
         DANN("ResNet50", num_labels=2)
     inner = keras.Sequential([keras.Input((32, 2)), layers.Flatten(), layers.Dense(4)], name="base")
     inputs = keras.Input((32, 2))

@@ -69,6 +69,7 @@ def test_an_empty_default_is_refused_as_an_empty_flag_is() -> None:
     [
         ("", "cannot be read as JSON"),
         ("{", "cannot be read as JSON"),
+        ('{"epoch": 60, "epoch": 3}', "cannot be read as JSON ('epoch' is there twice)"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("[1]", "holds a list"),
         ('{"epochs": 3}', "unknown key 'epochs'; did you mean epoch"),
@@ -86,7 +87,7 @@ def test_an_empty_default_is_refused_as_an_empty_flag_is() -> None:
             '{"init_learning_rate": 1e-300}',
             "init_learning_rate: 1e-300 must be a number that float32 can hold",
         ),
-        ('{"batch_size": 7}', "batch_size: 7 must be a multiple of 2, for the 2 domains"),
+        ('{"batch_size": 7}', "batch_size: 7 must be a multiple of 2, for the 2 domains; try 8"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -287,8 +287,10 @@ def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no pictures of a known format are left out: .heic (1 in all)\n" in told
     assert "links to nothing are left out, such as" in told
     nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
-    with pytest.raises(UserError, match="lies in another"):
+    with pytest.raises(UserError, match=rf"some lies in {tmp_path}; name others"):
         nested.check_paths()
+    with pytest.raises(UserError, match=rf"{tmp_path} is named twice; name others"):
+        CustomConfig(source=(str(tmp_path),), target=(str(tmp_path),)).check_paths()
 
 
 def test_folders_of_other_programs_are_named_and_left_out(

@@ -101,6 +101,13 @@ def test_folders_of_pictures(
                 for name in ("a.json", "b.json"))  # fmt: skip
     assert one["accuracy"] == two["accuracy"]
     assert one["confusion"] == two["confusion"]
+    done = run("evaluate.py", "--models", model, "--target", tmp_path / "target",
+               "--json", tmp_path / "c.json")  # fmt: skip
+    (alone,) = json.loads((tmp_path / "c.json").read_text()).values()
+    assert "target: domain and DEV are not known without --source" in done.stderr
+    unknown = {"domain_accuracy", "deep_embedded_validation"}
+    assert {name for name in one if alone[name] != one[name]} == unknown
+    assert all(alone[name] is None and one[name] is not None for name in unknown)
     # A folder that is no class is named; a class without a folder is no fault.
     zebra = (tmp_path / "target" / "3").rename(tmp_path / "target" / "zebra")
     told = run("predict.py", "--images", tmp_path / "target", "--model", model,

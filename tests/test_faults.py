@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     else:
         assert restored == 7
         if (part, how) != ("index", "gone"):
-            assert "step-14.index: damaged, falling back" in capsys.readouterr().out
+            assert "step-14.index: damaged, so it is left out" in capsys.readouterr().out
 
 
 def test_all_checkpoints_damaged_is_an_error(killed: Path, tmp_path: Path, domains: Arrays) -> None:

@@ -275,13 +275,16 @@ def test_the_printed_command_can_be_pasted(
     home = tmp_path / 'it\'s $HOME; a "name"'
     home.mkdir()
     flags = [*data_flags, *SHORT, *folder_flags(home), "--run_name", "mine"]
-    run(DIGITS, *flags)
+    with stopped_soon():
+        run(DIGITS, *flags, code=130)
     done = run(DIGITS, *flags, code=2)
     pasted = the_error(done).split("go on with it: ")[1]
     shell = pasted.replace("python ", f"'{sys.executable}' ", 1)
     again = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True,
                            check=False)  # fmt: skip
-    assert "this run is finished" in again.stdout
+    assert "target accuracy" in again.stdout
+    told = the_error(run(DIGITS, *flags, code=2))  # nothing is left to go on with
+    assert told.endswith("exists; choose another --run_name")
 
 
 @pytest.mark.long

@@ -72,7 +72,7 @@ class Checkpoints:
                     self.checkpoint.restore(str(folder / file.stem)).assert_consumed()
                 except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
                     reason = str(error).strip().split("\n")[0]
-                    print(f"{file}: damaged, falling back to the one before ({reason})", flush=True)
+                    print(f"{file}: damaged, so it is left out ({reason})", flush=True)
                 else:
                     self.restored = True
                     return int(self.step.numpy())

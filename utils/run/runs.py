@@ -114,6 +114,10 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             attempt += 1
             continue
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
+        try:
+            unnamed.mkdir(parents=True)
+        except OSError as error:
+            raise cannot_write(run.logs, error) from error
         save_settings(named, unnamed)
         write_json(unnamed / DATA_FILE, digests)
         try:
@@ -125,9 +129,10 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             if not run.logs.is_dir():
                 raise cannot_write(run.logs, error) from error
             if config.run_name:
+                finished = any(run.checkpoints.glob(FINAL))
                 raise UserError(
-                    f"{run.logs}: exists; choose another --run_name, or go on with it: "
-                    f"{run.resume_command}"
+                    f"{run.logs}: exists; choose another --run_name"
+                    + ("" if finished else f", or go on with it: {run.resume_command}")
                 ) from error
             attempt += 1
     try:
