@@ -92,9 +92,6 @@ ROWS = {
     "searched_128": Row(
         "searched, batches of 128, 60 epochs", "--preset searched --batch_size 128 --epoch 60"
     ),
-    "searched_hidden": Row(
-        "searched, domain classifier on the hidden layer", "--preset searched --features hidden"
-    ),
     "normalised_40": Row(
         "recipe with normalisation per domain, λ constant, 40 epochs",
         "--preset normalised --no_ramp --epoch 40",
@@ -132,7 +129,7 @@ ALL = (
     "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
     "searched", "fast", "mean_teacher",
 )  # fmt: skip
-OF_USPS = (*ALL, "recipe_hidden", "searched_hidden", "fast_hidden", "mean_teacher_hidden")
+OF_USPS = (*ALL, "recipe_hidden", "fast_hidden", "mean_teacher_hidden")
 IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
