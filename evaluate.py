@@ -66,7 +66,7 @@ def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
     if len({*args.models}) < len(args.models):
         raise UserError("models: one is named twice; name each once")
-    if args.source is None and not args.target.is_dir():
+    if args.source is None and args.target.is_file():
         args = dataclasses.replace(args, source=Path(str(Config.source_dataset_path)))
     places = [place for place in (args.source, args.target) if place]
     if args.json:
@@ -140,8 +140,8 @@ def read_domains(places: Sequence[Path], model: Any, path: Path) -> list[Labelle
         except UserError as error:
             reason = str(error).removeprefix(f"{place}: ")
             raise UserError(
-                f"{place}: {path.name} cannot be measured on it ({reason}); name both domains of "
-                "this model: --source and --target (the defaults are MNIST and MNIST-M)"
+                f"{place}: {path.name} cannot be measured on it ({reason}); name domains of this "
+                "model: --target and --source"
             ) from error
     return domains
 

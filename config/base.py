@@ -204,7 +204,7 @@ class TrainingConfig(Settings):
                 f"batch_size: {self.batch_size!r} must be a multiple of {self.smallest_batch}, for "
                 f"the {self.num_domains} domains"
                 + (f" at target_ratio {self.target_ratio}" if self.target_ratio > 1 else "")
-                + f"; try {self.batch_size - beyond + self.smallest_batch}"
+                + f"; try {self.batch_size - beyond or self.smallest_batch}"
             )
         if self.method == "adda" and self.num_domains != 2:
             raise UserError(

@@ -22,7 +22,7 @@ from model.losses import (
     label_losses,
     steps_taken,
 )
-from model.networks import check_fixed, check_head, in_float32, inputs_of
+from model.networks import check_fixed, check_head, in_float32, inputs_of, renew_constants
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import ProgressSchedule, rate_schedule
 from utils.errors import UserError
@@ -329,6 +329,7 @@ class Adaptation(keras.Model):
     def set_weights(self, weights: list[Any]) -> None:
         self.refuse_inside_averaged()
         super().set_weights(weights)
+        renew_constants(self)
         self.forget_average()
 
     def quantize(self, *mode: Any, **options: Any) -> None:

@@ -282,12 +282,14 @@ def without_dropout(layer: keras.Layer) -> keras.Layer:
 
 
 def without_chance(config: Any) -> Any:
-    """Returns a layer's settings, and those of layers in it, without dropout and noise."""
+    """Returns settings of a layer of Keras, and of others in it, without dropout and noise."""
     if isinstance(config, list):
         return [without_chance(value) for value in config]
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not str(config.get("module", "keras")).startswith("keras"):
         return config
     return {
-        name: 0.0 if name in CHANCES and isinstance(value, int | float) else without_chance(value)
+        name: value if name == "arguments"  # of a Lambda
+        else 0.0 if name in CHANCES and isinstance(value, int | float)
+        else without_chance(value)
         for name, value in config.items()
-    }
+    }  # fmt: skip

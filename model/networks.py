@@ -98,6 +98,11 @@ def backbone(
         near = difflib.get_close_matches(name, known, cutoff=0.3)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise UserError(f"backbone: no {name!r} in keras.applications; {hint}")
+    if weights and name.startswith("EfficientNetB"):
+        raise UserError(
+            f"weights: Keras builds {name} in another way for trained weights; take another "
+            "backbone, for example EfficientNetV2B0"
+        )
     rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
     inputs = keras.Input(image_shape, name="image")
     try:
@@ -107,14 +112,9 @@ def backbone(
         )  # fmt: skip
     except ValueError as error:
         raise UserError(
-            f"backbone: {name} refuses images of {image_shape} ({error}); name "
-            "another --image_size, or another backbone"
+            f"backbone: {name} refuses images of {image_shape} ({error}); name another "
+            "--image_size, --channels 3, or another backbone"
         ) from error
-    if weights and name.startswith("EfficientNetB"):
-        raise UserError(
-            f"weights: Keras builds {name} in another way for trained weights; take another "
-            "backbone, for example EfficientNetV2B0"
-        )
     if weights:
         trained = make(include_top=False, weights=None, input_shape=image_shape)
         try:

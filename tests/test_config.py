@@ -23,7 +23,7 @@ from config.scripts import SCRIPTS
 from config.settings import Settings, at_least, fields_of
 from utils.errors import UserError
 from utils.record.selection import CRITERIA
-from utils.run import flags
+from utils.run import flags, runs
 from utils.run.command_line import documented
 from utils.run.flags import Start, make_settings
 from utils.run.runs import find_run, start_run
@@ -87,7 +87,7 @@ def test_an_empty_default_is_refused_as_an_empty_flag_is() -> None:
             '{"init_learning_rate": 1e-300}',
             "init_learning_rate: 1e-300 must be a number that float32 can hold",
         ),
-        ('{"batch_size": 7}', "batch_size: 7 must be a multiple of 2, for the 2 domains; try 8"),
+        ('{"batch_size": 7}', "batch_size: 7 must be a multiple of 2, for the 2 domains; try 6"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -156,6 +156,18 @@ def test_a_run_is_found_by_any_of_its_folders(tmp_path: Path) -> None:
     for folder in run.folders:
         assert find_run(folder, Config) == (run, config)
         assert json.loads((folder / "config.json").read_text())["run_name"] == "mine"
+
+
+def test_a_run_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, values: Any) -> None:
+        raise UserError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(runs, "write_json", full)
+    with pytest.raises(UserError, match=r"mine/data\.json: cannot be written"):
+        start_run(Config(run_name="mine", **folders_below(tmp_path)), {})
+    assert not list(tmp_path.glob("logs/*"))
 
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:

@@ -505,6 +505,7 @@ def test_a_pgm_whose_white_is_another_number_is_refused() -> None:
         data = b"P5 2 2 %d\n" % white + np.full((2, 2), white, kind).tobytes()
         assert (decode_picture(data, "p") == 255).all()
     assert (decode_picture(b"P2 2 2 1\n1 1 1 1\n", "p") == 255).all()
+    assert decode_picture(b"P2 2 2 15\n15 7 0 3\n", "p", 1).ravel().tolist() == [255, 119, 0, 51]
 
 
 def test_a_deep_picture_with_a_transparent_value_is_no_white_picture() -> None:

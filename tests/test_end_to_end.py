@@ -358,7 +358,7 @@ def test_create_on_a_full_disk_leaves_nothing(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch_size", "7"], "batch_size: 7 must be a multiple of 2, for the 2 domains; try 8"),
+        (["--batch_size", "7"], "batch_size: 7 must be a multiple of 2, for the 2 domains; try 6"),
         (["--epoch", "0"], "epoch: 0 must be 1 or more"),
         (["--gamma", "-1"], "gamma: -1.0 must be 0 or more"),
         (

@@ -83,6 +83,9 @@ def test_statistics_that_were_adapted_are_taken_over(tmp_path: Path, name: str) 
     trained.save(path) if name == "m.keras" else trained.save_weights(path)
     start_from(fresh, path)
     np.testing.assert_array_equal(fresh(values), trained(values))
+    other = made()
+    other.set_weights(trained.get_weights())
+    np.testing.assert_array_equal(other(values), trained(values))
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])

@@ -125,7 +125,8 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     if cut_png(data):
         raise UserError(f"{name}: is cut or damaged; replace or remove it")
     white = white_of(data)
-    if white not in (255, 2**16 - 1) and not (white == 1 and data[:2] in (b"P2", b"P3")):
+    scaled = data[:2] in (b"P2", b"P3") and 0 < white < 255  # OpenCV brings these to 255
+    if white not in (255, 2**16 - 1) and not scaled:
         raise UserError(
             f"{name}: white is {white} in it, which OpenCV does not know; save it with 255 or as a "
             "PNG"

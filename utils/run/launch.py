@@ -23,7 +23,6 @@ from utils.run.flags import make_settings, only_its_own, read_flags
 from utils.run.quiet import quiet_start
 from utils.run.runs import (
     CONFIG_FILE,
-    FINAL,
     Run,
     check_data,
     claim,
@@ -67,7 +66,7 @@ def launch(
             presets = [name for name in ("preset", "config") if getattr(start, name)]
             raise UserError(only_its_own(start.resume, values, presets))
         run, config = find_run(start.resume, kind)
-        if final_model(run):
+        if run.final_model:
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
             return 0
         if config.strategy == "multi_worker":  # what starts the workers names it each time
@@ -174,11 +173,6 @@ def memory_faults_named() -> Iterator[None]:
         ) from error
 
 
-def final_model(run: Run) -> Path | None:
-    """Returns the model that a run has ended with, if it has."""
-    return next(iter(sorted(run.checkpoints.glob(FINAL))), None)
-
-
 def summary(run: Run, config: TrainingConfig) -> str:
     """Returns what a finished run tells: accuracies, and where everything is."""
     rows = read_rows(run.logs / LOG_FILE)
@@ -193,7 +187,7 @@ def summary(run: Run, config: TrainingConfig) -> str:
         f"models:   {run.checkpoints} ({size_of(run.checkpoints) / 1e6:.0f} MB)",
         f"figures:  {run.logs}",
     ]  # fmt: skip
-    command = command_of("predict.py", "--images", "FOLDER", "--model", final_model(run))
+    command = command_of("predict.py", "--images", "FOLDER", "--model", run.final_model)
     return "\n".join([*lines, f"next:     {command}"])
 
 

@@ -53,6 +53,11 @@ class Run:
         return command_of(None, "--resume", self.logs)
 
     @property
+    def final_model(self) -> Path | None:
+        """The model that a run has ended with, if it has."""
+        return next(iter(sorted(self.checkpoints.glob(FINAL))), None)
+
+    @property
     def folders(self) -> tuple[Path, Path, Path]:
         return self.logs, self.checkpoints, self.config
 
@@ -115,11 +120,12 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             continue
         unnamed = run.logs.with_name(f".{uuid.uuid4().hex}.partial")
         try:
-            unnamed.mkdir(parents=True)
-        except OSError as error:
-            raise cannot_write(run.logs, error) from error
-        save_settings(named, unnamed)
-        write_json(unnamed / DATA_FILE, digests)
+            save_settings(named, unnamed)
+            write_json(unnamed / DATA_FILE, digests)
+        except UserError as error:
+            shutil.rmtree(unnamed, ignore_errors=True)
+            remove_empty(unnamed, len(Path(config.run_path).parts))
+            raise UserError(str(error).replace(unnamed.name, run.logs.name)) from error
         try:
             # The folder appears with its settings in it, and only one run can have the name.
             unnamed.rename(run.logs)
@@ -129,10 +135,9 @@ def start_run(config: AnyConfig, digests: Mapping[str, str]) -> tuple[Run, AnyCo
             if not run.logs.is_dir():
                 raise cannot_write(run.logs, error) from error
             if config.run_name:
-                finished = any(run.checkpoints.glob(FINAL))
                 raise UserError(
                     f"{run.logs}: exists; choose another --run_name"
-                    + ("" if finished else f", or go on with it: {run.resume_command}")
+                    + ("" if run.final_model else f", or go on with it: {run.resume_command}")
                 ) from error
             attempt += 1
     try:
