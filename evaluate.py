@@ -26,7 +26,8 @@ from config.settings import PIXELS, Settings
 from predict import SHIPPED
 from utils.atomic import is_stream, write_json
 from utils.data.folders import PictureFolder, open_target
-from utils.data.pickles import read_pickle
+from utils.data.pickles import REMEDY, read_pickle
+from utils.data.pictures import SUFFIXES
 from utils.errors import UserError, run_script
 from utils.ownership import refuse_loss
 from utils.run.command_line import parse
@@ -109,6 +110,8 @@ def read_domains(places: Sequence[Path], model: Any, path: Path) -> list[Labelle
     """Returns images and classes of some domains, as a model takes them."""
     from model.pretrained import picture_shape
 
+    for picture in (place for place in places if place.suffix.lower() in SUFFIXES):
+        raise UserError(f"{picture}: is a picture; name a folder or a pickle")
     if len(model.label_predictor.output_shape) > 2:
         raise UserError(
             f"{path}: reads strings of several characters; only train_captcha.py measures it, "
@@ -138,7 +141,7 @@ def read_domains(places: Sequence[Path], model: Any, path: Path) -> list[Labelle
                 arrays = read_pickle(place, shape, count)
                 domains.append((arrays["val"], arrays["val_label"]))
         except UserError as error:
-            reason = str(error).removeprefix(f"{place}: ")
+            reason = str(error).removeprefix(f"{place}: ").removesuffix(f"; {REMEDY}")
             raise UserError(
                 f"{place}: {path.name} cannot be measured on it ({reason}); name domains of this "
                 "model: --target and --source"

@@ -119,7 +119,10 @@ class Training:
             code = child.wait()
             CHILDREN.remove(child)
         if code:
-            raise UserError(f"{self.name}: ended with code {code}; see {output}")
+            if self.find("logs", CONFIG_FILE) is None:  # it never began
+                self.facts_file.unlink()
+            told = output.read_text().strip()[-300:]
+            raise UserError(f"{self.name}: ended with code {code}; see {output}: {told}")
 
     def check(self) -> None:
         """Raises `UserError` if it was begun with other settings, or nobody knows with which."""
@@ -212,4 +215,4 @@ def train_all(trainings: Sequence[Training], known: Sequence[Training], jobs: in
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
-        raise UserError("; ".join(failures))
+        raise UserError("; ".join(dict.fromkeys(failures)))

@@ -109,6 +109,7 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    Config().check_paths()  # once, before each training misses its data
     groups = {name: group for name, group in SEARCH.items() if name in args.only}
     wanted = [training for group in groups.values() for training in group.values()]
     known = [training for group in SEARCH.values() for training in group.values()]

@@ -504,7 +504,7 @@ def test_a_pgm_whose_white_is_another_number_is_refused() -> None:
     for white, kind in ((255, np.uint8), (65535, ">u2")):
         data = b"P5 2 2 %d\n" % white + np.full((2, 2), white, kind).tobytes()
         assert (decode_picture(data, "p") == 255).all()
-    assert (decode_picture(b"P2 2 2 1\n1 1 1 1\n", "p") == 255).all()
+    assert (decode_picture(b"P2 2 2 1\n1 1 1 1", "p") == 255).all()  # without an end of the line
     assert decode_picture(b"P2 2 2 15\n15 7 0 3\n", "p", 1).ravel().tolist() == [255, 119, 0, 51]
 
 

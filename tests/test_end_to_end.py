@@ -39,6 +39,7 @@ from helpers import (
 from benchmarks.runner import folder_flags
 from model.dann import DANN
 from utils.run import collapse
+from utils.run.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,23 @@ def test_training_opens_no_network_listener(tmp_path: Path, data_flags: list[str
         wait_for_checkpoint(tmp_path, process)
         assert listening_sockets(process.pid) == set()
         process.kill()
+
+
+def test_a_folder_that_goes_between_the_stages_is_named(
+    tmp_path: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Trainer.finish
+
+    def finish_and_lose(trainer: Trainer) -> None:
+        shutil.rmtree(logs_of(tmp_path, "mine"))  # while the figures are drawn
+        finish(trainer)
+
+    monkeypatch.setattr(Trainer, "finish", finish_and_lose)
+    done = run("train_MNIST2MNIST_M.py", *data_flags, *SHORT, *folder_flags(tmp_path), "--method",
+               "mean_teacher", "--average_decay", 0.9, "--run_name", "mine", code=2)  # fmt: skip
+    assert the_error(done).endswith(
+        "mine: is not whole any more; put its folders back, or start anew"
+    )
 
 
 def test_a_config_repeats_its_run(undisturbed: Path, tmp_path: Path) -> None:

@@ -147,6 +147,10 @@ def test_what_does_not_fit_is_named(model: Path, tmp_path: Path, data_flags: lis
             ["--models", model, "--target", "nowhere.pkl"],
             "nowhere.pkl: no such file or folder; create_mnistm.py makes",
         ),
+        (
+            ["--models", model, "--target", "my.PNG"],
+            "my.PNG: is a picture; name a folder or a pick",
+        ),
         (["--models", model, "--pixel_mean", 1, 2, 3], "has its own; leave it out"),
         (["--models", model, "--json", model], "is read by this command"),
         (

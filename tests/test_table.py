@@ -309,8 +309,10 @@ def test_a_benchmark_tells_why_a_training_failed() -> None:
 
 
 def test_a_failed_training_is_named(recorded: Path, monkeypatch: Any) -> None:
-    with pytest.raises(UserError, match="ended with code"):
-        Training("bad", "train_MNIST2MNIST_M.py", "--epoch zero").train(1)
+    bad = Training("bad", "train_MNIST2MNIST_M.py", "--epoch zero")
+    with pytest.raises(UserError, match=r"bad: ended with code 2; see .*bad\.txt: .*No such file"):
+        bad.train(1)  # there is no such script here
+    assert bad.facts() is None  # it never began
 
 
 def test_what_a_training_starts_from_is_trained_first(recorded: Path, monkeypatch: Any) -> None:

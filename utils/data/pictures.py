@@ -134,7 +134,8 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     try:
         image = on_white(data)
         if image is None and data:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+            # OpenCV does not see the last number of a PGM in letters without an end of its line.
+            image = cv2.imdecode(np.frombuffer(data + b"\n", np.uint8), mode)
         elif image is not None and channels == 1:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     except (cv2.error, MemoryError) as error:

@@ -98,10 +98,10 @@ def launch(
         if not start.resume and is_chief(config):
             run.discard(config)
             stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
-            if stopped and not isinstance(error, FailsAgain) and run.logs.exists():
+            if stopped and not isinstance(error, FailsAgain) and run.whole:
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
         interrupted = isinstance(error, KeyboardInterrupt) and is_chief(config)
-        if not interrupted or not run.logs.exists():  # it may have been discarded
+        if not interrupted or not run.whole:  # it may have been discarded
             raise
         print(f"\ninterrupted; go on with\n  {run.resume_command}")
         return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C
@@ -196,6 +196,8 @@ def train_stage(run: Run, trainer: Trainer, at_end: Callable[[], None] | None, r
     from utils.run.collapse import CollapseError
     from utils.run.signals import Interrupted
 
+    if trainer.chief and not run.whole:
+        raise UserError(f"{run.logs}: is not whole any more; put its folders back, or start anew")
     step = trainer.checkpoints.restore()
     told = max((int(row["epoch"]) for row in read_rows(trainer.log.csv)), default=0)
     if told and not trainer.checkpoints.restored:

@@ -58,6 +58,11 @@ class Run:
         return next(iter(sorted(self.checkpoints.glob(FINAL))), None)
 
     @property
+    def whole(self) -> bool:
+        """Whether each of its folders is there, with its settings."""
+        return all((folder / CONFIG_FILE).is_file() for folder in self.folders)
+
+    @property
     def folders(self) -> tuple[Path, Path, Path]:
         return self.logs, self.checkpoints, self.config
 
@@ -65,8 +70,8 @@ class Run:
         """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
         begun = [path for path in files if path.match("step-*.index") and path.stem != "step-0"]
-        gone = not all(folder.is_dir() for folder in self.folders)  # so nobody can tell
-        if not begun and not gone and not any(path.suffix == ".keras" for path in files):
+        # Of a run that is not whole nobody can tell.
+        if not begun and self.whole and not any(path.suffix == ".keras" for path in files):
             self.remove(config)
 
     def remove(self, config: TrainingConfig) -> None:
@@ -245,7 +250,8 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
     if not whole:
         missing = [path for run in fitting for path in run.folders
                    if not (path / CONFIG_FILE).is_file()]  # fmt: skip
-        what = f"{missing[0]}: is missing" if missing else (
+        lost = [path / CONFIG_FILE if path.is_dir() else path for path in missing]
+        what = f"{lost[0]}: is missing" if lost else (
             f"{folder}: the {CONFIG_FILE} here is not that of the run's other folders"
         )  # fmt: skip
         raise UserError(
@@ -322,8 +328,7 @@ def go_home(folder: Path, config: TrainingConfig) -> None:
 
 def belong_together(run: Run, config: AnyConfig, kind: type[AnyConfig]) -> bool:
     """Tells whether all three folders are there, with these settings."""
-    files = [folder / CONFIG_FILE for folder in run.folders]
-    return all(file.is_file() and kind.load(file) == config for file in files)
+    return run.whole and all(kind.load(path / CONFIG_FILE) == config for path in run.folders)
 
 
 def check_data(run: Run, digests: Mapping[str, str]) -> None:
