@@ -133,7 +133,7 @@ def test_class_weights_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clip_norm": -1.0}, "clip_norm must be 0 or more"),
+        ({"clip_norm": -1.0}, "clip_norm must be a number >= 0"),
         ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\)"),
         ({"class_names": ["a"]}, "class_names must be 3"),
         ({"class_names": ["a", "b", "a"]}, "class_names must differ"),
