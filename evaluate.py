@@ -167,9 +167,9 @@ def measure(model: Any, domains: Sequence[Labelled]) -> dict[str, Any]:
         told.append(model.get_metrics_result().get("domain_cls_acc"))
     # With more than two domains, the number of this target is not known.
     two = getattr(model, "num_domains", 0) == 2 and len(domains) == 2
-    of_target = outputs[-1]
-    unlabelled = dataclasses.replace(of_target, labels=np.full_like(of_target.labels, -1))
-    of_source = outputs[0] if len(domains) == 2 else unlabelled  # DEV needs the source's labels
+    of_source, of_target = outputs[0], outputs[-1]
+    if len(domains) == 1:  # DEV needs labels of the source; the others do not look at it
+        of_source = dataclasses.replace(of_target, labels=np.full_like(of_target.labels, -1))
     matrix = confusion(of_target)
     known = of_target.labels >= 0
     probabilities = of_target.probabilities[known]

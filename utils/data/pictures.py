@@ -24,6 +24,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # they do not name the file
 MAX_PIXELS = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
 HIDDEN = ("__MACOSX", "Thumbs.db")  # what other programs leave in folders, beside names with a dot
 TRANSPARENT = ("AVIF", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP")  # formats that may be
+IN_LETTERS = (b"P1", b"P2", b"P3")  # PBM, PGM and PPM whose numbers are written out
 PNG = b"\x89PNG\r\n\x1a\n"  # what one begins with
 
 
@@ -125,7 +126,7 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     if cut_png(data):
         raise UserError(f"{name}: is cut or damaged; replace or remove it")
     white = white_of(data)
-    scaled = data[:2] in (b"P2", b"P3") and 0 < white < 255  # OpenCV brings these to 255
+    scaled = data[:2] in IN_LETTERS and 0 < white < 255  # OpenCV brings these to 255
     if white not in (255, 2**16 - 1) and not scaled:
         raise UserError(
             f"{name}: white is {white} in it, which OpenCV does not know; save it with 255 or as a "
@@ -134,8 +135,9 @@ def decode_picture(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     try:
         image = on_white(data)
         if image is None and data:
-            # OpenCV does not see the last number of a PGM in letters without an end of its line.
-            image = cv2.imdecode(np.frombuffer(data + b"\n", np.uint8), mode)
+            if data[:2] in IN_LETTERS:
+                data += b"\n"  # without an end of its line OpenCV does not see the last number
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
         elif image is not None and channels == 1:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     except (cv2.error, MemoryError) as error:

@@ -100,8 +100,8 @@ def launch(
             stopped = isinstance(error, (UserError, BrokenPipeError))  # of `| head`
             if stopped and not isinstance(error, FailsAgain) and run.whole:
                 raise UserError(f"{error}; to go on with this run: {run.resume_command}") from error
-        interrupted = isinstance(error, KeyboardInterrupt) and is_chief(config)
-        if not interrupted or not run.whole:  # it may have been discarded
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if not (interrupted and is_chief(config) and run.whole):  # it may have been discarded
             raise
         print(f"\ninterrupted; go on with\n  {run.resume_command}")
         return TRY_AGAIN if isinstance(error, Terminated) else CTRL_C

@@ -248,10 +248,10 @@ def find_run(folder: Path, kind: type[AnyConfig]) -> tuple[Run, AnyConfig]:
                and len(set(run.folders)) == len(set(roots))]  # fmt: skip
     whole = [run for run in fitting if belong_together(run, config, kind)]
     if not whole:
-        missing = [path for run in fitting for path in run.folders
+        missing = [path / CONFIG_FILE if path.is_dir() else path
+                   for run in fitting for path in run.folders
                    if not (path / CONFIG_FILE).is_file()]  # fmt: skip
-        lost = [path / CONFIG_FILE if path.is_dir() else path for path in missing]
-        what = f"{lost[0]}: is missing" if lost else (
+        what = f"{missing[0]}: is missing" if missing else (
             f"{folder}: the {CONFIG_FILE} here is not that of the run's other folders"
         )  # fmt: skip
         raise UserError(
