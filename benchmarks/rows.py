@@ -72,6 +72,10 @@ ROWS = {
     "recipe_hidden": Row(
         "recipe, domain classifier on the hidden layer", "--preset recipe --features hidden"
     ),
+    "recipe_hidden_half": Row(
+        "recipe, domain classifier on the hidden layer, λ up to 0.5",
+        "--preset recipe --features hidden --grl_lambda 0.5",
+    ),
     "recipe_hidden_30": Row(
         "recipe, domain classifier on the hidden layer, 30 epochs",
         "--preset recipe --features hidden --epoch 30",
@@ -129,7 +133,7 @@ ALL = (
     "source_only", "source_recipe", "paper", "cdan", "vada", "adda", "recipe", "normalised",
     "searched", "fast", "mean_teacher",
 )  # fmt: skip
-OF_USPS = (*ALL, "recipe_hidden", "fast_hidden", "mean_teacher_hidden")
+OF_USPS = (*ALL, "recipe_hidden", "recipe_hidden_half", "fast_hidden", "mean_teacher_hidden")
 IN_PROTOCOL = (*OF_USPS, "adda_60")
 PAIRS = {
     "mnist_m": Pair(
