@@ -1,5 +1,6 @@
 """Settings. People edit their defaults, so Python's errors in them are told in a line."""
 
+import dataclasses
 import os
 import sys
 import traceback
@@ -14,14 +15,15 @@ EDITED = ("config.py", "custom.py", "drawings.py", "captcha.py")
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Tells an error in a file of defaults as a user's mistake, and all others as Python does.
 
-    Ctrl-C before `run_script` begins is told as it tells it.
+    Ctrl-C before `run_script` begins gets the same message as in `run_script`.
     """
     if isinstance(error, KeyboardInterrupt):
         return print(INTERRUPTED, file=sys.stderr)
     if isinstance(error, SyntaxError):
         file, line, reason = error.filename or "", error.lineno, error.msg
     else:
-        last = traceback.extract_tb(trace)[-1]
+        frames = traceback.extract_tb(trace)  # a field's impossible default fails in dataclasses
+        last = next(each for each in reversed(frames) if each.filename != dataclasses.__file__)
         file, line, reason = last.filename, last.lineno, str(error)
     edited = Path(file).parent == Path(__file__).parent and Path(file).name in EDITED
     if not edited:

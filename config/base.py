@@ -41,6 +41,8 @@ Features = Literal["convolutional", "hidden", "logits"]
 Network = Literal["paper", "wide"]
 Normalisation = Literal["none", "per_domain"]
 Strategy = Literal["default", "mirrored", "multi_worker"]
+# Models of keras.applications with a layer of their own that scales pixel values.
+SCALE_THEMSELVES = ("ConvNeXt", "EfficientNet", "MobileNetV3")
 # A first stage takes these settings from its preset, and the rest from the run.
 HYPERPARAMETERS = (
     "batch_size", "target_ratio", "init_learning_rate", "lr_schedule", "lr_alpha", "lr_beta",
@@ -125,10 +127,11 @@ class TrainingConfig(Settings):
     entropy_conditioning: Annotated[bool, only("cdan")] = True
     """Images that are classified with more confidence count more: CDAN+E. Without: plain CDAN."""
     source_smoothness: Annotated[float, at_least(0), only("vada")] = 1.0
-    """λ_s: weight of the same prediction after small changes, on source images; 1 in the
-    authors' code."""
+    """λ_s: weight of the loss that asks for the same prediction after a small change of a source
+    image; 1 in the authors' code."""
     target_smoothness: Annotated[float, at_least(0), only("vada")] = 0.01
-    """λ_t: weight of the same for target images, and of confidence; 0.01 in the authors' code."""
+    """λ_t: weight of the same loss for target images, and of the loss that asks for confident
+    predictions; 0.01 in the authors' code."""
     radius: Annotated[float, at_least(0), only("vada")] = 3.5
     """ε: length of the change of an image in [-1, 1]; 3.5 in the authors' code."""
     source_epoch: Annotated[int, at_least(1), only("adda", "mean_teacher")] = 10

@@ -100,10 +100,11 @@ class Config(RecipeConfig):
     entropy_conditioning: bool = True
     """Images that are classified with more confidence count more: CDAN+E. Without: plain CDAN."""
     source_smoothness: float = 1.0
-    """λ_s: weight of the same prediction after small changes, on source images; 1 in the
-    authors' code."""
+    """λ_s: weight of the loss that asks for the same prediction after a small change of a source
+    image; 1 in the authors' code."""
     target_smoothness: float = 0.01
-    """λ_t: weight of the same for target images, and of confidence; 0.01 in the authors' code."""
+    """λ_t: weight of the same loss for target images, and of the loss that asks for confident
+    predictions; 0.01 in the authors' code."""
     radius: float = 3.5
     """ε: length of the change of an image in [-1, 1]; 3.5 in the authors' code."""
     source_epoch: int = 10

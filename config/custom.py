@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
-from config.base import RecipeConfig, check_images
+from config.base import SCALE_THEMSELVES, RecipeConfig, check_images
 from config.methods import METHODS, WITHOUT_LAMBDA
 from config.settings import MOST_IMAGES, PIXELS, SIDES, UNITS, Limit, at_least, between, not_by
 from utils.errors import UserError, existing_file
@@ -73,9 +73,14 @@ class CustomConfig(RecipeConfig):
             raise UserError("domain_weight: is of one step for all; leave it at 1 with alternating")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
-        if self.weights and self.pixel_mean is not None:
-            raise UserError("pixel_mean: trained weights have a scaling of their own; leave it out")
+        if self.pixel_mean is not None and self.has_own_scaling:
+            raise UserError("pixel_mean: this backbone has a scaling of its own; leave it out")
         check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)
+
+    @property
+    def has_own_scaling(self) -> bool:
+        """Whether the backbone gets pixel values as keras.applications says, without a mean."""
+        return self.weights is not None or self.backbone.startswith(SCALE_THEMSELVES)
 
     @property
     def num_domains(self) -> int:
@@ -101,6 +106,9 @@ class CustomConfig(RecipeConfig):
         if not self.source or not self.target:
             raise UserError("name the folders: --source DIR [DIR …] --target DIR [DIR …]")
         folders = (*self.source, *self.target)
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise UserError(f"{folder}: no such folder; --source and --target take folders")
         places = [Path(each).resolve() for each in folders]
         for one, other in itertools.permutations(places, 2):
             if one.is_relative_to(other):
@@ -108,6 +116,3 @@ class CustomConfig(RecipeConfig):
                 raise UserError(f"source, target: {one} {fault}; name others")
         if self.weights:
             existing_file(self.weights, "weights", "check it")
-        for folder in folders:
-            if not Path(folder).is_dir():
-                raise UserError(f"{folder}: no such folder; --source and --target take folders")

@@ -193,6 +193,10 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
     fits = any_length or (isinstance(value, (list, tuple)) and len(value) == len(arguments))
     if origin is tuple and isinstance(value, (list, tuple)) and fits:
         return tuple(fitted(item, arguments[0], name) for item in value)
+    if origin is tuple:
+        raise UserError(
+            f"{name}: {value!r} must have {len(arguments)} values of type {arguments[0].__name__}"
+        )
     raise UserError(f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}")
 
 

@@ -95,15 +95,12 @@ class Adaptation(keras.Model):
             raise ValueError(f"clip_norm must be a number >= 0, got {clip_norm}")
         if not 0 <= average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), got {average_decay}")
-        if augmentation is not None and len(feature_extractor.inputs) > 1:
-            raise ValueError(
-                "augmentation: changes images, but feature_extractor has "
-                f"{len(feature_extractor.inputs)} inputs; change them in the dataset instead"
-            )
         seen = feature_extractor.input_shape
-        if augmentation is not None and (len(seen) != 4 or None in seen[1:]):
+        is_image = len(feature_extractor.inputs) == 1 and len(seen) == 4 and None not in seen[1:]
+        if augmentation is not None and not is_image:
             raise ValueError(
-                f"augmentation: is for images of a fixed size, but feature_extractor takes {seen}"
+                "augmentation: is for one input, images of a fixed size, but feature_extractor "
+                f"takes {seen}; change others in the dataset"
             )
         if not (augmentation is None or isinstance(augmentation, RandomAugmentation)):
             raise ValueError(

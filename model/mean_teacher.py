@@ -30,8 +30,8 @@ MEAN_DECAY = 0.995  # of running means: some 200 batches; ReMixMatch takes the l
 class MeanTeacher(DANN):
     """A DANN in which unlabelled images also learn from a teacher, the average of the weights.
 
-    The teacher sees an image as it is, and its class, where it is confident, becomes the label of
-    the augmented image that the student sees:
+    The teacher sees an image as it is. Where the teacher is confident, its class becomes a label.
+    The student sees the augmented image and learns this label:
 
     L = L_DANN + μ · 1/n · Σ [max q(x) > τ] · H(argmax q(x), p(augmented x))
 

@@ -7,6 +7,7 @@ whatever the precision of the rest, since a softmax over half-precision logits l
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from config.base import Features, Network
+from config.base import SCALE_THEMSELVES, Features, Network
 from model.normalisation import DomainNormalization
 from utils.errors import UserError
 
@@ -26,6 +27,7 @@ CONVOLUTIONS = {
     "wide": ((32, 5, True), (64, 3, False), (64, 3, True), (128, 3, False), (128, 3, True)),
 }
 DRAWING_FILTERS = (64, 128, 256, 256, 512)
+CAPTCHA_MAP = (22, 22, 64)  # what the captcha encoder makes of 100 × 100 pixels
 PROBES = 64  # random features: so many that raw logits do not look like probabilities by chance
 PLACES = 8  # of a random feature whose size is not fixed
 
@@ -77,8 +79,8 @@ def backbone(
 ) -> keras.Model:
     """The paper's MNIST network, or a model of keras.applications.
 
-    In front of an untrained model images are rescaled by `pixel_mean` and 255, in front of a
-    trained one as it was trained: by its own `preprocess_input`.
+    Images are rescaled by `pixel_mean` and 255, unless the model is trained or scales them itself:
+    then its own `preprocess_input` comes first.
 
     Args:
         name: `paper`, or the name of a class in `keras.applications`, e.g. `ResNet50`.
@@ -106,7 +108,8 @@ def backbone(
     rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
     inputs = keras.Input(image_shape, name="image")
     try:
-        shown = preprocessing(make)(inputs) if weights else rescaling(inputs)
+        own = weights or name.startswith(SCALE_THEMSELVES)
+        shown = preprocessing(make)(inputs) if own else rescaling(inputs)
         network = make(
             include_top=False, weights=None, input_shape=image_shape, input_tensor=shown
         )  # fmt: skip
@@ -266,12 +269,12 @@ def captcha_discriminator(features: Shape, placewise: bool = True) -> keras.Mode
 
     Input shape: `[B, 30976]`, or `[B, *features]`. Output shape: `[B, 2]`, float32 logits.
     """
-    if not placewise or features != (22 * 22 * 64,):
+    if not placewise or features != (math.prod(CAPTCHA_MAP),):
         return dense_head("discriminator", features, (100, 100), outputs=2)
     return keras.Sequential(
         [
             keras.Input(features, name="features"),
-            layers.Reshape((22, 22, 64), name="places"),
+            layers.Reshape(CAPTCHA_MAP, name="places"),
             layers.Conv2D(100, 1, activation="relu", name="dense1"),
             layers.Conv2D(100, 1, activation="relu", name="dense2"),
             layers.Conv2D(2, 1, dtype="float32", name="logits"),

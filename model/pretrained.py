@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -17,10 +16,11 @@ from config.methods import METHODS
 from model.adaptation import Adaptation
 from model.dann import DANN
 from model.networks import dense_head, mnist_feature_extractor, renew_constants
-from utils.errors import UserError, refuse_device
+from utils.errors import UserError, damage_named, refuse_device
 
 # 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
 ORIGINAL_MEAN = (45.652287,) * 3
+OTHER = "it must hold weights of this network; name another"
 MUCH, PACKED = 2**30, 20  # bytes; weights do not shrink to a twentieth, what is hostile does
 MNIST_MEAN = (75.65, 76.18, 70.19)  # of MNIST and MNIST-M of seed 42, all training images
 
@@ -45,17 +45,12 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
         model_class(method.model)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: is no .keras file, or was cut short; name another")
-    try:
+    with damage_named(path, "name another .keras file"):
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > max(MUCH, PACKED * path.stat().st_size):
             raise UserError(f"{path}: unpacks to {size >> 20} MiB, as no weights do; name another")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except UserError:
-        raise
-    except Exception as error:  # Keras raises many kinds for a damaged file
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: not a .keras file that can be loaded ({reason})") from error
     if not isinstance(model, Adaptation):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
     check_weights(path, model)
@@ -131,7 +126,7 @@ def start_from(model: Adaptation, path: Path) -> None:
     """
     refuse_others(path)
     if path.name.endswith(".weights.h5"):
-        with named(path):
+        with damage_named(path, OTHER):
             model.load_weights(path)
     else:
         predictor, domains = read_weights(path, model)
@@ -165,7 +160,7 @@ def read_weights(path: Path, model: Adaptation) -> tuple[list[np.ndarray], list[
         UserError: the file's classes have other names, or another order, than the model's.
     """
     if path.suffix != ".keras":
-        with named(path):
+        with damage_named(path, OTHER):
             return read_keras2(path)
     saved = load_model(path)
     check_classes(path, saved, model.class_names)
@@ -210,18 +205,6 @@ def misfit(weights: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> s
     if len(arrays) != len(weights):
         return f"has {len(arrays)} weights; it must have {len(weights)}"
     return None
-
-
-@contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Turns whatever Keras and h5py raise for a damaged file into a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: does not fit this network or is damaged ({reason})") from error
 
 
 def read_keras2(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -18,8 +18,8 @@ from helpers import rows_of, run, run_process, the_error
 from benchmarks.runner import folder_flags
 from config.captcha import CaptchaConfig
 from model.adda import ADDA
-from model.networks import captcha_discriminator
-from utils.data.captchas import STYLES, Artist, load_captchas
+from model.networks import captcha_discriminator, captcha_encoder
+from utils.data.captchas import SIZE, STYLES, Artist, load_captchas
 from utils.errors import UserError
 from utils.run.flags import Start, make_settings
 
@@ -115,7 +115,8 @@ def test_damaged_captchas_are_refused(tmp_path: Path, fault: str) -> None:
 
 def test_the_discriminator_sees_each_place_alone() -> None:
     """Its logits are the mean over the 22 × 22 places of a dense network of 64 features."""
-    model = captcha_discriminator((30976,))
+    size = captcha_encoder((SIZE, SIZE, 3), tutorial=False).output_shape[1:]
+    model = captcha_discriminator(size)
     features = np.random.default_rng(0).normal(size=(2, 22 * 22, 64)).astype(np.float32)
     kernels = model.get_weights()[::2]
     seen = features

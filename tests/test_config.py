@@ -78,8 +78,11 @@ def test_an_empty_default_is_refused_as_an_empty_flag_is() -> None:
         ('{"epoch": 2.5}', "epoch: 2.5 is not of type int"),
         ('{"pixel_mean": [1, "a", 3]}', "pixel_mean: 'a' is not of type float"),
         ('{"method": "magic"}', "method: 'magic' must be one of dann, cdan"),
-        ('{"image_input_shape": []}', "image_input_shape: [] is not of type"),
-        ('{"image_input_shape": [28, 28]}', "image_input_shape: [28, 28] is not of type"),
+        ('{"image_input_shape": []}', "image_input_shape: [] must have 3 values of type int"),
+        (
+            '{"image_input_shape": [28, 28]}',
+            "image_input_shape: [28, 28] must have 3 values of type int",
+        ),
         ('{"epoch": 4294967296}', "epoch: 4294967296 must be below 2³² in size"),
         ('{"domain_hidden": [1, 99999999999999999999]}', "must be below 2³² in size"),
         ('{"grl_lambda": 1e300}', "grl_lambda: 1e+300 must be a number that float32 can hold"),
@@ -275,6 +278,8 @@ def test_a_setting_that_is_misspelt_in_the_file_is_named(written: str, meant: st
 
 @pytest.mark.parametrize(("line", "reason"), [
     ("epoch: int = (100", "'(' was never closed"), ("x = hundred", "name 'hundred' is not defined"),
+    ("from dataclasses import make_dataclass; make_dataclass('Config', [('x', int, {1})])",
+     "mutable default <class 'set'> for field x is not allowed: use default_factory"),
 ])  # fmt: skip
 def test_pythons_errors_in_a_file_of_defaults_are_told_in_a_line(line: str, reason: str) -> None:
     """Without a traceback: README tells students to edit this file."""
@@ -424,8 +429,10 @@ def test_frozen_pictures_need_features_that_adapt() -> None:
 
 def test_trained_weights_have_a_scaling_of_their_own() -> None:
     CustomConfig(backbone="ResNet50", pixel_mean=(1.0, 2.0, 3.0))
-    with pytest.raises(UserError, match="pixel_mean: trained weights have a scaling of their own"):
+    with pytest.raises(UserError, match="pixel_mean: this backbone has a scaling of its own"):
         CustomConfig(backbone="ResNet50", pixel_mean=(1.0, 2.0, 3.0), weights="w.h5")
+    with pytest.raises(UserError, match=r"pixel_mean: .*leave it out"):
+        CustomConfig(backbone="MobileNetV3Small", pixel_mean=(1.0, 2.0, 3.0))
 
 
 @dataclasses.dataclass(frozen=True)

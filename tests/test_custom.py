@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 
 import train_custom
 from benchmarks.runner import folder_flags
+from config.base import SCALE_THEMSELVES
 from config.custom import CustomConfig
 from model import experiment
 from model.adda import SourceModel
@@ -254,6 +256,8 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
     [
         ([], "name the folders: --source DIR"),
         (["--source", "{tree}/source", "--target", "nowhere"], "nowhere: no such folder"),
+        (["--source", "{loop}", "--target", "{tree}/target"], "loop: no such folder"),
+        (["--source", "{tree}/source", "--target", "x" * 300], "xxx: File name too long; check"),
         (["--source", "{tree}/other", "--target", "{tree}/target"], "2 or more class folders"),
         (["--source", "{tree}/source", "--target", "{tree}/target", "--label_hidden", "0"],
          "label_hidden: 0 must be 1 or more units in each layer"),
@@ -271,7 +275,9 @@ def test_impossible_folders_are_named(tmp_path: Path) -> None:
 def test_impossible_calls_are_named(
     tree: Path, tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    named = [flag.format(tree=tree) for flag in flags]
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    named = [flag.format(tree=tree, loop=loop) for flag in flags]
     done = run("train_custom.py", *named, *folder_flags(tmp_path), code=2)
     assert message in the_error(done)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # the name is free again
@@ -284,7 +290,7 @@ def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "some" / ".DS_Store").touch()
     assert len(open_target(tmp_path / "some", NAMES, SHAPE)) == 2
     told = capsys.readouterr().err
-    assert "no pictures of a known format are left out: .heic (1 in all)\n" in told
+    assert "only regular files of known picture formats are read, not .heic (1 in all)\n" in told
     assert "links to nothing are left out, such as" in told
     nested = CustomConfig(source=(str(tmp_path),), target=(str(tmp_path / "some"),))
     with pytest.raises(UserError, match=rf"some lies in {tmp_path}; name others"):
@@ -487,6 +493,27 @@ def test_all_that_a_run_of_ones_own_pictures_may_ask_for(tree: Path, tmp_path: P
     assert sum(bool(layer.weights) for layer in frozen) > 5
     for layer in frozen:
         assert_same_weights(layer.get_weights(), given[layer.name])
+
+
+def test_a_backbone_that_scales_pixel_values_gets_them_as_they_are() -> None:
+    """Scaled twice, all pictures look alike to it."""
+    shape, make = (32, 32, 3), keras.applications.MobileNetV3Small
+    ours = backbone("MobileNetV3Small", shape, (100.0, 100.0, 100.0))
+    theirs = make(include_top=False, weights=None, input_shape=shape)
+    own = {layer.name: layer.get_weights() for layer in ours.layers}
+    for layer in theirs.layers:
+        layer.set_weights(own.get(layer.name, layer.get_weights()))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.float32)
+    np.testing.assert_allclose(ours(pictures), theirs(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_the_backbones_that_scale_pixel_values_are_known() -> None:
+    """Their `preprocess_input` changes nothing."""
+    picture = np.arange(48, dtype=np.float32).reshape(1, 4, 4, 3)
+    for name in (each for each in dir(keras.applications) if each[0].isupper()):
+        preprocess = sys.modules[getattr(keras.applications, name).__module__].preprocess_input
+        alone = np.array_equal(preprocess(picture.copy()), picture)
+        assert alone == name.startswith(SCALE_THEMSELVES), name
 
 
 def test_weights_that_keras_builds_another_network_for_are_refused() -> None:

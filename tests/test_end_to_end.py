@@ -271,7 +271,7 @@ def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
     done = run(
         "predict.py", "--model", tmp_path / "trap.keras", "--images", tmp_path / "p.png", code=2
     )
-    assert "not a .keras file that can be loaded" in the_error(done)
+    assert "trap.keras: cannot be read" in the_error(done)
     assert not Path(witness).exists()
 
 

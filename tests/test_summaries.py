@@ -48,7 +48,8 @@ def recorded(tmp_path: Path) -> Path:
         )  # fmt: skip
         images = np.zeros((12, 28, 28, 3), np.uint8)
         labels = np.arange(12) % 10
-        log.pictures(epoch, images, Outputs(np.zeros((12, 2)), np.eye(10)[labels], labels))
+        outputs = Outputs(np.zeros((12, 2)), np.eye(10)[labels], labels)
+        log.pictures(epoch, images, outputs, "0123456789")
     log.close()
     return tmp_path / "logs"
 
@@ -103,14 +104,15 @@ def test_confusion_picture_and_predictions_are_pictures() -> None:
     picture = confusion_picture(np.eye(10, dtype=int) * 7)
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
-    tiles = prediction_picture(np.zeros((13, 28, 28, 1), np.uint8), np.zeros(13, int), np.eye(13))
+    labels, names = np.zeros(13, int), "0123456789ABC"
+    tiles = prediction_picture(np.zeros((13, 28, 28, 1), np.uint8), labels, np.eye(13), names)
     assert tiles.shape == (2 * 96, 800, 3)
     green, red = tiles[0, 0], tiles[0, 80]  # the first tile is right, the second is not
     assert green[1] > green[0]
     assert red[0] > red[1]
     for channels in (2, 4, 5):
         images = np.full((13, 28, 28, channels), 200, np.uint8)
-        tiles = prediction_picture(images, np.zeros(13, int), np.eye(13))
+        tiles = prediction_picture(images, labels, np.eye(13), names)
         assert (tiles[40, 40] == 200).all()
 
 

@@ -7,7 +7,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +61,18 @@ def refuse_device(path: Path) -> None:
         raise UserError(f"{path}: is a pipe, a socket or a device; name a file")
 
 
+@contextmanager
+def damage_named(path: Path, remedy: str) -> Iterator[None]:
+    """Turns whatever a reader raises for a damaged file into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # libraries raise many kinds
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); {remedy}") from error
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's `main` and ends the process; a `UserError` becomes one line and exit code 2.
 
@@ -82,8 +95,11 @@ def run_script(main: Callable[[], int | None]) -> None:
         print(f"error: there is not enough memory{why}; take fewer or smaller images",
               file=sys.stderr)  # fmt: skip
         code = MISTAKE
-    except OSError:
-        if printed("\n"):
+    except OSError as error:
+        if error.filename is not None:
+            print(f"error: {error.filename}: {error.strerror}; check it, or name another",
+                  file=sys.stderr)  # fmt: skip
+        elif printed("\n"):
             raise
         code = MISTAKE
     except KeyboardInterrupt as error:

@@ -19,7 +19,7 @@ import numpy as np
 
 from utils.data.downloads import download
 from utils.data.pictures import decode_picture
-from utils.errors import UserError, refuse_device
+from utils.errors import UserError, damage_named, refuse_device
 
 URLS = (
     # The official address.
@@ -91,15 +91,11 @@ def read_photos(path: Path) -> Photos:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; --bsds takes an archive or a folder")
     files = {}
-    try:
+    with damage_named(path, "fetch it again"):
         for name, data in training_files(path):
             files[name] = data
             if len(files) > MAX_PHOTOS:
                 raise UserError(f"{path}: more than {MAX_PHOTOS} training photographs")
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive raises anything at all
-        raise UserError(f"{path}: damaged or unreadable ({error}); fetch it again") from error
     if not files:
         raise UserError(f"{path}: no data/images/train/*.jpg in it; is this BSDS500?")
     digest = hashlib.sha256()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from utils.atomic import whole_file, write_json
 from utils.data.domains import DIGIT_NAMES, Domain
 from utils.data.pickles import KEYS
-from utils.errors import UserError
+from utils.errors import UserError, damage_named
 
 CHARACTERS = 3
 SIZE = 100  # pixels a side
@@ -132,14 +132,10 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
         write_json(note, facts)
         return arrays
     remedy = "delete it, the next run makes it again"
-    try:
+    with damage_named(path, remedy):
         with path.open("rb") as drawn, np.load(drawn) as stored:
             arrays = {part: stored[part] for part in KEYS}
         found, expected = Domain(**arrays).digest, json.loads(note.read_text())["sha256"]
-    except Exception as error:  # NumPy raises many kinds for a damaged file
-        raise UserError(
-            f"{path}: cannot be read ({error or type(error).__name__}); {remedy}"
-        ) from error
     if found != expected:
         raise UserError(f"{path}: is not what {note.name} tells of; {remedy}")
     return arrays

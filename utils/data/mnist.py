@@ -13,7 +13,7 @@ import pooch
 
 from utils.data.domains import Domain, official
 from utils.data.downloads import download
-from utils.errors import UserError, refuse_device
+from utils.errors import UserError, damage_named, refuse_device
 
 # The file that keras.datasets.mnist loads, and its SHA-256 as Keras publishes it.
 URLS = ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",)
@@ -145,15 +145,10 @@ def read_idx(path: Path) -> np.ndarray:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Reads the four arrays of an `mnist.npz`; object arrays, which could run code, are refused."""
     refuse_device(path)
-    try:
-        with path.open("rb") as file:
-            with zipfile.ZipFile(file) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                    raise UserError(f"{path}: unpacks to more than MNIST's 55 MB; fetch it again")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return {key: arrays[name] for key, name in NPZ_KEYS.items()}
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive raises anything at all
-        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
+    with damage_named(path, "fetch it again"), path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise UserError(f"{path}: unpacks to more than MNIST's 55 MB; fetch it again")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[name] for key, name in NPZ_KEYS.items()}

@@ -196,7 +196,8 @@ def check_array(
         wanted = f"{np.dtype(dtype)} {['N', *shape]}".replace("'", "")
         other_size = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 4
         remedy = (
-            "change the images, or train a network for them with --image_input_shape"
+            "change the images, or train a network for them with --image_input_shape "
+            + " ".join(map(str, array.shape[1:]))
             if other_size
             else REMEDY
         )

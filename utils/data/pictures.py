@@ -51,7 +51,7 @@ def find_pictures(place: Path) -> list[Path]:
               file=sys.stderr)  # fmt: skip
     if others:
         print(
-            f"{place}: files that are no pictures of a known format are left out: "
+            f"{place}: only regular files of known picture formats are read, not "
             f"{', '.join(others)} ({len(seen) - len(paths) - len(lost)} in all)",
             file=sys.stderr,
         )

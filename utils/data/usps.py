@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import zlib
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,7 @@ import numpy as np
 
 from utils.data.domains import Domain, official
 from utils.data.downloads import download
-from utils.errors import UserError, refuse_device
+from utils.errors import UserError, damage_named, refuse_device
 
 # The site of "The Elements of Statistical Learning" (Hastie, Tibshirani & Friedman).
 SITES = (
@@ -86,38 +85,27 @@ def enlarge(values: np.ndarray) -> np.ndarray:
 def read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads a zip.*.gz: a line a digit, its class and 256 grey values in [-1, 1]."""
     refuse_device(path)
-    try:
+    if not path.exists():
+        raise UserError(f"{path}: missing; name a folder with both zip.*.gz, or the file usps.h5")
+    with damage_named(path, "fetch it again"):
         with gzip.open(path) as file:
             text = file.read(MAX_TEXT + 1)
         if len(text) > MAX_TEXT:
             raise UserError(f"{path}: unpacks to more than {MAX_TEXT} bytes; fetch it again")
         table = np.loadtxt(io.BytesIO(text), ndmin=2)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: missing; name a folder with both zip.*.gz, or the file usps.h5"
-        ) from error
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
     return checked(path, np.round(table[:, 1:], 3), table[:, 0])
 
 
 def read_h5(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Reads an `usps.h5`: groups train and test of data `[N, 256]` in [0, 1] and target `[N]`."""
-    try:
-        with h5py.File(path, "r") as file:
-            parts = {}
-            for split, group in (("train", "train"), ("val", "test")):
-                data, target = file[group]["data"], file[group]["target"]
-                if max(len(data), target.size) > MAX_DIGITS or data.size > MAX_DIGITS * SIDE**2:
-                    raise UserError(f"{path}: {group} has {data.shape} values; fetch it again")
-                values = data[()].astype(np.float64) * 2 - 1
-                parts[split] = checked(path, np.round(values, 3), target[()])
-    except UserError:
-        raise
-    except Exception as error:  # h5py raises many kinds for a damaged file
-        raise UserError(
-            f"{path}: damaged, or no usps.h5 ({error}); name that file, or fetch it again"
-        ) from error
+    parts = {}
+    with damage_named(path, "name the file usps.h5, or fetch it again"), h5py.File(path) as file:
+        for split, group in (("train", "train"), ("val", "test")):
+            data, target = file[group]["data"], file[group]["target"]
+            if max(len(data), target.size) > MAX_DIGITS or data.size > MAX_DIGITS * SIDE**2:
+                raise UserError(f"{path}: {group} has {data.shape} values; fetch it again")
+            values = data[()].astype(np.float64) * 2 - 1
+            parts[split] = checked(path, np.round(values, 3), target[()])
     return parts
 
 

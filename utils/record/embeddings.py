@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from utils.atomic import whole_file, write_text
-from utils.errors import UserError
+from utils.errors import damage_named
 from utils.record.figures import save_figure
 from utils.record.selection import Outputs, evenly
 
@@ -77,14 +77,12 @@ def save_pair(path: Path, pair: Pair) -> None:
 
 def load_pair(path: Path) -> Pair:
     """Returns the pair that `save_pair` kept, or raises `UserError` if the file is damaged."""
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            source, target = (
-                Outputs(*(arrays[f"{name}_{field}"] for field in Outputs.__annotations__))
-                for name in NAMES
-            )
-    except Exception as error:  # a damaged archive raises anything at all
-        raise UserError(f"{path}: is damaged ({error})") from error
+    remedy = "delete it, and its picture is left out"
+    with damage_named(path, remedy), path.open("rb") as file, np.load(file) as arrays:
+        source, target = (
+            Outputs(*(arrays[f"{name}_{field}"] for field in Outputs.__annotations__))
+            for name in NAMES
+        )
     return source, target
 
 

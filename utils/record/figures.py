@@ -46,10 +46,7 @@ def save_samples(path: Path, *rows: np.ndarray) -> None:
 
 
 def prediction_picture(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str] | None = None,
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
     """Tiles images with their predicted class, green where right, red where wrong, else grey.
 
@@ -59,7 +56,7 @@ def prediction_picture(
         images: uint8 `[N, H, W, C]`, C = 1 or 3.
         labels: int `[N]` or `[N, n]`, the true classes, -1 = unknown.
         probabilities: `[N, num_labels]` or `[N, n, num_labels]`.
-        class_names: None: the classes' numbers.
+        class_names: of all classes.
 
     Returns:
         uint8 `[height, width, 3]` RGB.
@@ -73,8 +70,7 @@ def prediction_picture(
         rgb = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
         tile = cv2.resize(rgb, (76, 76), interpolation=cv2.INTER_NEAREST)
         tile = cv2.copyMakeBorder(tile, 2, 18, 2, 2, cv2.BORDER_CONSTANT, value=colour)
-        word = "".join(str(number) if class_names is None else class_names[number]
-                       for number in predicted)  # fmt: skip
+        word = "".join(class_names[number] for number in predicted)
         word = word.encode("ascii", "replace").decode()  # OpenCV has no other letters
         text = f"{word}  {row.max(axis=-1).prod():.2f}"
         cv2.putText(tile, text, (6, 92), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)

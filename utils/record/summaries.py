@@ -117,11 +117,7 @@ class RunLog:
         self.write_tables()
 
     def pictures(
-        self,
-        epoch: int,
-        images: np.ndarray,
-        outputs: Outputs,
-        class_names: Sequence[str] | None = None,
+        self, epoch: int, images: np.ndarray, outputs: Outputs, class_names: Sequence[str]
     ) -> None:
         """Records a sample of target images with predictions, and the confusion matrix.
 
@@ -129,7 +125,7 @@ class RunLog:
             epoch: its number, from 1.
             images: the first `SAMPLE` target test images, uint8 `[n, H, W, C]`.
             outputs: what the model made of all of them.
-            class_names: None: the classes' numbers.
+            class_names: of all classes.
         """
         labels, probabilities = outputs.labels, outputs.probabilities
         with self.writers["."].as_default():

@@ -47,7 +47,7 @@ def prepare_devices(config: TrainingConfig) -> tf.distribute.Strategy:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Passes over that graphs are traced again: each stage of a run has graphs of its own."""
+    """Returns False for warnings about retracing: each stage of a run has graphs of its own."""
     return "retracing" not in record.getMessage()
 
 

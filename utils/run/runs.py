@@ -289,7 +289,7 @@ def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
         if script := script_of(path):
             raise UserError(f"{path}: is of a run of {script}; call that script") from error
         is_preset = path.resolve().parent == PRESETS.resolve()
-        remedy = "name it by --preset" if is_preset else "is it a run of this script?"
+        remedy = "name it by --preset" if is_preset else "mend it, or name a run's config.json"
         raise UserError(f"{error}; {remedy}") from error
 
 

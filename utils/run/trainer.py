@@ -256,7 +256,7 @@ class Trainer:
         steps = range(max(0, epoch - 1) * self.epoch_steps, epoch * self.epoch_steps)
         self.log.epoch(epoch, steps, self.schedules, metrics, selection)
         images = next(iter(self.evaluation.target.unbatch().batch(SAMPLE)))[0].numpy()
-        self.log.pictures(epoch, images, target, self.model.class_names)
+        self.log.pictures(epoch, images, target, self.model.classes())
         self.log.flush()
 
     @reading_faults_named()

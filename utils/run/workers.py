@@ -2,8 +2,8 @@
 
 python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5
 
-The first worker's output is shown. When it ends, or another one fails, the others get some seconds
-to end by themselves and are then stopped; the exit code is that of the first one that failed.
+The first worker's output is shown. When it ends, or another one fails, the others get a minute
+to end by themselves and are then stopped. The exit code is that of the first one that failed.
 """
 
 from __future__ import annotations
