@@ -46,7 +46,9 @@ def read_data(config: CustomConfig) -> Domains:
             f"source: no picture of the class {untaught[0]} is left to train with; add "
             "some, or lower validation_share"
         )
-    mean = config.pixel_mean or mean_of([domain.train for domain in domains])
+    mean = config.pixel_mean or ()
+    if not (mean or config.has_own_scaling):
+        mean = mean_of([domain.train for domain in domains])
     print(f"classes:  {', '.join(f'{number} {name}' for number, name in enumerate(classes))}")
     if all((domain.val_label < 0).all() for domain in domains[len(sources) :]):
         print("the targets have no class folders: their accuracy cannot be measured")

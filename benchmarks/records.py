@@ -14,8 +14,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from importlib.metadata import version
@@ -26,9 +25,10 @@ from config.base import TrainingConfig
 from config.presets import read_preset
 from config.scripts import SCRIPTS
 from utils.atomic import write_text
-from utils.errors import UserError
+from utils.errors import damage_named
 from utils.record.log_csv import Row, pick_of
 
+RESTORE = "git restore it, or remove it and train anew"
 FOLDER = Path(__file__).parent.parent / "docs" / "runs"
 
 
@@ -80,24 +80,13 @@ class Record:
         return pick_of(self.rows, criterion)
 
 
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Inside, content that is not as it was written is a `UserError` that names the file."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error}); git restore it, or remove it and train anew"
-        ) from error
-
-
 def facts_of(text: str) -> Facts:
     return Facts(**json.loads(text))
 
 
 def read_facts(path: Path) -> Facts:
     """Returns what `write_facts` wrote, or raises `UserError`."""
-    with damage_named(path):
+    with damage_named(path, RESTORE):
         return facts_of(path.read_text(encoding="utf-8"))
 
 
@@ -114,7 +103,7 @@ def read_record(name: str) -> Record | None:
     path = FOLDER / f"{name}.csv"
     if not path.exists():
         return None
-    with damage_named(path):
+    with damage_named(path, RESTORE):
         first, _, text = path.read_text(encoding="utf-8").partition("\n")
         facts = facts_of(first.removeprefix("#"))
         if digest_of(text) != facts.table:

@@ -22,13 +22,14 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
     if isinstance(error, SyntaxError):
         file, line, reason = error.filename or "", error.lineno, error.msg
     else:
-        frames = traceback.extract_tb(trace)  # a field's impossible default fails in dataclasses
-        last = next(each for each in reversed(frames) if each.filename != dataclasses.__file__)
+        # A field's impossible default fails in dataclasses; the line is then that of the class.
+        *_, last = (each for each in traceback.extract_tb(trace)
+                    if each.filename != dataclasses.__file__)  # fmt: skip
         file, line, reason = last.filename, last.lineno, str(error)
     edited = Path(file).parent == Path(__file__).parent and Path(file).name in EDITED
     if not edited:
         return others(kind, error, trace)
-    print(f"error: {file}, line {line}: {reason}; mend this line", file=sys.stderr)
+    print(f"error: {file}, line {line}: {reason}; mend it", file=sys.stderr)
     sys.stdout.flush()
     os._exit(MISTAKE)  # Python would end with 1
 

@@ -37,7 +37,7 @@ class CustomConfig(RecipeConfig):
     """3: RGB, 1: grey; pictures of the other kind are converted."""
     pixel_mean: Annotated[tuple[float, ...] | None, PIXELS] = None
     """Mean subtracted per channel, in [0, 255]. By default it is measured on some pictures of each
-    domain."""
+    domain. Not for a backbone that has a scaling of its own."""
     validation_share: Annotated[float, Limit(lambda value: 0 < value < 1, "in (0, 1)")] = 0.1
     """Share of each domain's pictures that is kept back for measuring. The seed chooses them."""
     backbone: str = "paper"
@@ -79,7 +79,7 @@ class CustomConfig(RecipeConfig):
 
     @property
     def has_own_scaling(self) -> bool:
-        """Whether the backbone gets pixel values as keras.applications says, without a mean."""
+        """Whether the backbone scales pixel values, so that no mean is subtracted."""
         return self.weights is not None or self.backbone.startswith(SCALE_THEMSELVES)
 
     @property

@@ -99,8 +99,8 @@ class Adaptation(keras.Model):
         is_image = len(feature_extractor.inputs) == 1 and len(seen) == 4 and None not in seen[1:]
         if augmentation is not None and not is_image:
             raise ValueError(
-                "augmentation: is for one input, images of a fixed size, but feature_extractor "
-                f"takes {seen}; change others in the dataset"
+                "augmentation: needs a feature_extractor with one input, images of a fixed size, "
+                f"but it takes {seen}; augment in the dataset instead"
             )
         if not (augmentation is None or isinstance(augmentation, RandomAugmentation)):
             raise ValueError(

@@ -79,8 +79,8 @@ def backbone(
 ) -> keras.Model:
     """The paper's MNIST network, or a model of keras.applications.
 
-    Images are rescaled by `pixel_mean` and 255, unless the model is trained or scales them itself:
-    then its own `preprocess_input` comes first.
+    Images are rescaled by `pixel_mean` and 255. A trained model gets its own `preprocess_input`
+    instead. One of `SCALE_THEMSELVES` gets pixel values as they are.
 
     Args:
         name: `paper`, or the name of a class in `keras.applications`, e.g. `ResNet50`.
@@ -105,11 +105,12 @@ def backbone(
             f"weights: Keras builds {name} in another way for trained weights; take another "
             "backbone, for example EfficientNetV2B0"
         )
-    rescaling = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])
-    inputs = keras.Input(image_shape, name="image")
+    inputs = shown = keras.Input(image_shape, name="image")
     try:
-        own = weights or name.startswith(SCALE_THEMSELVES)
-        shown = preprocessing(make)(inputs) if own else rescaling(inputs)
+        if weights:
+            shown = preprocessing(make)(inputs)
+        elif not name.startswith(SCALE_THEMSELVES):
+            shown = layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in pixel_mean])(inputs)
         network = make(
             include_top=False, weights=None, input_shape=image_shape, input_tensor=shown
         )  # fmt: skip

@@ -20,7 +20,7 @@ from utils.errors import UserError, damage_named, refuse_device
 
 # 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
 ORIGINAL_MEAN = (45.652287,) * 3
-OTHER = "it must hold weights of this network; name another"
+NAME_WEIGHTS = "it must hold weights of this network; name another"
 MUCH, PACKED = 2**30, 20  # bytes; weights do not shrink to a twentieth, what is hostile does
 MNIST_MEAN = (75.65, 76.18, 70.19)  # of MNIST and MNIST-M of seed 42, all training images
 
@@ -126,7 +126,7 @@ def start_from(model: Adaptation, path: Path) -> None:
     """
     refuse_others(path)
     if path.name.endswith(".weights.h5"):
-        with damage_named(path, OTHER):
+        with damage_named(path, NAME_WEIGHTS):
             model.load_weights(path)
     else:
         predictor, domains = read_weights(path, model)
@@ -160,7 +160,7 @@ def read_weights(path: Path, model: Adaptation) -> tuple[list[np.ndarray], list[
         UserError: the file's classes have other names, or another order, than the model's.
     """
     if path.suffix != ".keras":
-        with damage_named(path, OTHER):
+        with damage_named(path, NAME_WEIGHTS):
             return read_keras2(path)
     saved = load_model(path)
     check_classes(path, saved, model.class_names)

@@ -62,8 +62,8 @@ def test_one_changed_byte_changes_the_digest(tmp_path: Path, photo_files: dict[s
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "cannot be read"),
-        (b"<html>404</html>", "cannot be read"),
+        (b"", "cannot be loaded"),
+        (b"<html>404</html>", "cannot be loaded"),
         (tar_of({}), "no data/images/train"),
         (tar_of({"a.jpg": b"no picture"}), "a.jpg: does not decode"),
         (tar_of({"a.jpg": b""}), "a.jpg: does not decode"),

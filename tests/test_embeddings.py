@@ -4,7 +4,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
+from utils.errors import UserError
 from utils.record.embeddings import load_pair, save_embedding, save_pair, tsne, write_projector
 from utils.record.selection import Outputs
 
@@ -35,6 +37,9 @@ def test_pictures_of_two_maps(tmp_path: Path) -> None:
     for one, two in zip(pair, again, strict=True):
         for name in ("features", "probabilities", "labels"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "pair.npz").read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cut\.npz: cannot be loaded \(.*; delete it"):
+        load_pair(tmp_path / "cut.npz")
     save_embedding(tmp_path / "embedding.png", [("before", pair), ("after", again)])
     picture = cv2.imread(str(tmp_path / "embedding.png"))
     assert picture is not None

@@ -271,7 +271,7 @@ def test_predict_runs_no_code_from_a_model_file(tmp_path: Path) -> None:
     done = run(
         "predict.py", "--model", tmp_path / "trap.keras", "--images", tmp_path / "p.png", code=2
     )
-    assert "trap.keras: cannot be read" in the_error(done)
+    assert "trap.keras: cannot be loaded" in the_error(done)
     assert not Path(witness).exists()
 
 
@@ -346,7 +346,7 @@ def test_create_leaves_earlier_pickles_when_it_fails(
     labels = mnist_folder / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(labels.read_bytes()[:-9])
     done = run("create_mnistm.py", *flags, "--mnist", mnist_folder, "--seed", 1, code=2)
-    assert "t10k-labels-idx1-ubyte.gz: damaged" in the_error(done)
+    assert "t10k-labels-idx1-ubyte.gz: cannot be loaded" in the_error(done)
     assert {path: digest(path) for path in tmp_path.glob("out/**/*.*") if path.is_file()} == before
 
 

@@ -68,6 +68,9 @@ def test_grey_images_get_the_channels_that_are_asked_for(
     np.testing.assert_array_equal(one_channel, GOOD["val"][..., :1])
     with pytest.raises(UserError, match=r"should be uint8 \[N, 32, 32, 3\]"):
         read_pickle(tmp_path / "usps.pkl", (32, 32, 3))
+    write_pickle(tmp_path / "rgb.pkl", GOOD)
+    with pytest.raises(UserError, match=r"with --image_input_shape 28 28 3$"):
+        read_pickle(tmp_path / "rgb.pkl", (28, 28, 1))
 
 
 class Bomb:

@@ -258,7 +258,7 @@ def test_a_record_of_other_settings_does_not_count(
 
 def test_a_training_without_its_facts_is_named(ended: Training, recorded: Path) -> None:
     ended.facts_file.write_bytes(b"\xff")
-    with pytest.raises(UserError, match=r"mean_teacher-1.json: is damaged"):
+    with pytest.raises(UserError, match=r"mean_teacher-1.json: cannot be loaded"):
         ended.check()
     ended.facts_file.unlink()
     with pytest.raises(UserError, match="was begun with unknown settings"):
@@ -392,7 +392,7 @@ def test_a_damaged_record_is_named(recorded: Path, damage: Callable[[str], str])
     path = records.FOLDER / "mnist_m-recipe-0.csv"
     assert damage(path.read_text()) != path.read_text()
     path.write_text(damage(path.read_text()))
-    with pytest.raises(UserError, match=r"mnist_m-recipe-0.csv: is damaged \(.*git restore it"):
+    with pytest.raises(UserError, match=r"-recipe-0.csv: cannot be loaded \(.*git restore it"):
         training("mnist_m", "recipe", 0).keep()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -19,6 +20,7 @@ EXIT_CODES = f"""exit codes:
   {COLLAPSED}    the network collapsed
   {TRY_AGAIN}   stopped by SIGTERM; the last lines tell how to continue, if a step was trained
   {CTRL_C}  stopped by Ctrl-C; the last lines tell how to continue, if a step was trained"""
+REFUSED = {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM}  # a path
 INTERRUPTED = "\ninterrupted; no file is incomplete"
 
 
@@ -63,14 +65,14 @@ def refuse_device(path: Path) -> None:
 
 @contextmanager
 def damage_named(path: Path, remedy: str) -> Iterator[None]:
-    """Turns whatever a reader raises for a damaged file into a `UserError`."""
+    """Turns any other error of a reader into a `UserError` that names the file."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # libraries raise many kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}); {remedy}") from error
+        raise UserError(f"{path}: cannot be loaded ({reason}); {remedy}") from error
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -96,9 +98,9 @@ def run_script(main: Callable[[], int | None]) -> None:
               file=sys.stderr)  # fmt: skip
         code = MISTAKE
     except OSError as error:
-        if error.filename is not None:
-            print(f"error: {error.filename}: {error.strerror}; check it, or name another",
-                  file=sys.stderr)  # fmt: skip
+        if error.filename and error.errno in REFUSED:
+            told = UserError(f"{error.filename}: {error.strerror}; check it, or name another")
+            print(f"error: {told}", file=sys.stderr)
         elif printed("\n"):
             raise
         code = MISTAKE

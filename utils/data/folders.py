@@ -181,7 +181,7 @@ def why_unreadable(path: Path, shape: Shape) -> str | None:
 
 
 def mean_of(folders: Sequence[PictureFolder]) -> tuple[float, ...]:
-    """Returns the mean of the domains' means of each channel, of up to 2,000 pictures each."""
+    """Returns each channel's mean: that of the domains' means over up to 2,000 pictures each."""
 
     def mean(path: str, shape: Shape) -> np.ndarray:
         return read_picture(Path(path), shape).mean(axis=(0, 1))

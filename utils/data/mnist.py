@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -119,21 +118,17 @@ def read_idx(path: Path) -> np.ndarray:
         UserError: wrong magic number, wrong count of bytes, or a damaged gzip stream.
     """
     refuse_device(path)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            magic = file.read(4)
-            if len(magic) < 4 or magic[:3] != b"\0\0\x08" or magic[3] not in (1, 3):
-                raise UserError(f"{path}: magic number {magic.hex() or 'none'}: not an IDX file")
-            sizes = file.read(4 * magic[3])
-            shape = tuple(
-                int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4)
-            )
-            size = math.prod(shape)
-            if len(sizes) != 4 * magic[3] or size > MAX_BYTES:
-                raise UserError(f"{path}: its header announces the shape {list(shape)}")
-            data = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
+    opener = gzip.open if path.suffix == ".gz" else Path.open
+    with damage_named(path, "fetch it again"), opener(path, "rb") as file:
+        magic = file.read(4)
+        if len(magic) < 4 or magic[:3] != b"\0\0\x08" or magic[3] not in (1, 3):
+            raise UserError(f"{path}: magic number {magic.hex() or 'none'}: not an IDX file")
+        sizes = file.read(4 * magic[3])
+        shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
+        size = math.prod(shape)
+        if len(sizes) != 4 * magic[3] or size > MAX_BYTES:
+            raise UserError(f"{path}: its header announces the shape {list(shape)}")
+        data = file.read(size + 1)
     if len(data) != size:
         raise UserError(
             f"{path}: its header announces {size} bytes, it holds "

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from config.settings import SHAPE
 from utils.data.domains import Domain
 from utils.errors import UserError, refuse_device
 
@@ -194,7 +195,8 @@ def check_array(
             else type(array).__name__
         )
         wanted = f"{np.dtype(dtype)} {['N', *shape]}".replace("'", "")
-        other_size = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 4
+        other_size = (not is_label and isinstance(array, np.ndarray) and array.dtype == dtype
+                      and array.ndim == 4 and SHAPE.accepts(array.shape[1:]))  # fmt: skip
         remedy = (
             "change the images, or train a network for them with --image_input_shape "
             + " ".join(map(str, array.shape[1:]))

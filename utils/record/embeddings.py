@@ -76,8 +76,8 @@ def save_pair(path: Path, pair: Pair) -> None:
 
 
 def load_pair(path: Path) -> Pair:
-    """Returns the pair that `save_pair` kept, or raises `UserError` if the file is damaged."""
-    remedy = "delete it, and its picture is left out"
+    """Returns the pair that `save_pair` kept, or raises `UserError`."""
+    remedy = "delete it; the picture is then made without it"
     with damage_named(path, remedy), path.open("rb") as file, np.load(file) as arrays:
         source, target = (
             Outputs(*(arrays[f"{name}_{field}"] for field in Outputs.__annotations__))

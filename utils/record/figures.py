@@ -56,7 +56,7 @@ def prediction_picture(
         images: uint8 `[N, H, W, C]`, C = 1 or 3.
         labels: int `[N]` or `[N, n]`, the true classes, -1 = unknown.
         probabilities: `[N, num_labels]` or `[N, n, num_labels]`.
-        class_names: of all classes.
+        class_names: the name of each class, in order.
 
     Returns:
         uint8 `[height, width, 3]` RGB.

@@ -125,7 +125,7 @@ class RunLog:
             epoch: its number, from 1.
             images: the first `SAMPLE` target test images, uint8 `[n, H, W, C]`.
             outputs: what the model made of all of them.
-            class_names: of all classes.
+            class_names: the name of each class, in order.
         """
         labels, probabilities = outputs.labels, outputs.probabilities
         with self.writers["."].as_default():

@@ -288,9 +288,9 @@ def load_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
             raise
         if script := script_of(path):
             raise UserError(f"{path}: is of a run of {script}; call that script") from error
-        is_preset = path.resolve().parent == PRESETS.resolve()
-        remedy = "name it by --preset" if is_preset else "mend it, or name a run's config.json"
-        raise UserError(f"{error}; {remedy}") from error
+        if path.resolve().parent == PRESETS.resolve():
+            raise UserError(f"{error}; name it by --preset") from error
+        raise
 
 
 def script_of(path: Path) -> str | None:
