@@ -26,7 +26,7 @@ from config.settings import PIXELS, Settings
 from predict import SHIPPED
 from utils.atomic import is_stream, write_json
 from utils.data.folders import PictureFolder, open_target
-from utils.data.pickles import REMEDY, read_pickle
+from utils.data.pickles import read_pickle
 from utils.data.pictures import SUFFIXES
 from utils.errors import UserError, run_script
 from utils.ownership import refuse_loss
@@ -141,7 +141,7 @@ def read_domains(places: Sequence[Path], model: Any, path: Path) -> list[Labelle
                 arrays = read_pickle(place, shape, count)
                 domains.append((arrays["val"], arrays["val_label"]))
         except UserError as error:
-            reason = str(error).removeprefix(f"{place}: ").removesuffix(f"; {REMEDY}")
+            reason = str(error).removeprefix(f"{place}: ").partition(";")[0]
             raise UserError(
                 f"{place}: {path.name} cannot be measured on it ({reason}); name domains of this "
                 "model: --target and --source"

@@ -164,7 +164,8 @@ class TrainingConfig(Settings):
     k_g: Annotated[int, at_least(1), only("adda")] = 2
     """Steps of the target encoder for each batch."""
     shared_layers: Annotated[int, at_least(0), only("adda")] = 0
-    """Number of first layers in which the target encoder keeps the source encoder's weights."""
+    """Number of first layers in which the target encoder keeps the source encoder's weights. It
+    must be below the number of the encoder's layers with weights."""
     discriminator_steps: Annotated[int, at_least(0), only("adda")] = 0
     """Batches that teach the discriminator alone before the target encoder moves; take fewer than
     the run has."""

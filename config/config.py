@@ -137,7 +137,8 @@ class Config(RecipeConfig):
     k_g: int = 2
     """Steps of the target encoder for each batch."""
     shared_layers: int = 0
-    """Number of first layers in which the target encoder keeps the source encoder's weights."""
+    """Number of first layers in which the target encoder keeps the source encoder's weights. It
+    must be below the number of the encoder's layers with weights."""
     discriminator_steps: int = 0
     """Batches that teach the discriminator alone before the target encoder moves; take fewer than
     the run has."""

@@ -43,8 +43,8 @@ class CustomConfig(RecipeConfig):
     backbone: str = "paper"
     """paper: the paper's MNIST network; or the name of a keras.applications model."""
     weights: str | None = None
-    """File of trained weights for that model without its top, such as ImageNet's .h5. None:
-    untrained."""
+    """File of trained weights for that model without its top, such as ImageNet's .h5. They are for
+    RGB pictures. None: untrained."""
     frozen: bool = False
     """The backbone keeps its weights. Then --bottleneck, or --features hidden, is what adapts."""
     bottleneck: Annotated[int, at_least(0)] = 0
@@ -73,6 +73,8 @@ class CustomConfig(RecipeConfig):
             raise UserError("domain_weight: is of one step for all; leave it at 1 with alternating")
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
+        if self.weights and self.channels == 1:
+            raise UserError("weights: of keras.applications are for RGB pictures; take 3 channels")
         if self.pixel_mean is not None and self.has_own_scaling:
             raise UserError("pixel_mean: this backbone has a scaling of its own; leave it out")
         check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -18,7 +20,7 @@ from keras import layers
 
 from config.base import SCALE_THEMSELVES, Features, Network
 from model.normalisation import DomainNormalization
-from utils.errors import UserError
+from utils.errors import UserError, damage_named
 
 Shape = tuple[int, ...]
 # Filters and kernel size of each convolution, and whether pooling follows. 3 x 3 keeps the size.
@@ -121,10 +123,9 @@ def backbone(
         ) from error
     if weights:
         trained = make(include_top=False, weights=None, input_shape=image_shape)
-        try:
+        with damage_named(Path(weights), f"name weights of {name}"), warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # tells of weights that are passed over
             trained.load_weights(weights)
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(f"weights: {weights}: are none of {name} ({error})") from error
         _, *rest = [layer for layer in network.layers if layer.weights]
         kept = [layer for layer in trained.layers if layer.weights]
         for layer, other in zip(rest, kept, strict=True):

@@ -430,6 +430,8 @@ def test_frozen_pictures_need_features_that_adapt() -> None:
 
 def test_trained_weights_have_a_scaling_of_their_own() -> None:
     CustomConfig(backbone="ResNet50", pixel_mean=(1.0, 2.0, 3.0))
+    with pytest.raises(UserError, match="are for RGB pictures"):
+        CustomConfig(backbone="ResNet50", channels=1, weights="w.h5")
     with pytest.raises(UserError, match="pixel_mean: this backbone has a scaling of its own"):
         CustomConfig(backbone="ResNet50", pixel_mean=(1.0, 2.0, 3.0), weights="w.h5")
     with pytest.raises(UserError, match=r"pixel_mean: .*leave it out"):

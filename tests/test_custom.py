@@ -17,6 +17,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import Arrays, assert_same_weights, run, stop, the_error
 from PIL import Image
 
@@ -33,6 +34,7 @@ from utils.data.batches import DomainBatches, evaluation_batches, reading_faults
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
 from utils.data.pictures import PNG, decode_picture, find_pictures, read_picture
 from utils.errors import UserError
+from utils.record.dashboard import record_dashboard
 from utils.record.figures import prediction_picture
 
 SHAPE = (28, 28, 3)
@@ -373,13 +375,17 @@ def test_a_picture_of_the_same_size_is_another_picture(tmp_path: Path) -> None:
     assert folder.fingerprint != before
 
 
-def test_class_names_that_are_not_utf8_are_drawn() -> None:
+def test_names_that_are_not_utf8_are_drawn_and_recorded(tmp_path: Path) -> None:
     """OpenCV would end the process."""
     images, labels = np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1], np.int32)
     names = [os.fsdecode(b"caf\xe9"), "th\u00e9"]
     assert prediction_picture(images, labels, np.eye(2), names).shape[2] == 3
     config = CustomConfig(source=("a",), target=(os.fsdecode(b"t\xe9"),))
     assert config.run_path.encode()
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        record_dashboard(
+            "run", dataclasses.asdict(config), {"command": f"--target {config.target[0]}"}
+        )
 
 
 def test_predict_and_evaluate_agree_on_folders_of_classes(tmp_path: Path) -> None:
@@ -515,6 +521,15 @@ def test_the_backbones_that_scale_pixel_values_are_known() -> None:
         preprocess = sys.modules[getattr(keras.applications, name).__module__].preprocess_input
         alone = np.array_equal(preprocess(picture.copy()), picture)
         assert alone == name.startswith(SCALE_THEMSELVES), name
+
+
+def test_weights_of_another_backbone_are_told_in_a_line(tmp_path: Path) -> None:
+    """Keras warns of each layer that it passes over, and names all others."""
+    other = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    other.save_weights(tmp_path / "w.weights.h5")
+    with pytest.raises(UserError, match=r"h5: cannot be .*name weights of MobileNetV3S") as told:
+        backbone("MobileNetV3Small", (32, 32, 3), (), weights=str(tmp_path / "w.weights.h5"))
+    assert len(str(told.value)) < 500
 
 
 def test_weights_that_keras_builds_another_network_for_are_refused() -> None:

@@ -71,7 +71,7 @@ def damage_named(path: Path, remedy: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # libraries raise many kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path}: cannot be loaded ({reason}); {remedy}") from error
 
 

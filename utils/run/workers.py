@@ -77,8 +77,8 @@ def main() -> int:
     count, script = [*sys.argv[1:3], "", ""][:2]
     if not (count.isdecimal() and int(count) and Path(script).is_file()):
         print(
-            f"error: {shlex.join(sys.argv[1:])}: name how many workers, 1 or more, and a script, "
-            "as in: python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5",
+            f"error: {shlex.join(sys.argv[1:])}: name how many workers, 1 or more, and a script "
+            "that is there, as in: python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5",
             file=sys.stderr,
         )
         return MISTAKE
