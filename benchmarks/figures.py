@@ -26,7 +26,8 @@ def draw_curves(runs: Runs, place: Path) -> None:
     ends: dict[Line2D, float] = {}
     for row in PAIRS["mnist_m"].rows:
         curves = [curve(run) for run in runs_of(runs, "mnist_m", row)]
-        if not curves or not ROWS[row].flags.startswith(f"--preset {row}"):
+        begins_trained = ROWS[row].after  # its epochs would not count those of its teacher
+        if not curves or begins_trained or not ROWS[row].flags.startswith(f"--preset {row}"):
             continue
         values = np.array(curves)  # (seeds, epochs, 2)
         epochs, accuracy = values[0, :, 0], values[..., 1]
