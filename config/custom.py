@@ -74,7 +74,7 @@ class CustomConfig(RecipeConfig):
         if self.weights and self.backbone == "paper":
             raise UserError("weights: belong to a model of keras.applications; name it: --backbone")
         if self.weights and self.channels == 1:
-            raise UserError("weights: of keras.applications are for RGB pictures; take 3 channels")
+            raise UserError("weights: are for RGB pictures; take --channels 3")
         if self.pixel_mean is not None and self.has_own_scaling:
             raise UserError("pixel_mean: this backbone has a scaling of its own; leave it out")
         check_images((*self.image_size, self.channels), self.pixel_mean, self.cutout)
