@@ -23,8 +23,8 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
         file, line, reason = error.filename or "", error.lineno, error.msg
     else:
         # A field's impossible default fails in dataclasses; the line is then that of the class.
-        *_, last = (each for each in traceback.extract_tb(trace)
-                    if each.filename != dataclasses.__file__)  # fmt: skip
+        last = [each for each in traceback.extract_tb(trace)
+                if each.filename != dataclasses.__file__][-1]  # fmt: skip
         file, line, reason = last.filename, last.lineno, str(error)
     edited = Path(file).parent == Path(__file__).parent and Path(file).name in EDITED
     if not edited:

@@ -776,5 +776,6 @@ def test_lambda_may_be_any_function_of_the_step(kind: type[DANN | ADDA]) -> None
 def test_augmentation_is_for_images_of_a_fixed_size() -> None:
     for shape in ((32, 2), (None, None, 1)):
         network = keras.Sequential([keras.Input(shape), keras.layers.Dense(2)])
-        with pytest.raises(ValueError, match="augmentation: needs a feature_extractor with one"):
+        told = "augmentation: needs a feature_extractor with one input, images of a fixed size"
+        with pytest.raises(ValueError, match=told):
             DANN(network, num_labels=3, pooling="average", augmentation=RandomAugmentation(0, 2))

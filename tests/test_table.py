@@ -392,7 +392,8 @@ def test_a_damaged_record_is_named(recorded: Path, damage: Callable[[str], str])
     path = records.FOLDER / "mnist_m-recipe-0.csv"
     assert damage(path.read_text()) != path.read_text()
     path.write_text(damage(path.read_text()))
-    with pytest.raises(UserError, match=r"-recipe-0.csv: cannot be loaded \(.*git restore it"):
+    told = r"mnist_m-recipe-0.csv: cannot be loaded \(.*git restore it"
+    with pytest.raises(UserError, match=told):
         training("mnist_m", "recipe", 0).keep()
 
 

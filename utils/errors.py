@@ -20,13 +20,8 @@ EXIT_CODES = f"""exit codes:
   {COLLAPSED}    the network collapsed
   {TRY_AGAIN}   stopped by SIGTERM; the last lines tell how to continue, if a step was trained
   {CTRL_C}  stopped by Ctrl-C; the last lines tell how to continue, if a step was trained"""
-REFUSED = {
-    errno.EACCES,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.EPERM,
-}  # by the system
+# Why the system may refuse to look at a path.
+REFUSED = {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM}
 INTERRUPTED = "\ninterrupted; no file is incomplete"
 
 

@@ -49,13 +49,13 @@ def record_dashboard(run: str, settings: Mapping[str, Any], texts: Mapping[str, 
         custom_scalar.CONFIG_SUMMARY_TAG, tf.constant(layout.SerializeToString()), 0, kind
     )
     values = {
-        key: value if isinstance(value, (bool, int, float)) else in_utf8(str(value))
+        key: value if isinstance(value, (bool, int, float, str)) else str(value)
         for key, value in settings.items()
     }
     lines = [f"| {key} | {value} |" for key, value in values.items()]
     table = "\n".join(["| setting | value |", "| --- | --- |", *lines])
     for title, text in {**texts, "settings": table}.items():
-        tf.summary.text(title, in_utf8(text), 0)
+        tf.summary.text(title, text.encode(errors="replace"), 0)  # names need not be UTF-8
     metrics = [
         hparams.Metric(TARGET, group="validation", display_name="target accuracy"),
         hparams.Metric(f"selection/{criterion}", display_name=criterion),
@@ -68,8 +68,3 @@ def record_dashboard(run: str, settings: Mapping[str, Any], texts: Mapping[str, 
     plugin.content = data.SerializeToString()
     tf.summary.experimental.write_raw_pb(summary.SerializeToString(), 0)
     hparams.hparams(values, trial_id=run)
-
-
-def in_utf8(text: str) -> str:
-    """Returns a text as TensorFlow takes it, with a ? for each byte of a name that is not UTF-8."""
-    return text.encode(errors="replace").decode()
