@@ -145,7 +145,7 @@ PAIRS = {
     "mnist_m_7": Pair(
         "MNIST → MNIST-M, drawn with seed 7",
         f"--target_dataset_path {MNIST_M_7}",
-        ("recipe", "normalised", "mean_teacher"),
+        ("recipe", "normalised", "searched", "mean_teacher", "wide"),
     ),
     "usps": Pair("MNIST → USPS", f"--target_dataset_path {USPS}", (*OF_USPS, "recipe_hidden_30")),
     "mnist": Pair("USPS → MNIST", f"--source_dataset_path {USPS} --target_dataset_path {MNIST}",
