@@ -71,10 +71,6 @@ class PictureFolder:
             )
         return self.take(np.sort(order[count:])), self.take(order[:count])
 
-    def evenly(self, count: int) -> PictureFolder:
-        """Returns at most `count` of the pictures, spread evenly over all."""
-        return self.take(np.arange(0, len(self), max(1, -(-len(self) // count))))
-
     def take(self, rows: np.ndarray) -> PictureFolder:
         """Returns some of the pictures."""
         return PictureFolder(self.paths[rows], self.labels[rows], self.shape)
