@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from config.settings import PICTURE, SEED, Settings
-from utils.atomic import whole_file
+from utils.atomic import whole_file, write_json
 from utils.data.bsds500 import find_bsds500
 from utils.data.embedded import embedded_digits, embedded_photos
 from utils.data.mnist import find_mnist
@@ -92,8 +91,8 @@ def main() -> None:
         picture = files.enter_context(whole_file(place))
         save_samples(picture, mnist["train"][:20], mnist_m["train"][:20])
         digests.append(digest_of(picture))
-        text = json.dumps({**provenance, "files": sorted({*digests})}, indent=2) + "\n"
-        files.enter_context(whole_file(note)).write_text(text)  # last, so that it appears first
+        facts = {**provenance, "files": sorted({*digests})}
+        write_json(files.enter_context(whole_file(note)), facts)  # last, so that it appears first
     print("\n".join(written))
     flags = [] if folder == DATA else [
         "--source_dataset_path", source, "--target_dataset_path", target,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 from config.settings import Settings
-from utils.atomic import whole_file
+from utils.atomic import whole_file, write_json
 from utils.data.pickles import describe, to_arrays, write_pickle
 from utils.data.usps import RULE, find_usps
 from utils.errors import run_script
@@ -42,7 +41,7 @@ def main() -> None:
         digests = {*before.get("files", []), digest_of(temporary)}
         facts = {"digits": "USPS", "digits_sha256": digits.digest, "rule": RULE,
                  "files": sorted(digests)}  # fmt: skip
-        files.enter_context(whole_file(note)).write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(files.enter_context(whole_file(note)), facts)
     print(f"{path}: {describe(arrays)}")
     mnist = args.output_dir / "MNIST" / "mnist_data.pkl"
     flags = ["--preset", "fast", "--features", "hidden",

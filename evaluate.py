@@ -25,6 +25,7 @@ from config.config import Config
 from config.settings import PIXELS, Settings
 from predict import SHIPPED
 from utils.atomic import is_stream, write_json
+from utils.data import UNLABELLED
 from utils.data.folders import PictureFolder, open_target
 from utils.data.pickles import read_pickle
 from utils.data.pictures import SUFFIXES
@@ -84,13 +85,12 @@ def main() -> None:
         from model.pretrained import load_model
 
         models = [load_model(path, args.pixel_mean) for path in args.models]
-    found: dict[str, dict[str, Any]] = {}
     with redirect_stdout(sys.stderr):  # all of them first: what does not fit is told at once
         data = [read_domains(places, *pair) for pair in zip(models, args.models, strict=True)]
     if args.source is None:
         print(f"{args.target}: domain and DEV are not known without --source", file=sys.stderr)
-    for path, model, domains in zip(args.models, models, data, strict=True):
-        found[str(path)] = measure(model, domains)
+    found = {str(path): measure(model, domains)
+             for path, model, domains in zip(args.models, models, data, strict=True)}  # fmt: skip
     to_stream = args.json is not None and is_stream(args.json)
     print(table(found), file=sys.stderr if to_stream else sys.stdout)
     if args.json:
@@ -130,7 +130,7 @@ def read_domains(places: Sequence[Path], model: Any, path: Path) -> list[Labelle
         try:
             if place.is_dir():
                 folder = open_target(place, classes, shape)
-                if {*folder.labels} == {-1}:
+                if {*folder.labels} == {UNLABELLED}:
                     print(f"{place}: has no class folders, so its accuracy is not known",
                           file=sys.stderr)  # fmt: skip
                 elif len({*folder.labels}) == 1:
@@ -169,7 +169,8 @@ def measure(model: Any, domains: Sequence[Labelled]) -> dict[str, Any]:
     two = getattr(model, "num_domains", 0) == 2 and len(domains) == 2
     of_source, of_target = outputs[0], outputs[-1]
     if len(domains) == 1:  # DEV needs labels of the source; the others do not look at it
-        of_source = dataclasses.replace(of_target, labels=np.full_like(of_target.labels, -1))
+        unknown = np.full_like(of_target.labels, UNLABELLED)
+        of_source = dataclasses.replace(of_target, labels=unknown)
     matrix = confusion(of_target)
     known = of_target.labels >= 0
     probabilities = of_target.probabilities[known]

@@ -14,6 +14,7 @@ import numpy as np
 
 from config.config import Config
 from config.methods import METHODS
+from utils.data import UNLABELLED
 from utils.data.domains import Domain, Domains
 from utils.data.pickles import pixel_mean, read_pickle
 from utils.errors import UserError, run_script
@@ -88,11 +89,11 @@ def evaluation_data(source: Domain, target: Domain) -> EvaluationData:
     from utils.run.trainer import EvaluationData
 
     images, labels = evenly(source.val, 2000), evenly(source.val_label, 2000)
-    unlabelled = evenly(target.train, 5000)
+    some = evenly(target.train, 5000)
     return EvaluationData(
         target=evaluation_batches(target.val, target.val_label, domain=1),
         labelled=evaluation_batches(images, labels, domain=0),
-        unlabelled=evaluation_batches(unlabelled, np.full(len(unlabelled), -1), domain=1),
+        unlabelled=evaluation_batches(some, np.full(len(some), UNLABELLED), domain=1),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.captcha import CaptchaConfig
+from utils.data import UNLABELLED
 from utils.data.captchas import CHARACTERS, SIZE, load_captchas
 from utils.data.domains import DIGIT_NAMES, Domain, Domains
 from utils.errors import run_script
@@ -74,10 +75,11 @@ def evaluation_data(source: Domain, target: Domain) -> EvaluationData:
     from utils.run.trainer import EvaluationData
 
     some = target.train[: len(target.val)]
+    unknown = np.full((len(some), CHARACTERS), UNLABELLED)
     return EvaluationData(
         target=evaluation_batches(target.val, target.val_label, domain=1),
         labelled=evaluation_batches(source.val[:1000], source.val_label[:1000], domain=0),
-        unlabelled=evaluation_batches(some, np.full((len(some), CHARACTERS), -1), domain=1),
+        unlabelled=evaluation_batches(some, unknown, domain=1),
     )
 
 

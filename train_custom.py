@@ -11,8 +11,6 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from config.custom import CustomConfig
 from utils.data.domains import Domain, Domains
 from utils.data.folders import PictureFolder, mean_of, open_sources, open_target
@@ -138,12 +136,9 @@ def write_predictions(run: Run, config: CustomConfig, data: Domains, trainer: Tr
 def together(domains: list[tuple[int, PictureFolder]], count: int) -> tf.data.Dataset:
     """Returns evaluation batches of at most `count` pictures, one domain after the other."""
     from utils.data.batches import evaluation_batches
-    from utils.record.selection import evenly
 
-    batches = []
-    for number, pictures in domains:
-        some = pictures.take(evenly(np.arange(len(pictures)), count // len(domains)))
-        batches.append(evaluation_batches(some, some.labels, number))
+    some = [(number, pictures.evenly(count // len(domains))) for number, pictures in domains]
+    batches = [evaluation_batches(pictures, pictures.labels, number) for number, pictures in some]
     return functools.reduce(lambda all_, other: all_.concatenate(other), batches)
 
 

@@ -1,4 +1,4 @@
-"""Times an epoch of each digits' preset, alone on this machine, and writes docs/epochs.json.
+"""Times an epoch of each preset of the digits, alone on this machine, and writes docs/epochs.json.
 
 Nothing else should run meanwhile. Two epochs each; the second one counts.
 """
@@ -35,7 +35,7 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
-    found = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
+    found = json.loads(EPOCHS.read_text("utf-8")) if EPOCHS.exists() else {}
     for name in tqdm(args.presets, unit="preset"):
         found[name] = seconds_of_stages(name)
         write_json(EPOCHS, found)

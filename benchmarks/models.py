@@ -71,7 +71,7 @@ confidence and their accuracy.
 def ship(runs: Runs, trainings: Mapping[tuple[str, str, int], Training]) -> None:
     """Saves the model of each row that the label-free criterion likes best, if it is here.
 
-    What predicts is kept: the domain classifier of the recipe has ten times as many weights.
+    Only what predicts is kept. The recipe's domain classifier has ten times as many weights.
     """
     from model.adda import SourceModel
     from model.pretrained import load_model
@@ -156,7 +156,7 @@ def describe(runs: Runs) -> str:
         place = place_of(row)
         if not place.exists():
             continue
-        run = by_name.get(json.loads(place.with_suffix(".json").read_text())["run_name"])
+        run = by_name.get(json.loads(place.with_suffix(".json").read_text("utf-8"))["run_name"])
         if run is None:  # its record is no longer counted
             continue
         if run.facts.data not in ({}, data):

@@ -49,7 +49,8 @@ def report(runs: Runs) -> str:
         "# Results",
         "",
         "`make table` wrote this page from the records in [runs](runs). The first line of a record "
-        "tells its command, settings, data, commit, date and machine. The machines were: "
+        "tells its command, the settings of its presets, data, commit, date and machine. The "
+        "machines were: "
         f"{'; '.join(sorted({run.facts.machine for run in runs.values()}))}. Each figure is a mean "
         "± standard deviation over the seeds that were run; the figures of the single seeds stand "
         "beside it. All target test images are measured. Epochs are picked without target "
@@ -190,7 +191,7 @@ def time_to_accuracy(runs: Runs) -> list[str]:
 
 def seconds_of_epochs() -> dict[str, list[float]]:
     """Returns what benchmarks/epochs.py measured: seconds of an epoch of each stage, by preset."""
-    found: dict[str, list[float]] = json.loads(EPOCHS.read_text()) if EPOCHS.exists() else {}
+    found: dict[str, list[float]] = json.loads(EPOCHS.read_text("utf-8")) if EPOCHS.exists() else {}
     return found
 
 
@@ -271,7 +272,7 @@ def searches() -> list[str]:
     """Returns what `make search` found, and what each choice would have cost."""
     lines = []
     for file in sorted((ROOT / "docs" / "search").glob("*.json")):
-        scores = json.loads(file.read_text())
+        scores = json.loads(file.read_text("utf-8"))
         names = list(next(iter(scores.values())))
         lines += [
             f"## The search for {file.stem}",
@@ -362,7 +363,7 @@ def data_line() -> str:
     place = ROOT / Path(Config.target_dataset_path).parents[1] / "mnist_m.json"
     if not place.exists():
         return ""
-    record = json.loads(place.read_text())
+    record = json.loads(place.read_text("utf-8"))
     return (
         f"MNIST-M was drawn with seed {record['seed']} from {record['digits']} "
         f"(`{record['digits_sha256'][:12]}`) and {record['photos']} "

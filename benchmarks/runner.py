@@ -121,7 +121,7 @@ class Training:
         if code:
             if self.find("logs", CONFIG_FILE) is None:  # it never began
                 self.facts_file.unlink()
-            told = output.read_text().strip()[-300:]
+            told = output.read_text("utf-8").strip()[-300:]
             raise UserError(f"{self.name}: ended with code {code}; see {output}: {told}")
 
     def check(self) -> None:
@@ -163,7 +163,7 @@ class Training:
         facts, last = self.ended(), self.find("logs", LOG_FILE)
         if facts is None or last is None:
             return None
-        digests = json.loads((last.parent / DATA_FILE).read_text())
+        digests = json.loads((last.parent / DATA_FILE).read_text("utf-8"))
         stages = [read_rows(table) for table in (*last.parent.glob(f"*/{LOG_FILE}"), last)]
         write_record(self.name, dataclasses.replace(facts, data=digests), stages)
         return read_record(self.name)

@@ -166,7 +166,8 @@ def ensv(probabilities: Sequence[np.ndarray]) -> list[float]:
 def mixval(model: Any, images: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     """Returns how often a mixture of two images is taken for the larger one, by two kinds of pairs.
 
-    Of images that the model takes for the same class (`intra`), and for different ones (`inter`).
+    In pairs of `intra` the model takes both images for the same class, in pairs of `inter` for
+    different ones.
 
     Reference: Hu et al., "Mixed Samples as Probes for Unsupervised Model Selection in Domain
     Adaptation", NeurIPS 2023; the share is the paper's.

@@ -1,6 +1,6 @@
 """Trains every row of the results on every seed and writes the pages of results and models.
 
-What has a record in docs/runs is not trained again, what was interrupted goes on. First: python
+A training with a record in docs/runs is not repeated. An interrupted one goes on. First: python
 create_mnistm.py with seed 42 and with seed 7 (docs/data.md), python create_usps.py and, on an idle
 machine, python benchmarks/epochs.py for the minutes.
 """
@@ -64,9 +64,9 @@ def main() -> None:
               "docs/data.md#mnist-m tells how they are made")  # fmt: skip
     write_text(ROOT / "docs" / "results.md", report(runs))
     for name, one_seed in (("README.md", ONE_SEED), ("README.zh-CN.md", "（一个随机种子）")):
-        write_text(ROOT / name, fill_readme((ROOT / name).read_text(), runs, one_seed))
+        write_text(ROOT / name, fill_readme((ROOT / name).read_text("utf-8"), runs, one_seed))
     for preset in sorted(PRESETS.glob("*.json")):
-        write_text(preset, fill_preset(preset.stem, preset.read_text(), runs))
+        write_text(preset, fill_preset(preset.stem, preset.read_text("utf-8"), runs))
     draw_curves(runs, ROOT / "image" / "results.png")
     draw_embedding(known, ROOT / "image" / "embedding.png", args.seeds[0])
     used = {run.name for run in runs.values()}

@@ -34,7 +34,7 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
     os._exit(MISTAKE)  # Python would end with 1
 
 
-# A user's own program keeps its own hook. A second reading of this file changes nothing.
+# A program in another folder keeps its own hook. A second reading of this file changes nothing.
 ROOT = Path(__file__).resolve().parent.parent
 is_ours = Path(sys.argv[0]).resolve().parent in (ROOT, ROOT / "benchmarks", ROOT / "utils/run")
 if is_ours and getattr(sys.excepthook, "__module__", "") != __name__:

@@ -1,6 +1,7 @@
 """The methods: a new one is a file in model/ and a line here.
 
-Models are named here and not imported: TensorFlow takes seconds to start, and --help should not.
+Models are named here and not imported, because TensorFlow takes seconds to start and --help must
+be fast.
 """
 
 from __future__ import annotations

@@ -187,17 +187,14 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         return Path(value)
     if type(None) in arguments:  # X | None
         return fitted(value, arguments[0], name)
-    any_length = arguments[1:] == (Ellipsis,)
-    if any_length and not isinstance(value, (list, tuple)):  # one alone
-        return (fitted(value, arguments[0], name),)
-    fits = any_length or (isinstance(value, (list, tuple)) and len(value) == len(arguments))
-    if origin is tuple and isinstance(value, (list, tuple)) and fits:
-        return tuple(fitted(item, arguments[0], name) for item in value)
-    if origin is tuple:
+    if origin is not tuple:
+        raise UserError(f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}")
+    several, any_length = isinstance(value, (list, tuple)), arguments[1:] == (Ellipsis,)
+    if not any_length and not (several and len(value) == len(arguments)):
         raise UserError(
             f"{name}: {value!r} must have {len(arguments)} values of type {arguments[0].__name__}"
         )
-    raise UserError(f"{name}: {value!r} is not of type {getattr(kind, '__name__', kind)}")
+    return tuple(fitted(item, arguments[0], name) for item in (value if several else (value,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,8 +216,8 @@ class Settings:
         above = [name for base in type(self).__bases__ if dataclasses.is_dataclass(base)
                  for name in fields_of(base)]  # fmt: skip
         missing = [name for name in above if name not in annotated]
-        for name, hint in annotated.items():  # a new one, or one that was meant to be another
-            if name in above or "Annotated" in str(hint):  # as a new one has its limit beside it
+        for name, hint in annotated.items():  # a new name may be a misspelt one
+            if name in above or "Annotated" in str(hint):  # a really new field has its limit
                 continue
             for other in missing:
                 alike = difflib.SequenceMatcher(None, name.lower(), other).ratio()

@@ -14,17 +14,11 @@ import tensorflow as tf
 from config.base import TrainingConfig
 from model.augmentation import RandomAugmentation
 from model.averaging import WeightAverage
-from model.losses import (
-    UNLABELLED,
-    assert_below,
-    clip_together,
-    is_correct,
-    label_losses,
-    steps_taken,
-)
+from model.losses import assert_below, clip_together, is_correct, label_losses, steps_taken
 from model.networks import check_fixed, check_head, in_float32, inputs_of, renew_constants
 from model.normalisation import DomainNormalization, as_domain, domain_normalizations
 from model.schedules import ProgressSchedule, rate_schedule
+from utils.data import UNLABELLED
 from utils.errors import UserError
 
 Scaled = keras.optimizers.LossScaleOptimizer
@@ -312,7 +306,7 @@ class Adaptation(keras.Model):
             averaged = [(weight, store[f"{AVERAGE}{place}"])
                         for place, weight in enumerate(self.predictor_weights)
                         if f"{AVERAGE}{place}" in names]  # fmt: skip
-            # Of these weights, whichever are frozen now.
+            # The average is of the weights in the file, also of those that are frozen now.
             weights = [weight for weight, _ in averaged]
             if not self.average.is_of(weights):
                 self.average = WeightAverage(weights, self.average_decay)
@@ -366,6 +360,7 @@ class Adaptation(keras.Model):
         self.compile(**parts)
 
     def augment(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns images `[B, …]` of a training batch as this step's augmentation makes them."""
         if self.augmentation is None:
             return images
         return self.augmentation(images, step=steps_taken(self.optimizer))
@@ -463,7 +458,11 @@ class Adaptation(keras.Model):
         return self.in_range(labels, domains)
 
     def in_range(self, labels: tf.Tensor, domains: tf.Tensor) -> list[Any]:
-        """Raises it for a class or a domain that does not exist; returns what `assertions` does."""
+        """Raises `InvalidArgumentError` for a class or a domain that does not exist.
+
+        Returns:
+            what `assertions` returns.
+        """
         del domains  # a method without a domain classifier takes any
         return assert_below(labels, UNLABELLED, self.label_predictor.output_shape[-1], "labels")
 

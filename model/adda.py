@@ -165,7 +165,7 @@ class ADDA(Adversarial):
 
     @classmethod
     def schedules(cls, settings: TrainingConfig, total_steps: int) -> dict[str, ProgressSchedule]:
-        """The rate and not λ is 0 in the first steps: Adam would divide by a mean of zeros."""
+        """The rate, and not λ, is 0 at first, because Adam would divide by a mean of zeros."""
         rate, delay = settings.adda_learning_rate, settings.discriminator_steps
         if delay >= total_steps:
             raise UserError(

@@ -160,13 +160,14 @@ class RandomAugmentation(keras.layers.Layer):
 
 def chosen_augmentation(settings: RecipeConfig, num_domains: int) -> RandomAugmentation | None:
     """Returns what a run's settings name, for batches of so many domains."""
-    options: dict[str, Any] = {
-        "cutout": settings.cutout, "invert": settings.invert,
-    }  # fmt: skip
-    if settings.augmentation == "none":
-        if not any(options.values()):
-            return None
-        options |= {"rotation": 0.0, "stretch": 0.0, "shear": 0.0, "shift": 0.0}
-    if settings.augmentation == "affine_colour":
-        options |= {"contrast": 0.5, "brightness": 64.0}  # this repository's own sizes
-    return RandomAugmentation(settings.seed, num_domains, settings.target_ratio, **options)
+    still, coloured = settings.augmentation == "none", settings.augmentation == "affine_colour"
+    if still and not (settings.cutout or settings.invert):
+        return None
+    chosen = RandomAugmentation(
+        settings.seed, num_domains, settings.target_ratio,
+        contrast=0.5 if coloured else 0.0, brightness=64.0 if coloured else 0.0,  # our own sizes
+        cutout=settings.cutout, invert=settings.invert,
+    )  # fmt: skip
+    if still:
+        chosen.rotation = chosen.stretch = chosen.shear = chosen.shift = 0.0
+    return chosen

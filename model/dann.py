@@ -188,7 +188,7 @@ class DANN(Adversarial):
             loss += self.layer_losses()  # now, since what comes next may call the layers again
             loss += self.added_loss((images, labels, domains), features, label_logits)
         self.measure_labels(label_logits, labels)
-        # By the domain classifier as it was before the step, whatever kind of step it is.
+        # The metrics are those of the domain classifier before its step, in both kinds of steps.
         self.measure_domains(measured if self.alternating else domain_logits, domains)
         self.descend(self.optimizer, tape, loss, self.weights_of()["optimizer"])
         return self.get_metrics_result()

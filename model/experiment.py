@@ -19,6 +19,7 @@ from model.augmentation import RandomAugmentation
 from model.networks import Shape
 from model.pretrained import check_classes, load_model, model_class, start_from
 from model.schedules import ProgressSchedule
+from utils.data import UNLABELLED
 from utils.data.batches import DomainBatches, block_sizes, evaluation_batches, reading_faults_named
 from utils.data.domains import Domains
 from utils.errors import UserError
@@ -171,7 +172,7 @@ def open_teacher(
 @reading_faults_named()
 def labels_by(teacher: Adaptation, images: Any) -> np.ndarray:
     """Returns the classes int32 `[N]` or `[N, n]` that a model tells of a domain's images."""
-    batches = evaluation_batches(images, np.full(len(images), -1), domain=1)
+    batches = evaluation_batches(images, np.full(len(images), UNLABELLED), domain=1)
     # Not by `predict`: under a strategy it repeats what each replica says.
     predictions = [teacher(some).numpy().argmax(axis=-1) for some, _, _ in batches]
     return np.concatenate(predictions).astype(np.int32)

@@ -8,9 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from utils.data import UNLABELLED
 from utils.data.batches import block_sizes
-
-UNLABELLED = -1
 
 
 def cross_entropy(classes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -48,7 +47,7 @@ def mean_share(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def own_rows(
-    make: Callable[[tf.Tensor], tf.Tensor], size: tf.Tensor, num_domains: int, target_ratio: int = 1
+    make: Callable[[tf.Tensor], tf.Tensor], size: tf.Tensor, num_domains: int, target_ratio: int
 ) -> tf.Tensor:
     """Returns this replica's rows of what is made for the batches of all replicas together.
 

@@ -20,8 +20,9 @@ from config.base import TrainingConfig
 from model.adaptation import Batch
 from model.averaging import WeightAverage
 from model.dann import DANN
-from model.losses import UNLABELLED, cross_entropy, mean_share, steps_taken
+from model.losses import cross_entropy, mean_share, steps_taken
 from model.schedules import HalfCosine, ProgressSchedule
+from utils.data import UNLABELLED
 
 MEAN_DECAY = 0.995  # of running means: some 200 batches; ReMixMatch takes the last 128
 

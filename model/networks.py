@@ -42,8 +42,8 @@ def mnist_feature_extractor(
 ) -> keras.Model:
     """Feature extractor of the paper's MNIST network, ICML 2015, figure 4 (a), or a wider one.
 
-    Pooling comes before the ReLU: the two commute, and the ReLU then works on a quarter of the
-    values. The pixel mean is part of the first layer, so a saved model needs no side file.
+    Pooling comes before the ReLU. The result is the same, and the ReLU then works on a quarter of
+    the values. The pixel mean is part of the first layer, so a saved model needs no side file.
 
     Args:
         image_shape: (height, width, channels), e.g. (28, 28, 3).
@@ -311,6 +311,9 @@ def deepened(
         extractor, label_predictor: the two networks.
         features: what the extractor's features shall be: as they are; those of the last hidden
             layer; or the logits, after which nothing is left of the label predictor.
+
+    Returns:
+        The deeper extractor, and what is left of the label predictor.
     """
     if features == "convolutional":
         return extractor, label_predictor

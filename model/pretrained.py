@@ -21,7 +21,7 @@ from utils.errors import UserError, damage_named, refuse_device
 # 2³²/(120000·784): the mean of the original repository, where its float32 sum stops growing.
 ORIGINAL_MEAN = (45.652287,) * 3
 NAME_WEIGHTS = "it must hold weights of this network; name another"
-MUCH, PACKED = 2**30, 20  # bytes; weights do not shrink to a twentieth, what is hostile does
+MUCH, PACKED = 2**30, 20  # bytes, and a factor: weights never shrink so much; hostile files do
 MNIST_MEAN = (75.65, 76.18, 70.19)  # of MNIST and MNIST-M of seed 42, all training images
 
 

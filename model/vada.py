@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from model.adaptation import Batch
 from model.dann import DANN
-from model.losses import UNLABELLED, entropy, mean_share, own_rows, steps_taken
+from model.losses import entropy, mean_share, own_rows, steps_taken
+from utils.data import UNLABELLED
 
 HALF_RANGE = 127.5  # of pixel values in [0, 255]; in the authors' code they are in [-1, 1]
 STREAM = 4  # of random numbers, beside those of augmentation
@@ -105,7 +106,7 @@ class VADA(DANN):
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the logits in training mode; dropout is the same in each call of a step.
 
-        With the moving statistics of prediction, V would fall where those do not fit the weights.
+        With the moving statistics, V would become small where these do not fit the weights.
         """
         features = self.extract(images, partial(in_training, self.feature_extractor))
         return in_training(self.label_predictor, features)

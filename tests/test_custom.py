@@ -36,7 +36,6 @@ from utils.data.pictures import PNG, decode_picture, find_pictures, read_picture
 from utils.errors import UserError
 from utils.record.dashboard import record_dashboard
 from utils.record.figures import prediction_picture
-from utils.record.selection import evenly
 
 SHAPE = (28, 28, 3)
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
@@ -98,9 +97,10 @@ def test_the_split_is_a_partition_and_seeded(tree: Path) -> None:
 
 def test_a_share_is_spread_over_all(tree: Path) -> None:
     (source,), _ = open_sources([tree / "source"], SHAPE)
-    some = source.take(evenly(np.arange(320), 50))
+    some = source.evenly(50)
     assert 40 <= len(some) <= 50
     assert len(set(some.labels)) == 10  # the folder is sorted by class
+    assert len(source.evenly(1000)) == 320
     # What is kept back is in no order of classes, so that any part of it shows all of them.
     assert len(set(source.split(0.25, seed=3)[1].labels[:40])) == 10
 

@@ -2,11 +2,11 @@
 
 import os
 
-# What does not decode is named by us, once.
+# We name what does not decode, once.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 # A picture that unpacks to more pixels than a 64-megapixel camera's is refused, not decoded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))
-# TensorFlow tells its errors alone.
+# TensorFlow prints errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Whatever ~/.keras/keras.json says: the training steps are TensorFlow's.
+# The training steps are TensorFlow's, whatever ~/.keras/keras.json says.
 os.environ["KERAS_BACKEND"] = "tensorflow"

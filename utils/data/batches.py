@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from utils.data import UNLABELLED
 from utils.data.folders import PictureFolder
 from utils.errors import UserError
 
@@ -60,7 +61,7 @@ class DomainBatches:
         positions = next((label.shape[1:] for label in labels if label is not None), ())
         with tf.device("CPU:0"):  # the gather happens there, beside tf.data
             self.labels = [
-                tf.fill([len(image), *positions], -1)
+                tf.fill([len(image), *positions], UNLABELLED)
                 if label is None
                 else tf.constant(label, tf.int32)
                 for image, label in zip(images, labels, strict=True)

@@ -15,6 +15,7 @@ import sklearn.datasets
 from tqdm import tqdm
 
 from utils.atomic import cannot_write
+from utils.data import UNLABELLED
 from utils.data.embedded import embedded_photos
 from utils.data.pictures import find_pictures, is_hidden, read_picture, write_picture
 from utils.errors import UserError
@@ -60,12 +61,12 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
     ])  # fmt: skip
     labels = root / LABELS_FILE
     if not labels.is_file():
-        return images, np.full(len(images), -1, np.int32)
+        return images, np.full(len(images), UNLABELLED, np.int32)
     try:
         known = np.loadtxt(labels, dtype=np.int32, ndmin=1, encoding="utf-8-sig")
     except ValueError as error:
         raise UserError(f"{labels}: not one class a line ({error})") from error
-    if known.shape != (len(images),) or not (known.min() >= -1 and known.max() < 10):
+    if known.shape != (len(images),) or not (known.min() >= UNLABELLED and known.max() < 10):
         raise UserError(f"{labels}: must have a class 0 … 9 for each of {len(images)} drawings")
     return images, known
 
@@ -120,10 +121,10 @@ def make_standin(root: Path, seed: int = 42, size: int = 2000) -> None:
                 drawing = outline(digit(scans.images[scan], 28, random), random)
                 write_picture(unfinished / "test_data" / "0" / name, drawing)
             np.savetxt(unfinished / LABELS_FILE, labels, fmt="%d")
-            if not root.exists():  # another run may have made the same meanwhile
-                unfinished.rename(root)
+            unfinished.rename(root)
     except OSError as error:
-        raise cannot_write(root, error) from error
+        if not root.exists():  # another run may have made the same meanwhile
+            raise cannot_write(root, error) from error
 
 
 def digit(scan: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:

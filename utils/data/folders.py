@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.data import UNLABELLED
 from utils.data.pictures import SUFFIXES, find_pictures, is_hidden, read_file, read_picture
 from utils.errors import UserError
 
@@ -70,6 +71,10 @@ class PictureFolder:
                 f"a share of {share} back for measuring; add some"
             )
         return self.take(np.sort(order[count:])), self.take(order[:count])
+
+    def evenly(self, count: int) -> PictureFolder:
+        """Returns at most `count` of the pictures, spread evenly over all."""
+        return self.take(np.arange(0, len(self), max(1, -(-len(self) // count))))
 
     def take(self, rows: np.ndarray) -> PictureFolder:
         """Returns some of the pictures."""
@@ -153,7 +158,7 @@ def open_folder(
     labelled = [(path, classes.index(composed(name))) for name in names
                 for path in find_pictures(folder / name)]  # fmt: skip
     if not names:
-        labelled = [(path, -1) for path in find_pictures(folder)]
+        labelled = [(path, UNLABELLED) for path in find_pictures(folder)]
     checks = READERS.map(lambda pair: why_unreadable(pair[0], shape), labelled)
     reasons = list(tqdm(checks, total=len(labelled), desc=f"checking {folder}", unit="picture",
                         leave=False, disable=None))  # fmt: skip

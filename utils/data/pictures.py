@@ -33,8 +33,11 @@ def find_pictures(place: Path) -> list[Path]:
 
     Links to folders are followed, each folder once.
 
-    Only regular files: a pipe named like a picture would never end. Hidden files and folders, and
-    those that macOS and Windows leave behind, are passed over.
+    Only regular files are read, because a pipe that is named like a picture would never end. Hidden
+    files and folders, and those that macOS and Windows leave behind, are passed over.
+
+    Raises:
+        UserError: no such file or folder, one that cannot be read, or one without a picture.
     """
     if place.is_file():
         return [place]

@@ -73,7 +73,7 @@ class RunLog:
         data = self.folder / DATA_FILE
         texts = {"command": f"`{self.command}`"}
         if data.exists():
-            texts["data"] = f"```\n{data.read_text()}```"
+            texts["data"] = f"```\n{data.read_text('utf-8')}```"
         with self.writers["."].as_default():
             record_dashboard(str(self.folder), self.settings, texts)
 
@@ -122,7 +122,7 @@ class RunLog:
         """Records a sample of target images with predictions, and the confusion matrix.
 
         Args:
-            epoch: its number, from 1.
+            epoch: its number, from 1; 0 = before the first.
             images: the first `SAMPLE` target test images, uint8 `[n, H, W, C]`.
             outputs: what the model made of all of them.
             class_names: the name of each class, in order.

@@ -91,7 +91,7 @@ class Checkpoints:
                 self.sweep()
 
     def remove(self) -> None:
-        """Removes all checkpoints: a run that is finished needs none."""
+        """Removes all checkpoints, because a finished run needs none."""
         for path in (*self.files(), *self.folder.glob("checkpoint"), *self.leftovers()):
             remove(path)
 

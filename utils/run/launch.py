@@ -142,6 +142,7 @@ def train(
         with strategy.scope(), memory_faults_named():
             trainer = make()
         if number < len(makers) and trainer.final_model.exists():
+            trainer.checkpoints.remove()  # if a kill left them beside it
             continue  # made all the same, so that the next begins with the same random numbers
         is_last = number == len(makers)
         at_its_end = partial(at_end, run, config, data, trainer) if at_end and is_last else None

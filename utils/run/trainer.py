@@ -115,7 +115,7 @@ class Trainer:
         return self.model.get_metrics_result()
 
     def _examine(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        # Every replica measures the whole batch: metrics are means, so they come out the same.
+        # Every replica measures the whole batch. Metrics are means, so they are the same.
         results = self.strategy.run(self.model.examine, (batch,))
         return tuple(self.strategy.experimental_local_results(part)[0] for part in results)
 

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from utils.errors import MISTAKE
+from utils.errors import UserError, run_script
 
 GRACE = 60.0  # seconds: TensorFlow notices a lost worker by a health check every 30
 
@@ -76,12 +76,10 @@ def main() -> int:
         return 0
     count, script = [*sys.argv[1:3], "", ""][:2]
     if not (count.isdecimal() and int(count) and Path(script).is_file()):
-        print(
-            f"error: {shlex.join(sys.argv[1:])}: name how many workers, 1 or more, and a script "
-            "that is there, as in: python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5",
-            file=sys.stderr,
+        raise UserError(
+            f"{shlex.join(sys.argv[1:])}: name how many workers, 1 or more, and a script that is "
+            "there, as in: python -m utils.run.workers 2 train_MNIST2MNIST_M.py --epoch 5"
         )
-        return MISTAKE
     workers = start(int(count), sys.argv[2:])
 
     def pass_on(number: int, _: object) -> None:
@@ -94,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
