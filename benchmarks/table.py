@@ -25,7 +25,7 @@ from config.config import Config
 from config.presets import FOLDER as PRESETS
 from config.settings import SEEDS, Settings, at_least, some_of
 from utils.atomic import write_text
-from utils.errors import UserError, run_script
+from utils.errors import UserError, existing_file, run_script
 from utils.run.command_line import parse
 
 
@@ -54,6 +54,12 @@ def main() -> None:
     runs = runs_kept(known)
     if args.train:
         missing = [training for key, training in wanted.items() if key not in runs]
+        pickles = {word for training in missing for word in training.flags.split()
+                   if word.endswith(".pkl")}  # fmt: skip
+        if any(training.script == DIGITS for training in missing):
+            Config().check_paths()  # once, before each training misses its data
+        for place in sorted(pickles):
+            existing_file(place, "pairs", "docs/data.md tells how it is made; or name other pairs")
         train_all(missing, list(known.values()), args.jobs)
         runs = runs_kept(known)
     if all(Path(place).exists() for place in (Config().target_dataset_path, MNIST_M_7)):

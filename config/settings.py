@@ -170,6 +170,8 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
         UserError: it is of another type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(value, (str, Path)) and str(value).startswith("~/"):  # as a shell has it
+        value = type(value)(Path(value).expanduser())
     if origin is Literal and value not in arguments:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if kind is float and type(value) in (int, float):

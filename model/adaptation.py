@@ -114,6 +114,8 @@ class Adaptation(keras.Model):
                 f"class_names must be {num_labels}, as many as label_predictor has logits, got "
                 f"{len(class_names)}"
             )
+        if class_names is not None and not all(isinstance(name, str) for name in class_names):
+            raise ValueError(f"class_names must be texts, got {list(class_names)}")
         if class_names is not None and len({*class_names}) < len(class_names):
             raise ValueError(f"class_names must differ, got {list(class_names)}")
         self.feature_extractor = feature_extractor

@@ -52,7 +52,10 @@ def load_model(path: Path, pixel_mean: Sequence[float] | None = None) -> Adaptat
             raise UserError(f"{path}: unpacks to {size >> 20} MiB, as no weights do; name another")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     if not isinstance(model, Adaptation):
-        raise UserError(f"{path}: holds a {type(model).__name__}, not a model of this project")
+        raise UserError(
+            f"{path}: holds a {type(model).__name__}, not a model of this project; name one that "
+            "training left in checkpoints/"
+        )
     check_weights(path, model)
     return model
 
@@ -108,7 +111,10 @@ def picture_shape(model: Adaptation, path: Path) -> tuple[int, int, int]:
     """
     shape = model.feature_extractor.input_shape[1:]
     if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
-        raise UserError(f"{path}: takes inputs of shape {list(shape)}, which are no pictures")
+        raise UserError(
+            f"{path}: takes inputs of shape {list(shape)}, which are no pictures of one size; "
+            "call predict() in a program of your own"
+        )
     return tuple(shape)
 
 

@@ -96,7 +96,7 @@ def test_another_style_is_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
 
 
-@pytest.mark.parametrize("fault", ["cut", "swapped", "pickled"])
+@pytest.mark.parametrize("fault", ["cut", "swapped", "pickled", "note"])
 def test_damaged_captchas_are_refused(tmp_path: Path, fault: str) -> None:
     load_captchas(tmp_path, "plain", 12, 5, 1)
     path = next(tmp_path.glob("*.npz"))
@@ -107,9 +107,14 @@ def test_damaged_captchas_are_refused(tmp_path: Path, fault: str) -> None:
             arrays = dict(file)
         arrays["train_label"] = arrays["train_label"][::-1]
         np.savez_compressed(path, **arrays)
-    else:
+    elif fault == "pickled":
         np.savez(path, train=np.array([{}], object))
-    with pytest.raises(UserError, match=r"\.npz: .*delete it, the next run makes it again"):
+    else:
+        path = path.with_suffix(".json")
+        path.write_text("[")
+    with pytest.raises(
+        UserError, match=rf"{path.suffix}: .*delete it, the next run makes it again"
+    ):
         load_captchas(tmp_path, "plain", 12, 5, 1)
 
 

@@ -19,6 +19,7 @@ from config.base import HYPERPARAMETERS, Criterion, RecipeConfig, TrainingConfig
 from config.captcha import CaptchaConfig
 from config.config import Config
 from config.custom import CustomConfig
+from config.drawings import DrawingsConfig
 from config.scripts import SCRIPTS
 from config.settings import Settings, at_least, fields_of
 from utils.errors import UserError
@@ -243,6 +244,24 @@ def test_a_default_that_lost_its_type_is_refused() -> None:
         Edited()
 
 
+def test_a_setting_of_another_script_is_refused() -> None:
+    """It would be recorded, but nothing would read it."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Edited(DrawingsConfig):
+        dropout: float = 0.5
+
+    with pytest.raises(UserError, match="dropout: this script does not use it; remove it"):
+        Edited()
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert CustomConfig(source=("~/a b",), target=("x~/b",)).source == ("/home/me/a b",)
+    assert CustomConfig(weights="~/w.h5", backbone="ResNet50").weights == "/home/me/w.h5"
+    assert CustomConfig(run_name="a~").run_name == "a~"
+
+
 def test_a_default_of_another_type_is_refused() -> None:
     @dataclasses.dataclass(frozen=True)
     class Edited(Config):
@@ -334,6 +353,9 @@ def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_settings(Edited, Start(), {}).captchas == CaptchaConfig.QUICK["captchas"]
     assert make_settings(Edited, Start(), {"quick": False}).captchas == CaptchaConfig.captchas
     assert make_settings(Edited, Start(), {"captchas": 200}).captchas == 200
+    monkeypatch.setattr(Edited, "QUICK", {"captchas": "3000"})
+    with pytest.raises(UserError, match=r"test_config\.py: captchas: '3000' is not of type int"):
+        make_settings(Edited, Start(), {})
 
 
 def test_a_damaged_preset_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,13 +164,20 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
         read_drawings(tmp_path)
     cv2.imwrite(str(tmp_path / "test_data" / "0" / "00000.bmp"), np.zeros((28, 28), np.uint8))
     for text, message in (
-        ("3\n4\n", "must have a class"),
-        ("3 3\n", "must have a class"),
-        ("x", "not one class a line"),
+        ("3\n4\n", "has 2 classes; write a class 0 … 9, or -1 = unknown, for each of 1 drawings"),
+        ("3 3\n", r"cannot be loaded .*'3 3.*; write a class"),
+        ("x", r"cannot be loaded .*'x'.*; write a class"),
+        ("\n10\n", "class number 1 is 10; write a class"),
+        ("-2", "class number 1 is -2; write a class"),
+        ("", "has 0 classes; write a class"),
     ):
         (tmp_path / "target_labels.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             read_drawings(tmp_path)
+    (tmp_path / "target_labels.csv").unlink()
+    (tmp_path / "target_labels.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot be loaded .*Is a directory.*; write a class"):
+        read_drawings(tmp_path)
 
 
 def test_a_full_disk_leaves_no_half_standin(

@@ -137,6 +137,7 @@ def test_class_weights_are_refused() -> None:
         ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\)"),
         ({"class_names": ["a"]}, "class_names must be 3"),
         ({"class_names": ["a", "b", "a"]}, "class_names must differ"),
+        ({"class_names": [1, 2, 3]}, "class_names must be texts"),
         ({"augmentation": keras.layers.RandomFlip()}, "augmentation must be a RandomAugmentation"),
         ({"label_predictor": keras.Sequential([keras.layers.Dense(3)])}, "has no fixed inputs"),
         ({"label_predictor": dense_head("l", (9,), (), 3)}, r"takes \(9,\) of an image, but"),

@@ -6,12 +6,13 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import ask, tensorboard
 
-from utils.record.figures import confusion_picture, prediction_picture
+from utils.record.figures import confusion_picture, prediction_picture, save_evaluation
 from utils.record.selection import CRITERIA, Outputs
 from utils.record.summaries import RunLog, rewind_events
 
@@ -98,6 +99,11 @@ def test_rewinding_joins_files_and_drops_doubles_and_damage(recorded: Path) -> N
     rewind_events(folder, 3)
     assert [file.name for file in folder.iterdir()] == [first.name]
     assert steps_of(folder, "loss/loss") == [1, 2, 3]
+
+
+def test_a_class_name_that_no_font_has_is_no_warning(tmp_path: Path) -> None:
+    save_evaluation(tmp_path / "a.png", np.eye(2), [(1.0, 0.5, 0.6)], ["日本", "b"], "mark")
+    assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 
 def test_confusion_picture_and_predictions_are_pictures() -> None:

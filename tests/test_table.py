@@ -501,6 +501,10 @@ def test_the_pages_tell_of_all_seeds(
     monkeypatch.setattr("sys.argv", ["table.py", "--pairs", "drawings", "--rows", "vada"])
     with pytest.raises(UserError, match="none of them is trained on these pairs"):
         table.main()
+    for flags in (["--seeds", "5"], ["--pairs", "usps"]):  # nothing is trained without its data
+        monkeypatch.setattr("sys.argv", ["table.py", *flags])
+        with pytest.raises(UserError, match=r"mnist_data\.pkl: no such file; check the path, or"):
+            table.main()
 
 
 @pytest.mark.parametrize("file", sorted(SHIPPED.parent.glob("*.keras")), ids=lambda file: file.stem)

@@ -33,7 +33,7 @@ def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
         if path.is_file() and digest_of(path) not in known:
             raise UserError(
                 f"{path}: is not as this script wrote it, as far as {note.name} tells; move it "
-                "away, or choose another --output_dir or --picture"
+                "away, or choose another place; --help tells how"
             )
     return facts if own else {}
 

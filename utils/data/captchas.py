@@ -134,8 +134,9 @@ def load_captchas(root: Path, style: str, train: int, val: int, seed: int) -> di
     remedy = "delete it, the next run makes it again"
     with damage_named(path, remedy), path.open("rb") as drawn, np.load(drawn) as stored:
         arrays = {part: stored[part] for part in KEYS}
-        found, expected = Domain(**arrays).digest, json.loads(note.read_text("utf-8"))["sha256"]
-    if found != expected:
+    with damage_named(note, remedy):
+        expected = json.loads(note.read_text("utf-8"))["sha256"]
+    if Domain(**arrays).digest != expected:
         raise UserError(f"{path}: is not what {note.name} tells of; {remedy}")
     return arrays
 

@@ -18,7 +18,7 @@ from utils.atomic import cannot_write
 from utils.data import UNLABELLED
 from utils.data.embedded import embedded_photos
 from utils.data.pictures import find_pictures, is_hidden, read_picture, write_picture
-from utils.errors import UserError
+from utils.errors import UserError, damage_named
 
 SIDE = 32
 CANNY = (170, 300)  # the homework's thresholds
@@ -60,14 +60,16 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
         for path in progress(paths, "drawings")
     ])  # fmt: skip
     labels = root / LABELS_FILE
-    if not labels.is_file():
+    if not labels.exists():
         return images, np.full(len(images), UNLABELLED, np.int32)
-    try:
-        known = np.loadtxt(labels, dtype=np.int32, ndmin=1, encoding="utf-8-sig")
-    except ValueError as error:
-        raise UserError(f"{labels}: not one class a line ({error})") from error
-    if known.shape != (len(images),) or not (known.min() >= UNLABELLED and known.max() < 10):
-        raise UserError(f"{labels}: must have a class 0 … 9 for each of {len(images)} drawings")
+    remedy = f"write a class 0 … 9, or {UNLABELLED} = unknown, for each of {len(images)} drawings"
+    with damage_named(labels, remedy):
+        lines = filter(str.strip, labels.read_text("utf-8-sig").splitlines())
+        known = np.array([int(line) for line in lines], np.int32)
+    if len(known) != len(images):
+        raise UserError(f"{labels}: has {len(known)} classes; {remedy}")
+    for line in np.flatnonzero((known < UNLABELLED) | (known > 9)):
+        raise UserError(f"{labels}: class number {line + 1} is {known[line]}; {remedy}")
     return images, known
 
 
@@ -121,10 +123,10 @@ def make_standin(root: Path, seed: int = 42, size: int = 2000) -> None:
                 drawing = outline(digit(scans.images[scan], 28, random), random)
                 write_picture(unfinished / "test_data" / "0" / name, drawing)
             np.savetxt(unfinished / LABELS_FILE, labels, fmt="%d")
-            unfinished.rename(root)
+            if not root.exists():  # another run may have made the same meanwhile
+                unfinished.rename(root)
     except OSError as error:
-        if not root.exists():  # another run may have made the same meanwhile
-            raise cannot_write(root, error) from error
+        raise cannot_write(root, error) from error
 
 
 def digit(scan: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:

@@ -93,9 +93,10 @@ def find_classes(folder: Path) -> list[str]:
         left = ", ".join(name for name in folders if is_hidden(name))
         print(f"{folder}: hidden folders are left out: {left}", flush=True)
     if names and {name.lower() for name in names} <= SPLITS:
+        first = next((name for name in names if name.lower().startswith("train")), names[0])
         raise UserError(
             f"{folder}: is split into {', '.join(names)}; name one of them, such as "
-            f"{folder / names[0]} (a share of its pictures is kept back for measuring)"
+            f"{folder / first} (a share of its pictures is kept back for measuring)"
         )
     loose = [path.name for path in folder.iterdir()
              if path.suffix.lower() in SUFFIXES and path.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,8 @@ CERTAIN = 40  # images of a picture of the most certain predictions, at most
 
 def save_figure(path: Path, figure: plt.Figure, dpi: int = 100, title: str = "") -> None:
     """Writes a figure, whole or not at all, and closes it; a PNG keeps the title in its text."""
-    with whole_file(path) as temporary:
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a class name; a box stands for it
         figure.savefig(temporary, dpi=dpi, metadata={"Title": title} if title else None)
     plt.close(figure)
 

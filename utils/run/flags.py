@@ -72,6 +72,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
             print(f"pixel_mean: is that of {start.config}; --pixel_mean sets another")
     try:
         defaults = kind()
+        kind.of(kind.QUICK)
     except UserError as error:  # a default that was edited
         raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     if given.get("quick", getattr(defaults, "quick", False)):
