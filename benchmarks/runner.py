@@ -121,7 +121,7 @@ class Training:
         if code:
             if self.find("logs", CONFIG_FILE) is None:  # it never began
                 self.facts_file.unlink()
-            told = output.read_text("utf-8").strip()[-300:]
+            told = output.read_text("utf-8", "replace").strip()[-300:]
             raise UserError(f"{self.name}: ended with code {code}; see {output}: {told}")
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ machine, python benchmarks/epochs.py for the minutes.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    os.chdir(ROOT)  # where the trainings run
     wanted = grid(args.seeds, args.pairs, args.rows)
     if not wanted:
         raise UserError("rows: none of them is trained on these pairs")

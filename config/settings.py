@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -164,14 +165,14 @@ def fields_of(kind: type) -> dict[str, Field]:
 
 def fitted(value: Any, kind: Any, name: str) -> Any:
     """Returns a value as the type `kind`: an int may stand for a float, a list or one value alone
-    for a tuple.
+    for a tuple. `~/` at the beginning of a text or path is the home folder.
 
     Raises:
         UserError: it is of another type.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(value, (str, Path)) and str(value).startswith("~/"):  # as a shell has it
-        value = type(value)(Path(value).expanduser())
+    if isinstance(value, (str, Path)) and str(value).startswith("~/"):
+        value = type(value)(os.path.expanduser(value))  # noqa: PTH111, who has no home may go on
     if origin is Literal and value not in arguments:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if kind is float and type(value) in (int, float):

@@ -114,16 +114,15 @@ class Adaptation(keras.Model):
                 f"class_names must be {num_labels}, as many as label_predictor has logits, got "
                 f"{len(class_names)}"
             )
-        if class_names is not None and not all(isinstance(name, str) for name in class_names):
-            raise ValueError(f"class_names must be texts, got {list(class_names)}")
-        if class_names is not None and len({*class_names}) < len(class_names):
-            raise ValueError(f"class_names must differ, got {list(class_names)}")
+        names = None if class_names is None else [str(name) for name in class_names]
+        if names is not None and len({*names}) < len(names):
+            raise ValueError(f"class_names must differ, got {names}")
         self.feature_extractor = feature_extractor
         self.label_predictor = label_predictor
         self.clip_norm = clip_norm
         self.augmentation = augmentation
         self.average_decay = float(average_decay)
-        self.class_names = None if class_names is None else list(class_names)
+        self.class_names = names
         self.average: WeightAverage | None = None
         self.meters = {name: keras.metrics.Mean(name) for name in self.metric_names}
         self.traced = ""

@@ -18,6 +18,7 @@ from model.adda import ADDA, SourceModel
 from model.pretrained import start_from
 from utils.errors import UserError
 from utils.run import launch
+from utils.run.checkpoints import Checkpoints
 from utils.run.runs import Run
 from utils.run.stages import make_stages
 from utils.run.trainer import Trainer
@@ -91,7 +92,10 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(
 def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
     finished: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second stage's discriminator begins at the same chances, whoever trained the first."""
+    """The second stage's discriminator begins at the same chances, whoever trained the first.
+
+    Checkpoints that the kill left beside the first stage's model are gone in the end.
+    """
     flags = [*data_flags, *SHORT, *folder_flags(tmp_path), "--run_name", "both"]
     train_stage = launch.train_stage
 
@@ -99,9 +103,12 @@ def test_a_run_killed_between_its_stages_ends_with_the_same_bits(
         return 9 if trainer.model.name == "adda" else train_stage(run_, trainer, *others)
 
     monkeypatch.setattr(launch, "train_stage", first_alone)
+    monkeypatch.setattr(Checkpoints, "remove", lambda _: None)
     run("train_MNIST2MNIST_M.py", *flags, code=9)
     monkeypatch.undo()
+    assert list(tmp_path.rglob("step-*"))
     run("train_MNIST2MNIST_M.py", "--resume", next((tmp_path / "logs").rglob("both")))
+    assert not list(tmp_path.rglob("step-*"))
     assert_same_weights(final_weights(finished, "both"), final_weights(tmp_path, "both"))
 
 

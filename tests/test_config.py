@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.record.selection import CRITERIA
 from utils.run import flags, runs
 from utils.run.command_line import documented
-from utils.run.flags import Start, make_settings
+from utils.run.flags import Start, make_settings, read_flags
 from utils.run.runs import find_run, start_run
 
 
@@ -244,7 +244,7 @@ def test_a_default_that_lost_its_type_is_refused() -> None:
         Edited()
 
 
-def test_a_setting_of_another_script_is_refused() -> None:
+def test_a_setting_of_another_script_is_refused(tmp_path: Path) -> None:
     """It would be recorded, but nothing would read it."""
 
     @dataclasses.dataclass(frozen=True)
@@ -253,6 +253,9 @@ def test_a_setting_of_another_script_is_refused() -> None:
 
     with pytest.raises(UserError, match="dropout: this script does not use it; remove it"):
         Edited()
+    DrawingsConfig().save(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"test_config\.py: dropout: this"):  # no fault of the run
+        make_settings(Edited, Start(config=tmp_path / "config.json"), {})
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +263,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CustomConfig(source=("~/a b",), target=("x~/b",)).source == ("/home/me/a b",)
     assert CustomConfig(weights="~/w.h5", backbone="ResNet50").weights == "/home/me/w.h5"
     assert CustomConfig(run_name="a~").run_name == "a~"
+    monkeypatch.setattr("sys.argv", ["train_captcha.py", "--resume=~/run"])
+    assert read_flags(CaptchaConfig, None)[0].resume == Path("/home/me/run")
 
 
 def test_a_default_of_another_type_is_refused() -> None:
@@ -354,7 +359,9 @@ def test_quick_may_be_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_settings(Edited, Start(), {"quick": False}).captchas == CaptchaConfig.captchas
     assert make_settings(Edited, Start(), {"captchas": 200}).captchas == 200
     monkeypatch.setattr(Edited, "QUICK", {"captchas": "3000"})
-    with pytest.raises(UserError, match=r"test_config\.py: captchas: '3000' is not of type int"):
+    with pytest.raises(
+        UserError, match=r"test_config\.py: QUICK: captchas: '3000' is not of type int"
+    ):
         make_settings(Edited, Start(), {})
 
 

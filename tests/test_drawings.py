@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -167,13 +168,21 @@ def test_impossible_folders_are_named(root: Path, tmp_path: Path) -> None:
         ("3\n4\n", "has 2 classes; write a class 0 … 9, or -1 = unknown, for each of 1 drawings"),
         ("3 3\n", r"cannot be loaded .*'3 3.*; write a class"),
         ("x", r"cannot be loaded .*'x'.*; write a class"),
-        ("\n10\n", "class number 1 is 10; write a class"),
-        ("-2", "class number 1 is -2; write a class"),
+        ("\n10\n", "has the class 10; write a class"),
+        ("-2", "has the class -2; write a class"),
         ("", "has 0 classes; write a class"),
     ):
         (tmp_path / "target_labels.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             read_drawings(tmp_path)
+    (tmp_path / "target_labels.csv").write_bytes(
+        b"\xef\xbb\xbf# of one drawing\r\n\r\n 7 # a seven\r\n"
+    )
+    assert read_drawings(tmp_path)[1].tolist() == [7]
+    (tmp_path / "target_labels.csv").unlink()
+    os.mkfifo(tmp_path / "target_labels.csv")
+    with pytest.raises(UserError, match="is a pipe, a socket or a device; name a file"):
+        read_drawings(tmp_path)
     (tmp_path / "target_labels.csv").unlink()
     (tmp_path / "target_labels.csv").mkdir()
     with pytest.raises(UserError, match=r"cannot be loaded .*Is a directory.*; write a class"):

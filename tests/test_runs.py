@@ -693,10 +693,8 @@ def test_a_file_is_no_folder_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", [["x", "evaluate.py"], ["0", "evaluate.py"], ["2"], ["2", "n.py"]])
-def test_workers_tell_what_they_need(
-    call: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_workers_tell_what_they_need(call: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["workers.py", *call])
-    assert workers.main() == 2
-    assert "name how many workers, 1 or more, and a script" in capsys.readouterr().err
+    with pytest.raises(UserError, match="name how many workers, 1 or more, and a script"):
+        workers.main()

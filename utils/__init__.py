@@ -2,7 +2,7 @@
 
 import os
 
-# We name what does not decode, once.
+# OpenCV is silent, because our own message names a file that does not decode.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 # A picture that unpacks to more pixels than a 64-megapixel camera's is refused, not decoded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))

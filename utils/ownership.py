@@ -31,9 +31,10 @@ def refuse_foreign(note: Path, *paths: Path) -> dict[str, Any]:
     known = facts["files"] if own else []
     for path in (*paths, *([] if own else [note])):
         if path.is_file() and digest_of(path) not in known:
+            flag = "--output_dir" if path.suffix in (".pkl", ".json") else "--picture"
             raise UserError(
                 f"{path}: is not as this script wrote it, as far as {note.name} tells; move it "
-                "away, or choose another place; --help tells how"
+                f"away, or choose another {flag}"
             )
     return facts if own else {}
 

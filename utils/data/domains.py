@@ -69,8 +69,10 @@ class Domains(Generic[Images]):
     """What their network subtracts of each channel, in [0, 255]; empty: nothing."""
 
     def without_targets(self) -> Domains[Images]:
-        """Returns the same with a source in the place of each target. The target then stays unseen,
-        because batch normalisation would learn from it."""
+        """Returns the same with a source in the place of each target.
+
+        The target then stays unseen. Batch normalisation would learn from it.
+        """
         sources = self.domains[: self.num_sources]
         in_their_place = sources[:1] * (len(self.domains) - self.num_sources)
         return dataclasses.replace(self, domains=sources + in_their_place)

@@ -18,7 +18,7 @@ from utils.atomic import cannot_write
 from utils.data import UNLABELLED
 from utils.data.embedded import embedded_photos
 from utils.data.pictures import find_pictures, is_hidden, read_picture, write_picture
-from utils.errors import UserError, damage_named
+from utils.errors import UserError, damage_named, refuse_device
 
 SIDE = 32
 CANNY = (170, 300)  # the homework's thresholds
@@ -63,13 +63,14 @@ def read_drawings(root: Path) -> tuple[np.ndarray, np.ndarray]:
     if not labels.exists():
         return images, np.full(len(images), UNLABELLED, np.int32)
     remedy = f"write a class 0 … 9, or {UNLABELLED} = unknown, for each of {len(images)} drawings"
+    refuse_device(labels)
     with damage_named(labels, remedy):
-        lines = filter(str.strip, labels.read_text("utf-8-sig").splitlines())
-        known = np.array([int(line) for line in lines], np.int32)
+        lines = [line.partition("#")[0] for line in labels.read_text("utf-8-sig").splitlines()]
+        known = np.array([int(line) for line in lines if line.strip()], np.int32)
     if len(known) != len(images):
         raise UserError(f"{labels}: has {len(known)} classes; {remedy}")
-    for line in np.flatnonzero((known < UNLABELLED) | (known > 9)):
-        raise UserError(f"{labels}: class number {line + 1} is {known[line]}; {remedy}")
+    if wrong := [number for number in known if not UNLABELLED <= number <= 9]:
+        raise UserError(f"{labels}: has the class {wrong[0]}; {remedy}")
     return images, known
 
 

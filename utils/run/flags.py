@@ -38,7 +38,9 @@ def read_flags(kind: type[TrainingConfig], description: str | None) -> tuple[Sta
     script, preset = Path(sys.argv[0]).name, flag_in_sight("preset")
     shown = read_preset(preset, "preset", script).settings if preset else {}
     values = parse([Start, kind], description, epilog_of(script), shown)
-    return Start(**{name: values.pop(name) for name in fields_of(Start) if name in values}), values
+    flags = {name: field.checked(values.pop(name))
+             for name, field in fields_of(Start).items() if name in values}  # fmt: skip
+    return Start(**flags), values
 
 
 def epilog_of(script: str) -> str:
@@ -60,6 +62,7 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         UserError: an impossible value, or a flag that the method does not use.
     """
     values: dict[str, Any] = {}
+    defaults = checked_defaults(kind)
     if start.preset and start.config:
         raise UserError("--preset and --config: both are whole sets of settings; give one of them")
     if start.preset:
@@ -70,11 +73,6 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
             del values[name]
         if values.get("pixel_mean") and "pixel_mean" not in given:  # its user gave it
             print(f"pixel_mean: is that of {start.config}; --pixel_mean sets another")
-    try:
-        defaults = kind()
-        kind.of(kind.QUICK)
-    except UserError as error:  # a default that was edited
-        raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
     if given.get("quick", getattr(defaults, "quick", False)):
         values = values | kind.QUICK
     elif values.get("quick") and "quick" in given:  # of the run that is repeated
@@ -92,6 +90,16 @@ def make_settings(kind: type[AnyConfig], start: Start, given: dict[str, Any]) ->
         if start.config and "first_stage" not in given:
             check_first_stage(start.config.parent, settings)
     return settings
+
+
+def checked_defaults(kind: type[AnyConfig]) -> AnyConfig:
+    """Returns the defaults of a script, or raises `UserError` that names the file they are in."""
+    try:
+        defaults = kind()
+        kind.of(kind.QUICK, "QUICK: ")
+        return defaults
+    except UserError as error:  # one that was edited
+        raise UserError(f"{inspect.getsourcefile(kind)}: {error}") from error
 
 
 def check_stages(settings: TrainingConfig, given: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from utils.ownership import digest_of
 from utils.record.log_csv import LOG_FILE, pick_of, read_rows
 from utils.run.cluster import is_chief
 from utils.run.command_line import command_of
-from utils.run.flags import make_settings, only_its_own, read_flags
+from utils.run.flags import checked_defaults, make_settings, only_its_own, read_flags
 from utils.run.quiet import quiet_start
 from utils.run.runs import (
     CONFIG_FILE,
@@ -65,6 +65,7 @@ def launch(
         if values or start.preset or start.config:
             presets = [name for name in ("preset", "config") if getattr(start, name)]
             raise UserError(only_its_own(start.resume, values, presets))
+        checked_defaults(kind)  # or a mistake in them would be told of the run's settings
         run, config = find_run(start.resume, kind)
         if run.final_model:
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
@@ -142,7 +143,8 @@ def train(
         with strategy.scope(), memory_faults_named():
             trainer = make()
         if number < len(makers) and trainer.final_model.exists():
-            trainer.checkpoints.remove()  # if a kill left them beside it
+            if trainer.chief:
+                trainer.checkpoints.remove()  # a kill may have left some
             continue  # made all the same, so that the next begins with the same random numbers
         is_last = number == len(makers)
         at_its_end = partial(at_end, run, config, data, trainer) if at_end and is_last else None

@@ -70,7 +70,7 @@ class Run:
         """Removes the folders of a run that could not begin, so that its name is free again."""
         files = [path for folder in self.folders for path in files_below(folder)]
         begun = [path for path in files if path.match("step-*.index") and path.stem != "step-0"]
-        # Nobody can tell this of a run that is not whole.
+        # If a run is not whole, nobody knows whether it had begun.
         if not begun and self.whole and not any(path.suffix == ".keras" for path in files):
             self.remove(config)
 
