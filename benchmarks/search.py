@@ -8,6 +8,7 @@ measured at the end, for the table alone. What is finished is not trained again.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,6 +110,7 @@ class Arguments(Settings):
 
 def main() -> None:
     args = Arguments.of(parse([Arguments], __doc__))
+    os.chdir(ROOT)  # where the trainings run
     Config().check_paths()  # once, before each training misses its data
     groups = {name: group for name, group in SEARCH.items() if name in args.only}
     wanted = [training for group in groups.values() for training in group.values()]
