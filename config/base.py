@@ -202,7 +202,7 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        foreign = RecipeConfig.__annotations__.keys() & fields_of(type(self)).keys()
+        foreign = RecipeConfig.__annotations__.keys() & vars(self).keys()
         if foreign and not isinstance(self, RecipeConfig):  # copied from another script's settings
             raise UserError(f"{', '.join(sorted(foreign))}: this script does not use it; remove it")
         beyond = self.batch_size % self.smallest_batch

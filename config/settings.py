@@ -172,7 +172,7 @@ def fitted(value: Any, kind: Any, name: str) -> Any:
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(value, (str, Path)) and str(value).startswith("~/"):
-        value = type(value)(os.path.expanduser(value))  # noqa: PTH111, who has no home may go on
+        value = type(value)(os.path.expanduser(value))  # noqa: PTH111, Path's needs a home
     if origin is Literal and value not in arguments:
         raise UserError(f"{name}: {value!r} must be one of {', '.join(arguments)}")
     if kind is float and type(value) in (int, float):

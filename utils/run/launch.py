@@ -65,7 +65,7 @@ def launch(
         if values or start.preset or start.config:
             presets = [name for name in ("preset", "config") if getattr(start, name)]
             raise UserError(only_its_own(start.resume, values, presets))
-        checked_defaults(kind)  # or a mistake in them would be told of the run's settings
+        checked_defaults(kind)  # first, because find_run would blame the run's config.json
         run, config = find_run(start.resume, kind)
         if run.final_model:
             print(f"this run is finished: {run.logs}\n{summary(run, config)}")
